@@ -1,0 +1,1 @@
+"""One segmentation model from many datasets whose labels disagree."""
