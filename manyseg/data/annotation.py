@@ -74,7 +74,7 @@ class Boxes(NamedTuple):
         """
         b, (h, w) = len(self.boxes), size
         scale = torch.tensor([w, h], device=self.boxes.device) / self.extent.flip(-1)
-        # Cell i covers [i, i+1) in units of cells; its centre i + 0.5 lies in [x0, x1) iff ceil(x0-.5) <= i < ceil(x1-.5).
+        # In units of cells, the centre i + 0.5 lies in [x0, x1) iff ceil(x0 - 0.5) <= i < ceil(x1 - 0.5).
         edges = torch.ceil(self.boxes.view(b, -1, 2, 2) * scale[:, None, None] - 0.5).long()
         (x0, y0), (x1, y1) = edges[..., 0, :].unbind(-1), edges[..., 1, :].unbind(-1)
         x0, x1, y0, y1 = x0.clamp(0, w), x1.clamp(0, w), y0.clamp(0, h), y1.clamp(0, h)
@@ -124,7 +124,7 @@ def convert(annotation: Annotation, kind: str) -> Annotation:
         return _boxes(annotation)
     if kind == "tags":
         classes = annotation.labels if isinstance(annotation, Dense) else annotation.classes
-        return Tags(classes[classes != IGNORE].unique().long())
+        return Tags(torch.unique(classes[classes != IGNORE]).long())
     raise ValueError(f"a {type(annotation).__name__.lower()} annotation cannot be turned into {kind}")
 
 

@@ -1,0 +1,19 @@
+"""What every test shares: one torch thread, and no way to the network."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """The generated world, small, written once."""
+    from manyseg.data.world import write_world
+
+    return write_world(tmp_path_factory.mktemp("world"), train=6, val=3, size=(48, 64))
