@@ -1,0 +1,145 @@
+"""Feature levels to one dense embedding map: the pixel decoder.
+
+Both necks give `pixel` [B, channels, h, w] at the stride of the finest level (4), neither normalised nor activated, so
+that a method may take dot products, cosines or softmax as it pleases.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, cast
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from manyseg.errors import UserError
+from manyseg.models.backbone import Backbone
+
+__all__ = ["Features", "Pixels"]
+
+
+class Features(NamedTuple):
+    """What a network sees in a batch: the backbone's levels, fine to coarse, and one embedding a pixel at stride 4."""
+
+    levels: tuple[Float[Tensor, "B _ _ _"], ...]
+    pixel: Float[Tensor, "B C h w"]
+
+    def split(self, sizes: Sequence[int]) -> list[Features]:
+        """Cut along the batch into parts of the given numbers of images."""
+        levels = zip(*(torch.split(level, list(sizes)) for level in self.levels), strict=True)
+        return [Features(part, pixel) for part, pixel in zip(levels, torch.split(self.pixel, list(sizes)), strict=True)]
+
+
+class Pixels(nn.Module):
+    """Image in, `Features` out: normalisation, backbone, and the neck that joins levels into one embedding map."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: Backbone, channels: int = 256, neck: Literal["fpn", "concat"] = "fpn") -> None:
+        super().__init__()
+        if channels < 1:
+            raise UserError(f"model.channels is {channels}; give the width of the embedding, 1 or more")
+        if neck not in NECKS:
+            raise UserError(f"model.neck is '{neck}'; the necks are: {', '.join(NECKS)}")
+        self.channels = channels
+        self.backbone = backbone
+        self.neck = NECKS[neck](backbone, channels)
+        # In the image's own unit, 0..255. Not part of the state: they follow from the backbone's name.
+        self.register_buffer("mean", 255 * torch.tensor(backbone.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(backbone.std).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def build(
+        cls,
+        *,
+        backbone: str = "tf_efficientnet_lite0",
+        pretrained: bool | str = True,
+        channels: int = 256,
+        neck: Literal["fpn", "concat"] = "fpn",
+    ) -> Pixels:
+        """Build from the `[model]` table of a recipe; `backbone` and `pretrained` are those of `Backbone`.
+
+        `channels` is the width of the embedding and of the neck. `neck` is "fpn" (cheap, for any backbone) or "concat"
+        (HRNet's own, for backbones that keep a fine level of high quality).
+        """
+        return cls(Backbone(backbone, pretrained), channels, neck)
+
+    def forward(self, image: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Features:
+        """Encode images with values 0..255 of any size."""
+        levels = self.backbone((image.to(self.mean.dtype) - self.mean) / self.std)
+        return Features(tuple(levels), self.neck(levels))
+
+
+class _Pyramid(nn.Module):
+    """A feature pyramid whose levels are summed at stride 4, with pyramid pooling on the coarsest level.
+
+    Lateral 1x1 and top-down sums as in FPN (Lin et al. 2017); pooling in 1, 2, 3 and 6 bins as in PSPNet and UPerNet,
+    because what a patch of asphalt or sky is depends on where in the scene it lies, and at stride 32 it is almost
+    free; a 3x3 convolution for every coarse level, then a sum at stride 4 (Panoptic FPN, Kirillov et al. 2019) and one
+    3x3 convolution. UPerNet's own 3x3 over the concatenated levels costs four times as much.
+    """
+
+    bins = (1, 2, 3, 6)
+
+    def __init__(self, backbone: Backbone, channels: int) -> None:
+        super().__init__()
+        width = -(-channels // len(self.bins))
+        coarsest = backbone.channels[-1]
+        self.laterals = nn.ModuleList(_block(backbone, c, channels, 1) for c in backbone.channels[:-1])
+        # No norm here: a pooled map of one bin and one image has no batch statistics.
+        self.contexts = nn.ModuleList(nn.Conv2d(coarsest, width, 1) for _ in self.bins)
+        self.context = _block(backbone, coarsest + width * len(self.bins), channels, 1)
+        self.smooths = nn.ModuleList(_block(backbone, channels, channels, 3) for _ in self.laterals)
+        self.fuse = _block(backbone, channels, channels, 3)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        top = levels[-1]
+        pooled = [F.relu(conv(F.adaptive_avg_pool2d(top, b))) for conv, b in zip(self.contexts, self.bins, strict=True)]
+        path = self.context(torch.cat([top, *(_resize(p, top) for p in pooled)], 1))
+        coarse = []
+        # Top-down; every path but the finest is smoothed before it is summed up, the finest by `fuse` itself.
+        for level, lateral, smooth in zip(
+            reversed(levels[:-1]), reversed(self.laterals), reversed(self.smooths), strict=True
+        ):
+            coarse.append(smooth(path))
+            path = lateral(level) + _resize(path, level)
+        for level in coarse:
+            path = path + _resize(level, path)
+        return cast(Tensor, self.out(self.fuse(path)))
+
+
+class _Concat(nn.Module):
+    """HRNetV2's head (Sun et al. 2019): all levels at stride 4, concatenated, 1x1, norm, ReLU, 1x1.
+
+    A 1x1 convolution and a bilinear resize commute, so each level is convolved at its own resolution and the results
+    are summed: the same numbers without the concatenated map. The hidden width is the concatenated one, as published,
+    but at most 720 (HRNet-W48's), or backbones with wide levels would not fit into memory.
+    """
+
+    def __init__(self, backbone: Backbone, channels: int) -> None:
+        super().__init__()
+        hidden = min(sum(backbone.channels), 720)
+        self.joins = nn.ModuleList(nn.Conv2d(c, hidden, 1, bias=False) for c in backbone.channels)
+        self.out = nn.Sequential(backbone.norm(hidden), nn.ReLU(inplace=True), nn.Conv2d(hidden, channels, 1))
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        joined = self.joins[0](levels[0])
+        for join, level in zip(self.joins[1:], levels[1:], strict=True):
+            joined = joined + _resize(join(level), joined)
+        return cast(Tensor, self.out(joined))
+
+
+NECKS: dict[str, type[_Pyramid] | type[_Concat]] = {"fpn": _Pyramid, "concat": _Concat}
+
+
+def _block(backbone: Backbone, inputs: int, outputs: int, size: int) -> nn.Module:
+    conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
+    return nn.Sequential(conv, backbone.norm(outputs), nn.ReLU(inplace=True))
+
+
+def _resize(source: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(source, size=like.shape[-2:], mode="bilinear", align_corners=False)
