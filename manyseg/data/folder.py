@@ -1,0 +1,189 @@
+"""A dataset on disk, read as its card says: a map from index to `Sample`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from manyseg.data import encodings, pattern
+from manyseg.data.annotation import Annotation, Boxes, convert
+from manyseg.data.batch import Sample
+from manyseg.data.card import Card, is_list
+from manyseg.data.files import DataError, Size, image_size, opened, read_rgb, turned
+from manyseg.data.records import Record, Records
+from manyseg.errors import UserError
+from manyseg.labels import LabelSpace
+
+__all__ = ["Folder"]
+
+# What each kind of annotation can be weakened to; see annotation.convert.
+WEAKER = {
+    "dense": ("dense", "tags"),
+    "segments": ("segments", "dense", "boxes", "tags"),
+    "boxes": ("boxes", "tags"),
+    "tags": ("tags",),
+}
+
+
+class Folder:
+    """One split of a dataset: cheap to build and to pickle, reads nothing but ids before it is asked.
+
+    `annotation` is "native" or a key of `annotation.KINDS` to weaken what the files hold. Raises UserError if the
+    split is unknown or empty, or the kind cannot be had. COCO JSON files are parsed at the first read, once a process:
+    read one sample before forking workers, and they share it.
+    """
+
+    def __init__(self, card: Card, root: str | Path, split: str = "train", annotation: str = "native") -> None:
+        self.card, self.root, self.split = card, Path(root), split
+        self.annotation = card.kind if annotation == "native" else annotation
+        if self.annotation not in WEAKER[card.kind]:
+            known = ", ".join(("native", *WEAKER[card.kind]))
+            raise UserError(
+                f"card '{card.name}': annotation '{annotation}' cannot be had from {card.kind}; use: {known}"
+            )
+        self.ids = tuple(self._find_ids())
+
+    @property
+    def space(self) -> LabelSpace:
+        """The card's label space."""
+        return self.card.space
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_table"}
+
+    def image_path(self, index: int) -> Path:
+        """Return where the image is."""
+        return self._path(self.card.image, index)
+
+    def mask_path(self, index: int) -> Path | None:
+        """Return where the mask is, or None if the card has none."""
+        return None if self.card.mask is None else self._path(self.card.mask, index)
+
+    def instances_path(self, index: int) -> Path | None:
+        """Return where the map of instances is, or None if the card has none."""
+        return None if self.card.instances is None else self._path(self.card.instances, index)
+
+    def size(self, index: int) -> Size:
+        """Return the image's (height, width) from its header."""
+        with opened(self.image_path(index)) as image:
+            size = image_size(image)
+            return size[::-1] if turned(image, self._turned_size(index, image.format)) else size
+
+    def read(self, index: int, target: Callable[[Size], Size] | None = None) -> Sample:
+        """Read one image with its annotation, which is always at native size.
+
+        `target` says to what (height, width) the caller will resize an image of the native one: a JPEG may then be
+        decoded at a reduced scale, never smaller than that. Raises DataError naming the file at fault.
+        """
+        annotation, annotated = self._annotation(index)
+        with opened(self.image_path(index)) as file:
+            turn = turned(file, annotated)
+            native = image_size(file)[::-1] if turn else image_size(file)
+            if annotated is not None and annotated != native:
+                self._raise_size(index, annotated, native)
+            image = read_rgb(file, None if target is None else target(native), turn)
+        if isinstance(annotation, Boxes):
+            annotation = annotation._replace(extent=torch.tensor(native))
+        return Sample(self.ids[index], image, annotation)
+
+    def read_annotation(self, index: int) -> Annotation:
+        """Read the annotation alone."""
+        return self._annotation(index)[0]
+
+    def _annotation(self, index: int) -> tuple[Annotation, Size | None]:
+        """Return the annotation, weakened as asked, and the size that it was made for."""
+        card, json, mask = self.card, self._json, self.mask_path(index)
+        if card.kind == "tags":
+            return encodings.tags(card, self._record(index), json), None
+        if card.kind == "boxes":
+            record = self._record(index)
+            return convert(encodings.boxes(card, record, json), self.annotation), record.size
+        if card.encoding == "coco_instances":
+            regions = encodings.paint(card, self._record(index), json, self.ids[index])
+        elif card.encoding == "coco_panoptic":
+            assert mask is not None
+            regions = encodings.panoptic(card, self._record(index), mask)
+        else:
+            assert mask is not None
+            instances = None if self.annotation in ("dense", "tags") else self.instances_path(index)
+            regions = encodings.raster(card, self._table, mask, instances)
+        things = np.array([c.thing for c in self.space.classes])
+        native = regions.dense() if self.annotation in ("dense", "tags") else regions.segments(things)
+        return convert(native, self.annotation), (regions.plane.shape[0], regions.plane.shape[1])
+
+    def _turned_size(self, index: int, image_format: str | None) -> Size | None:
+        """Return the annotation's size where an orientation might have to be judged by it, without decoding."""
+        if image_format not in ("JPEG", "MPO"):
+            return None
+        mask = self.mask_path(index)
+        if mask is not None:
+            with opened(mask) as file:
+                return image_size(file)
+        return None if self.card.kind == "tags" else self._record(index).size
+
+    def _raise_size(self, index: int, annotated: Size, native: Size) -> None:
+        file = self.mask_path(index) or self._json
+        what = "mask" if self.card.mask else f"entry of '{self.ids[index]}'"
+        raise DataError(
+            file,
+            f"{what} is {annotated[1]}x{annotated[0]} but the image is {native[1]}x{native[0]}",
+            f"give both one size, or remove the pair (image: {self.image_path(index)})",
+        )
+
+    def _find_ids(self) -> list[str]:
+        splits = self.card.splits
+        if self.split not in splits:
+            raise UserError(f"card '{self.card.name}' has no split '{self.split}'; it has: {', '.join(splits)}")
+        if not self.root.is_dir():
+            raise UserError(f"{self.root}: there is no such folder; give the root of dataset '{self.card.name}'")
+        value, image = splits[self.split], self.card.image
+        if is_list(value):
+            file = self.root / value
+            names = pattern.fields(image)
+            ids = []
+            for line in pattern.read_list(file):
+                # A list may name folders: fewer parts than the pattern has names, and all images there are meant.
+                known = {"split": self.split, **pattern.values(names, line)}
+                ids += [line] if len(known) > len(names) else pattern.find(self.root, image, known)
+            reason = f"{file} lists no id"
+        else:
+            ids = pattern.find(self.root, image, {"split": value})
+            reason = f"no file matches {self.root / pattern.fill(image, {'split': value})}"
+        if not ids:
+            raise UserError(
+                f"split '{self.split}' of dataset '{self.card.name}' is empty: {reason}; check root and card"
+            )
+        return ids
+
+    def _fill(self, text: str, index: int) -> str:
+        value = self.card.splits[self.split]
+        split = self.split if is_list(value) else value
+        return pattern.fill(text, {"split": split, **pattern.values(pattern.fields(self.card.image), self.ids[index])})
+
+    def _path(self, text: str, index: int) -> Path:
+        return self.root / self._fill(text, index)
+
+    @property
+    def _json(self) -> Path:
+        return self._path(self.card.annotations or "", 0)
+
+    def _record(self, index: int) -> Record:
+        if self.card.encoding == "tags":
+            return self._records[self.ids[index]]
+        return self._records[self._fill(self.card.mask or self.card.image, index)]
+
+    @cached_property
+    def _records(self) -> Records:
+        return Records(self._json, self.card.encoding)
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        return encodings.value_table(self.card)
