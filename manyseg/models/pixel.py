@@ -42,8 +42,6 @@ class Pixels(nn.Module):
         super().__init__()
         if channels < 1:
             raise UserError(f"model.channels is {channels}; give the width of the embedding, 1 or more")
-        if neck not in NECKS:
-            raise UserError(f"model.neck is '{neck}'; the necks are: {', '.join(NECKS)}")
         self.channels = channels
         self.backbone = backbone
         self.neck = NECKS[neck](backbone, channels)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -211,10 +211,10 @@ def _write(path: Path, vector: Float32[np.ndarray, " F"]) -> None:
     # A full disk or a read-only home costs time, not the result: a cache may fail in silence.
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
+        aside = path.with_suffix(f".{uuid4().hex}.tmp")
+        try:
+            with aside.open("wb") as file:
                 np.save(file, vector)
-                file.flush()
-                os.replace(file.name, path)
-            finally:
-                Path(file.name).unlink(missing_ok=True)
+            os.replace(aside, path)
+        finally:
+            aside.unlink(missing_ok=True)

@@ -1,0 +1,122 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from manyseg.errors import UserError
+from manyseg.models import Features, Pixels
+from manyseg.models.backbone import Backbone
+
+
+def _pixels(neck="fpn", channels=16, backbone="tiny"):
+    torch.manual_seed(0)
+    return Pixels.build(backbone=backbone, pretrained=False, channels=channels, neck=neck)
+
+
+@pytest.mark.parametrize("neck", ["fpn", "concat"])
+@pytest.mark.parametrize("backbone", ["tiny", "tf_efficientnet_lite0"])
+def test_the_embedding_is_at_stride_4_and_trains_every_parameter(neck, backbone):
+    pixels = _pixels(neck, backbone=backbone)
+    features = pixels(torch.randint(0, 256, (2, 3, 66, 95), dtype=torch.uint8))
+    assert features.pixel.shape == (2, 16, 17, 24)
+    assert len(features.levels) == len(pixels.backbone.channels)
+    features.pixel.square().mean().backward()
+    assert [n for n, p in pixels.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    # Not activated at the end: a method may need either sign.
+    assert features.pixel.min() < 0 < features.pixel.max()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "black", "white"), [("tiny", -2.0, 2.0), ("tf_efficientnet_lite0", -127 / 128, 1)]
+)
+def test_images_are_normalised_inside(monkeypatch, backbone, black, white):
+    pixels = _pixels(backbone=backbone)
+    seen = []
+    monkeypatch.setattr(pixels.backbone, "forward", lambda x: seen.append(x) or [])
+    monkeypatch.setattr(pixels.neck, "forward", lambda levels: torch.zeros(()))
+    image = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    image[..., 4:] = 255
+    pixels(image)
+    torch.testing.assert_close(seen[0][..., :4], torch.full((1, 3, 8, 4), black))
+    torch.testing.assert_close(seen[0][..., 4:], torch.full((1, 3, 8, 4), float(white)))
+
+
+def test_bytes_and_floats_of_equal_value_are_the_same_image():
+    pixels = _pixels().eval()
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    assert torch.equal(pixels(image).pixel, pixels(image.float()).pixel)
+
+
+def test_normalisation_is_not_part_of_the_state():
+    assert not {"mean", "std"} & set(_pixels().state_dict())
+
+
+def test_features_split_along_the_batch():
+    levels = (torch.arange(6.0).view(3, 2, 1, 1), torch.arange(3.0).view(3, 1, 1, 1))
+    one, two = Features(levels, torch.arange(3.0).view(3, 1, 1, 1)).split([1, 2])
+    assert one.pixel.flatten().tolist() == [0]
+    assert two.pixel.flatten().tolist() == [1, 2]
+    assert [level.flatten().tolist() for level in two.levels] == [[2, 3, 4, 5], [1, 2]]
+
+
+def test_concat_equals_one_convolution_over_concatenated_levels():
+    neck = _pixels("concat").neck.eval()
+    levels = [torch.randn(2, c, 16 // s, 24 // s) for c, s in zip([16, 24, 32], [1, 2, 4], strict=True)]
+    whole = torch.cat([F.interpolate(x, size=(16, 24), mode="bilinear") for x in levels], 1)
+    weight = torch.cat([join.weight for join in neck.joins], 1)
+    torch.testing.assert_close(neck(levels), neck.out(F.conv2d(whole, weight)))
+
+
+def test_the_pyramid_carries_the_coarsest_level_everywhere():
+    # Not the tiny net's neck: group norm carries a little from everywhere to everywhere.
+    neck = _pixels(backbone="tf_efficientnet_lite0").neck.eval()
+    widths = zip([24, 40, 112, 320], [64, 32, 16, 8], strict=True)
+    levels = [torch.randn(1, c, s, s, requires_grad=True) for c, s in widths]
+    neck(levels)[0, :, 0, 0].sum().backward()
+    reach = [level.grad[0, :, -1, -1].abs().sum() > 0 for level in levels]
+    # Only the pooled context reaches from one corner to the other.
+    assert reach == [False, False, False, True]
+
+
+def test_one_image_of_32_pixels_can_be_trained_on():
+    assert _pixels()(torch.zeros(1, 3, 32, 32)).pixel.isfinite().all()
+
+
+def test_an_embedding_without_channels_is_an_error():
+    with pytest.raises(UserError, match=r"model\.channels is 0"):
+        Pixels(Backbone("tiny"), channels=0)
+
+
+def test_channels_last_gives_the_same_numbers():
+    pixels = _pixels(backbone="tf_efficientnet_lite0").eval()
+    image = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    with torch.no_grad():
+        before = pixels(image).pixel
+        after = pixels.to(memory_format=torch.channels_last)(image).pixel
+    torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-4)
+
+
+def _scene(generator):
+    """Return images of four regions and their labels: two colours, and stripes of one mean colour in two directions."""
+    labels = torch.randint(0, 4, (4, 2, 2), generator=generator)
+    labels = labels.repeat_interleave(32, 1).repeat_interleave(32, 2)
+    across = (torch.arange(64) // 2 % 2).float() * 160 + 40
+    kinds = torch.zeros(4, 3, 64, 64)
+    kinds[0, 0], kinds[1, 2] = 200, 200
+    kinds[2], kinds[3] = across, across[:, None]
+    image = sum(kinds[k] * (labels == k)[:, None] for k in range(4))
+    return image + 10 * torch.randn(image.shape, generator=generator), labels
+
+
+def test_the_tiny_net_tells_colours_and_textures_apart():
+    pixels, head, generator = _pixels(), nn.Conv2d(16, 4, 1), torch.Generator().manual_seed(0)
+    optimiser = torch.optim.AdamW([*pixels.parameters(), *head.parameters()], lr=5e-3)
+    for _ in range(60):
+        image, labels = _scene(generator)
+        loss = F.cross_entropy(F.interpolate(head(pixels(image).pixel), size=(64, 64), mode="bilinear"), labels)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    image, labels = _scene(generator)
+    scores = F.interpolate(head(pixels(image).pixel), size=(64, 64), mode="bilinear")
+    assert (scores.argmax(1) == labels).float().mean() > 0.93
