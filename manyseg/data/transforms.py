@@ -4,35 +4,27 @@ The order is chosen for speed. The scale is drawn first, so that a JPEG can be d
 drawn next, from a sparse look at the labels; only the crop's own source pixels are then resized, and colours are
 changed last. No step touches the whole image in floating point.
 
-Axes: H W pixels of the crop, N segments, boxes or tags.
+Axes: H W pixels of the crop, h w of its part inside the image.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
-from manyseg.data.annotation import Annotation, Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Sample
+from manyseg.data.crop import Crop, flip
 from manyseg.data.folder import Folder
-from manyseg.labels import IGNORE
 
 __all__ = ["Augment", "AugmentOptions", "Jitter"]
 
 TRIES = 10
 """How many crops are drawn, at most, in search of one that no class dominates (as the field does)."""
-
-PROBES = 64
-"""Labels that the search looks at along each axis of a candidate crop; the share is known to about 1 / 64."""
-
-MEAN_COLOR = (124, 116, 104)
-"""Colour of padding: the mean of ImageNet, near zero once normalised."""
 
 
 class Jitter(BaseModel):
@@ -58,10 +50,15 @@ class AugmentOptions(BaseModel):
     )
     scale: tuple[float, float] = Field(default=(0.5, 2.0), description="Range of the random zoom; uniform.")
     short_side: int | None = Field(
-        None, gt=0, description="Zoom 1 makes the shorter side this many pixels; without it, zoom 1 is native size."
+        default=None,
+        gt=0,
+        description="Zoom 1 makes the shorter side this many pixels; without it, zoom 1 is native size.",
     )
     max_share: float = Field(
-        0.8, gt=0, le=1, description="A crop is drawn again while one class has more than this share of its labels."
+        default=0.8,
+        gt=0,
+        le=1,
+        description="A crop is drawn again while one class has more than this share of its labels.",
     )
     flip: float = Field(default=0.5, ge=0, le=1, description="Chance of a left-right flip.")
     jitter: Jitter = Field(default=Jitter(), description="Strengths of the colour jitter.")
@@ -93,34 +90,6 @@ class AugmentOptions(BaseModel):
         return ", ".join(p for p in parts if p)
 
 
-class Span(NamedTuple):
-    """One axis of a crop: pixels `lo` to `hi` of the decoded image become pixels `start` to `stop` of the crop.
-
-    Both are whole numbers of pixels, so image, labels and boxes follow one and the same map; rounding changes the
-    drawn zoom by less than a pixel of the source, and antialiasing does not see past the crop's edge.
-    """
-
-    lo: int
-    hi: int
-    start: int
-    stop: int
-
-    @classmethod
-    def place(cls, decoded: int, scaled: int, crop: int, u: float) -> Span:
-        """Place a crop at `u` (0 to 1) of the free way; an axis that is shorter than the crop is placed inside it."""
-        free = math.floor(u * (abs(scaled - crop) + 1))
-        if scaled <= crop:
-            return cls(0, decoded, free, free + scaled)
-        lo = min(round(free * decoded / scaled), decoded - 1)
-        return cls(lo, max(lo + 1, round((free + crop) * decoded / scaled)), 0, crop)
-
-    def sources(self, ratio: float, native: int) -> Int[Tensor, " n"]:
-        """Return the native pixel under each pixel's centre; `ratio` is native by decoded size."""
-        n = self.stop - self.start
-        centres = self.lo + (torch.arange(n, dtype=torch.float64) + 0.5) * ((self.hi - self.lo) / n)
-        return (centres * ratio).long().clamp_(max=native - 1)
-
-
 class Augment:
     """Reads one image of a folder and varies it as `options` say; the result has exactly the size of the crop.
 
@@ -133,17 +102,18 @@ class Augment:
     def __call__(self, folder: Folder, index: int, generator: torch.Generator) -> Sample:
         """Return image `index` of `folder`, varied, with 8-bit colours and IGNORE for labels outside of the image."""
         options = self.options
-        zoom, flip, blur, sigma, *rest = torch.rand(8 + 2 * TRIES, generator=generator, dtype=torch.float64).tolist()
-        native: list[int] = []
+        zoom, mirror, blur, sigma, *rest = torch.rand(8 + 2 * TRIES, generator=generator, dtype=torch.float64).tolist()
+        planned: list[tuple[tuple[int, int], tuple[int, int]]] = []
 
-        def target(size: tuple[int, int]) -> tuple[int, int]:
-            native[:] = size
-            return self._scaled(size, zoom)
+        def target(native: tuple[int, int]) -> tuple[int, int]:
+            planned.append((native, self._scaled(native, zoom)))
+            return planned[0][1]
 
         name, image, annotation = folder.read(index, target)
+        native, scaled = planned[0]
         decoded = (image.shape[-2], image.shape[-1])
-        size = (native[0], native[1]) if native else decoded
-        crop = _Crop.draw(annotation, size, decoded, self._scaled(size, zoom), options, rest[4:])
+        places = list(zip(rest[4::2], rest[5::2], strict=True))
+        crop = Crop.choose(annotation, native, decoded, scaled, options.crop, options.max_share, places)
         image = crop.image(image)
         if any(strength for _, strength in options.jitter):
             image = _jitter(image, options.jitter, rest[:4])
@@ -151,8 +121,8 @@ class Augment:
             low, high = options.blur_sigma
             image = _blur(image, low + sigma * (high - low))
         image, annotation = crop.pad(image), crop.annotation(annotation)
-        if flip < options.flip:
-            image, annotation = image.flip(-1), _flip(annotation, options.crop[1])
+        if mirror < options.flip:
+            image, annotation = image.flip(-1), flip(annotation, options.crop[1])
         return Sample(name, image.contiguous(), annotation)
 
     def _scaled(self, size: tuple[int, int], zoom: float) -> tuple[int, int]:
@@ -163,134 +133,11 @@ class Augment:
         return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-class _Crop(NamedTuple):
-    """Which part of a decoded image becomes the crop; annotations are at `native` size, the image at `decoded`."""
-
-    rows: Span
-    cols: Span
-    native: tuple[int, int]
-    decoded: tuple[int, int]
-    size: tuple[int, int]
-
-    @classmethod
-    def draw(
-        cls,
-        annotation: Annotation,
-        native: tuple[int, int],
-        decoded: tuple[int, int],
-        scaled: tuple[int, int],
-        options: AugmentOptions,
-        draws: list[float],
-    ) -> _Crop:
-        """Draw places until no class has more than its share; failing that, take the most varied one drawn."""
-        best, least = None, math.inf
-        for u, v in zip(draws[::2], draws[1::2], strict=True):
-            rows = Span.place(decoded[0], scaled[0], options.crop[0], u)
-            cols = Span.place(decoded[1], scaled[1], options.crop[1], v)
-            crop = cls(rows, cols, native, decoded, options.crop)
-            if options.max_share == 1 or not isinstance(annotation, Dense | Segments):
-                return crop
-            share = crop.share(annotation)
-            if share <= options.max_share:
-                return crop
-            if best is None or share < least:
-                best, least = crop, share
-        assert best is not None
-        return best
-
-    def share(self, annotation: Dense | Segments) -> float:
-        """Estimate the commonest class's share of the labelled pixels; infinite where nothing is labelled.
-
-        A crop without labels is thus drawn again: it teaches nothing.
-        """
-        rows, cols = self._sources()
-        sparse = (rows[:: -(-len(rows) // PROBES)], cols[:: -(-len(cols) // PROBES)])
-        if isinstance(annotation, Dense):
-            labels = _take(annotation.labels, *sparse)
-        else:
-            labels = annotation._replace(ids=_take(annotation.ids, *sparse)).labels
-        known = labels[labels != IGNORE]
-        return float(known.long().bincount().max()) / len(known) if len(known) else math.inf
-
-    def _sources(self) -> tuple[Int[Tensor, " h"], Int[Tensor, " w"]]:
-        (h, w), (h0, w0) = self.native, self.decoded
-        return self.rows.sources(h / h0, h), self.cols.sources(w / w0, w)
-
-    def image(self, image: UInt8[Tensor, "3 h0 w0"]) -> UInt8[Tensor, "3 h w"]:
-        """Cut the crop out of the image and resize it, without padding."""
-        (top, bottom, r0, r1), (left, right, c0, c1) = self.rows, self.cols
-        window = image.as_subclass(Tensor)[:, top:bottom, left:right]
-        out: Tensor = V.resize(window, [r1 - r0, c1 - c0], antialias=True)
-        return out
-
-    def pad(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 H W"]:
-        """Put the image where it belongs in a crop of full size."""
-        if image.shape[-2:] == self.size:
-            return image
-        out = torch.tensor(MEAN_COLOR, dtype=torch.uint8)[:, None, None].repeat(1, *self.size)
-        out[:, self.rows.start : self.rows.stop, self.cols.start : self.cols.stop] = image
-        return out
-
-    def annotation(self, annotation: Annotation) -> Annotation:
-        """Cut the annotation: nearest labels, segments that are left, boxes clipped and empty ones dropped."""
-        if isinstance(annotation, Dense):
-            return Dense(self._labels(annotation.labels))
-        if isinstance(annotation, Segments):
-            return _compact(Segments(self._labels(annotation.ids), annotation.classes))
-        return self._boxes(annotation) if isinstance(annotation, Boxes) else annotation
-
-    def _labels(self, plane: Int[Tensor, "h0 w0"]) -> Int[Tensor, "H W"]:
-        labels = _take(plane, *self._sources())
-        if labels.shape == self.size:
-            return labels
-        out = labels.new_full(self.size, IGNORE)
-        out[self.rows.start : self.rows.stop, self.cols.start : self.cols.stop] = labels
-        return out
-
-    def _boxes(self, annotation: Boxes) -> Boxes:
-        """Move boxes as the pixels; a box that has any area left stays."""
-        corners = annotation.boxes.view(-1, 2, 2).clone()
-        for axis, span, native, decoded in (
-            (1, self.rows, self.native[0], self.decoded[0]),
-            (0, self.cols, self.native[1], self.decoded[1]),
-        ):
-            zoom = (span.stop - span.start) / (span.hi - span.lo)
-            moved = (corners[..., axis] * (decoded / native) - span.lo) * zoom + span.start
-            corners[..., axis] = moved.clamp(span.start, span.stop)
-        keep = (corners[:, 1] > corners[:, 0]).all(1)
-        return Boxes(corners.flatten(1)[keep], annotation.classes[keep], torch.tensor(self.size))
-
-
-def _take(plane: Int[Tensor, "h0 w0"], rows: Int[Tensor, " h"], cols: Int[Tensor, " w"]) -> Int[Tensor, "h w"]:
-    """Return the labels at the crossings of ascending `rows` and `cols`."""
-    first, last = int(cols[0]), int(cols[-1])
-    return plane.as_subclass(Tensor)[:, first : last + 1].index_select(0, rows).index_select(1, cols - first)
-
-
-def _compact(segments: Segments) -> Segments:
-    """Forget the segments that no pixel is left of, so that a crop costs what it shows."""
-    slots = len(segments.classes)
-    present = (segments.ids.flatten().long() + 1).bincount(minlength=slots + 1)[1:] > 0
-    table = torch.full((slots + 1,), IGNORE, dtype=segments.ids.dtype)
-    table[1:][present] = torch.arange(int(present.sum()), dtype=table.dtype)
-    return Segments(table[segments.ids.long() + 1], segments.classes[present])
-
-
-def _flip(annotation: Annotation, width: int) -> Annotation:
-    if isinstance(annotation, Tags):
-        return annotation
-    if isinstance(annotation, Boxes):
-        x0, y0, x1, y1 = annotation.boxes.unbind(-1)
-        return annotation._replace(boxes=torch.stack([width - x1, y0, width - x0, y1], -1))
-    plane, *others = annotation
-    return type(annotation)(plane.flip(-1), *others)
-
-
 def _jitter(image: UInt8[Tensor, "3 h w"], strength: Jitter, draws: list[float]) -> UInt8[Tensor, "3 h w"]:
     """Change brightness, contrast, saturation and hue by one affine map of RGB, clipped once.
 
     Hue turns and saturation stretches the chroma plane of YIQ, as video equipment and NVIDIA DALI's ColorTwist do:
-    twenty times cheaper than HSV, which leaves no affine map.
+    an order of magnitude cheaper than turning hue in HSV, which is not affine.
     """
     brightness, contrast, saturation, hue = (2 * u - 1 for u in draws)
     angle = math.tau * strength.hue * hue

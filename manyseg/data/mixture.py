@@ -1,0 +1,315 @@
+"""Many datasets become training steps: a step is a tuple of batches, each of one dataset.
+
+What a step holds is a pure function of (seed, step, rank, world): it depends neither on the number of workers nor on
+where a run was resumed. Nothing is counted on the way; the place of a step in every dataset's walk is computed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from fractions import Fraction
+from heapq import heapify, heapreplace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from manyseg.data.batch import Batch, Sample, collate
+from manyseg.data.card import builtin_cards, read_card
+from manyseg.data.folder import Folder
+from manyseg.data.transforms import Augment, AugmentOptions
+from manyseg.errors import UserError
+
+__all__ = ["DataOptions", "DatasetOptions", "MixRow", "Mixture", "SetOptions"]
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 100
+"""Bad files in a row, in shuffled order, after which a dataset is taken to be broken as a whole."""
+
+
+class DatasetOptions(BaseModel):
+    """A dataset on disk, as it is evaluated; paths are relative to the recipe's file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    card: str = Field(description="Name of a built-in card, or path of a card.")
+    root: str = Field(description="The folder that the card's patterns are relative to.")
+    eval_split: str = Field(default="val", description="Split that is evaluated.")
+
+    def open(self, base: Path, split: str, annotation: str = "native") -> Folder:
+        """Open a split; `base` is the recipe's folder, that relative paths start from."""
+        card = self.card if self.card in builtin_cards() else base / self.card
+        return Folder(read_card(card), base / self.root, split, annotation)
+
+    def open_eval(self, base: Path) -> Folder:
+        """Open the split that is evaluated, with all that its files say."""
+        return self.open(base, self.eval_split)
+
+
+class SetOptions(DatasetOptions, AugmentOptions):
+    """A training dataset; an augmentation key given here replaces the common one for this dataset."""
+
+    per_step: int | None = Field(default=None, gt=0, description='Images of a step, with mix = "per_step".')
+    split: str = Field(default="train", description="Split that is trained on.")
+    annotation: Literal["native", "dense", "segments", "boxes", "tags"] = Field(
+        default="native", description="Kind of annotation to train on, weakened from what the files hold."
+    )
+    weight: float = Field(default=1.0, ge=0, description="Multiplies this dataset's losses.")
+
+    def open_train(self, base: Path) -> Folder:
+        """Open the split that is trained on, weakened as asked."""
+        return self.open(base, self.split, self.annotation)
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The augmentation keys that this dataset has of its own."""
+        return {k: getattr(self, k) for k in AugmentOptions.model_fields if k in self.model_fields_set}
+
+    @model_serializer(mode="wrap")
+    def _only_own(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # A default written out would, read back, replace the common value.
+        own = self.own
+        return {k: v for k, v in handler(self).items() if k not in AugmentOptions.model_fields or k in own}
+
+
+class DataOptions(AugmentOptions):
+    """The recipe's [data] table: the datasets, how they are mixed, and the common augmentation."""
+
+    sets: tuple[SetOptions, ...] = Field(min_length=1, description="The datasets that are trained on.")
+    unseen: tuple[DatasetOptions, ...] = Field(default=(), description="Datasets that are evaluated only.")
+    mix: Literal["per_step", "proportional", "sqrt", "temperature"] = Field(
+        default="per_step",
+        description="per_step: exact numbers; else `batch` images are shared out by size^(1 / temperature), where "
+        "proportional is temperature 1 and sqrt is 2.",
+    )
+    batch: int | None = Field(default=None, gt=0, description="Images of a step in all, unless mix is per_step.")
+    temperature: float | None = Field(default=None, ge=1, description='For mix = "temperature"; larger is more even.')
+    workers: int = Field(default=2, ge=0, description="Processes that read images; 0 reads in the main one.")
+    on_bad_file: Literal["error", "skip"] = Field(
+        default="error", description="skip: report an unreadable file, and take the dataset's next one instead."
+    )
+
+    @model_validator(mode="after")
+    def _check_mix(self) -> DataOptions:
+        counted = [s.card for s in self.sets if s.per_step is not None]
+        if self.mix == "per_step":
+            bare = [s.card for s in self.sets if s.per_step is None]
+            if bare:
+                raise ValueError(f"set '{bare[0]}' has no per_step; give its images a step, or choose another mix")
+            if self.batch is not None:
+                raise ValueError('batch is the sum of per_step with mix = "per_step"; remove it, or choose another mix')
+        elif self.batch is None:
+            raise ValueError(f'mix = "{self.mix}" needs batch, the images of a step in all')
+        elif counted:
+            raise ValueError(f"mix = \"{self.mix}\" shares out batch, but set '{counted[0]}' has per_step; remove it")
+        if (self.mix == "temperature") != (self.temperature is not None):
+            raise ValueError('temperature goes with mix = "temperature", and is needed there')
+        return self
+
+    def augment(self, dataset: SetOptions) -> AugmentOptions:
+        """Return the augmentation of one of the sets: the common one with its own keys in place."""
+        common = {k: getattr(self, k) for k in AugmentOptions.model_fields}
+        return AugmentOptions(**(common | dataset.own))
+
+
+class MixRow(NamedTuple):
+    """What a dataset contributes, for printing before training; `share` is of all images, `epochs` of its own."""
+
+    dataset: str
+    images: int
+    per_step: float
+    share: float
+    epochs: float
+    crop: tuple[int, int]
+    augmentation: str
+
+
+class Mixture(Dataset[tuple[Batch, ...]]):
+    """Training steps: `mixture[step]` is this rank's part of the step, a batch for each dataset that has a share in it.
+
+    `folders` are the training splits in the order of `options.sets`. Every dataset walks through epochs of its own,
+    each in a fresh order. With mix = "per_step" a dataset has that many images in every step, over all ranks; else it
+    has its share of `batch` after any number of steps, as near as an order of whole images can be, and maybe no image
+    in a single step. Rank r of `world` takes every world-th image from the r-th on. Raises UserError for counts that
+    ranks cannot share evenly, and for two datasets of one name.
+    """
+
+    def __init__(
+        self, folders: Sequence[Folder], options: DataOptions, *, seed: int, rank: int = 0, world: int = 1
+    ) -> None:
+        self.folders, self.options, self.seed, self.rank, self.world = tuple(folders), options, seed, rank, world
+        self.augments = [Augment(options.augment(s)) for s in options.sets]
+        names = [f.space.name for f in self.folders]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"two sets are called '{name}'; give one of the cards another name")
+        for name, count in [(f"per_step of '{n}'", s.per_step) for n, s in zip(names, options.sets, strict=True)]:
+            _check_divisible(name, count, world)
+        _check_divisible("batch", options.batch, world)
+        self._weights = _weights([len(f) for f in self.folders], options)
+        # One flag a file, in memory shared with the workers, so that the main process can report.
+        self._bad = [torch.zeros(len(f), dtype=torch.bool) for f in self.folders]
+        for flags in self._bad:
+            flags.share_memory_()  # type: ignore[no-untyped-call]
+        self._orders: dict[int, tuple[int, Tensor]] = {}
+
+    @classmethod
+    def open(cls, options: DataOptions, base: Path, *, seed: int, rank: int = 0, world: int = 1) -> Mixture:
+        """Open the training sets of a recipe; `base` is the recipe's folder, that relative paths start from."""
+        return cls([s.open_train(base) for s in options.sets], options, seed=seed, rank=rank, world=world)
+
+    def __getitem__(self, step: int) -> tuple[Batch, ...]:
+        batches = []
+        starts, stops = self.images_before(step), self.images_before(step + 1)
+        for d, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+            samples = [self._sample(d, position) for position in range(start + self.rank, stop, self.world)]
+            if samples:
+                batches.append(collate(self.folders[d].space, samples, self.options.sets[d].weight))
+        return tuple(batches)
+
+    def images_before(self, step: int) -> list[int]:
+        """Return how many images of each dataset the steps before `step` hold, over all ranks."""
+        if self.options.batch is None:
+            return [step * (s.per_step or 0) for s in self.options.sets]
+        # Shared out in groups of one image a rank, so that all ranks have equal counts: the mean of the ranks'
+        # gradients is then that of the whole batch. The groups, and so the order, depend on the number of ranks.
+        return [self.world * n for n in _apportion(step * self.options.batch // self.world, self._weights)]
+
+    def loader(
+        self, start: int, stop: int, *, workers: int | None = None, pin_memory: bool = False
+    ) -> Iterator[tuple[Batch, ...]]:
+        """Read steps `start` to `stop` ahead in worker processes (by default as many as the options say), in order.
+
+        Whatever a worker raises as a UserError is raised here, in the step that it belongs to.
+        """
+        workers = self.options.workers if workers is None else workers
+        if workers:
+            for folder in self.folders:
+                if folder.card.annotations is not None:
+                    with suppress(UserError):  # If it matters, it comes up again in its step.
+                        folder.read_annotation(0)  # Parses the JSON once, before workers are forked.
+        # torch gives each worker one thread of its own accord.
+        steps: DataLoader[tuple[Batch, ...] | str] = DataLoader(
+            _Guarded(self),
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=pin_memory,
+        )
+        for item in steps:
+            if isinstance(item, str):
+                raise UserError(item)
+            yield item
+
+    def describe(self, steps: int) -> list[MixRow]:
+        """List what each dataset contributes to the first `steps` steps."""
+        counts = self.images_before(steps)
+        return [
+            MixRow(
+                folder.space.name,
+                len(folder),
+                count / max(steps, 1),
+                count / max(sum(counts), 1),
+                count / len(folder),
+                augment.options.crop,
+                augment.options.summary(),
+            )
+            for folder, count, augment in zip(self.folders, counts, self.augments, strict=True)
+        ]
+
+    def skipped(self) -> list[tuple[str, str]]:
+        """List (dataset, id) of the bad files skipped so far, in this process and in its workers."""
+        return [
+            (folder.space.name, folder.ids[index])
+            for folder, bad in zip(self.folders, self._bad, strict=True)
+            for index in bad.nonzero().flatten().tolist()
+        ]
+
+    def _sample(self, d: int, position: int) -> Sample:
+        """Return the image at a position of a dataset's endless walk."""
+        folder, name = self.folders[d], self.folders[d].space.name
+        epoch, place = divmod(position, len(folder))
+        order = self._order(d, epoch)
+        error: UserError | None = None
+        tries = min(len(folder), PATIENCE)
+        for attempt in range(tries):
+            index = int(order[(place + attempt) % len(folder)])
+            # A stand-in is varied in its own way: it may meet itself in the batch.
+            key = (self.seed, name, epoch, index, attempt)
+            try:
+                return self.augments[d](folder, index, _generator(*key))
+            except UserError as e:
+                if self.options.on_bad_file == "error":
+                    raise
+                error = e
+                if not self._bad[d][index]:
+                    self._bad[d][index] = True
+                    log.warning("skipped: %s", e)
+        raise UserError(f"dataset '{name}': {tries} files in a row are bad, so none is skipped; the last: {error}")
+
+    def _order(self, d: int, epoch: int) -> Tensor:
+        """Return the order of a dataset's images in an epoch; only the last one is kept, for memory's sake."""
+        if self._orders.get(d, (None,))[0] != epoch:
+            key = (self.seed, self.folders[d].space.name, epoch)
+            self._orders[d] = epoch, torch.randperm(len(self.folders[d]), generator=_generator(*key))
+        return self._orders[d][1]
+
+
+class _Guarded(Dataset[tuple[Batch, ...] | str]):
+    """Steps, with a UserError's message as a value: torch would bury it in the traceback of a worker."""
+
+    def __init__(self, mixture: Mixture) -> None:
+        self.mixture = mixture
+
+    def __getitem__(self, step: int) -> tuple[Batch, ...] | str:
+        try:
+            return self.mixture[step]
+        except UserError as e:
+            return str(e)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item
+
+
+def _check_divisible(what: str, count: int | None, world: int) -> None:
+    if count is not None and count % world:
+        raise UserError(f"{what} is {count}, which {world} processes cannot share evenly; use a multiple of {world}")
+
+
+def _weights(sizes: Sequence[int], options: DataOptions) -> tuple[int, ...]:
+    """Return the datasets' shares as whole numbers, size^(1 / temperature) to 1 in 10^9, for exact arithmetic."""
+    temperature = {"proportional": 1.0, "sqrt": 2.0}.get(options.mix, options.temperature or 1.0)
+    shares = [n ** (1 / temperature) for n in sizes]
+    return tuple(max(1, round(1e9 * share / max(shares))) for share in shares)
+
+
+def _apportion(total: int, weights: Sequence[int]) -> list[int]:
+    """Share out `total` images by Webster's method: image k of a dataset of share p is due at time (k + 1/2) / p.
+
+    The counts sum to `total`, never fall as it grows, and stay as near to their shares as an order of images can.
+    """
+    # At this time at most total - 1 images are due, as rounding adds at most 1/2 a dataset; the rest come one by one.
+    whole, time = sum(weights), max(0, total - 1 - (len(weights) + 1) // 2)
+    counts = [(2 * w * time + whole) // (2 * whole) for w in weights]
+    due = [(Fraction(2 * n + 1, w), d) for d, (n, w) in enumerate(zip(counts, weights, strict=True))]
+    heapify(due)
+    for _ in range(total - sum(counts)):
+        d = due[0][1]
+        counts[d] += 1
+        heapreplace(due, (Fraction(2 * counts[d] + 1, weights[d]), d))
+    return counts
+
+
+def _generator(*key: object) -> torch.Generator:
+    """Seed a generator by a key, independently of the others' keys, of the process and of the machine."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=7).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
