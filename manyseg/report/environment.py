@@ -1,0 +1,51 @@
+"""Where a run took place: the versions and the hardware that its numbers depend on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+__all__ = ["environment"]
+
+PACKAGES = ("manyseg", "torch", "torchvision", "timm", "accelerate", "transformers", "numpy", "scipy")
+
+
+def environment() -> dict[str, str | int]:
+    """Return versions, platform, CPU, thread count and GPUs, ready for a run folder's `environment.json`.
+
+    Names no host and no user, so that a run can be shared as it is.
+    """
+    found: dict[str, str | int] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return found | {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": _cores(),
+        "torch threads": torch.get_num_threads(),
+        "gpu": ", ".join(gpus) or "none",
+        "cuda": torch.version.cuda if gpus and torch.version.cuda else "not used",
+    }
+
+
+def _cpu() -> str:
+    """Name the processor; Linux hides the name from `platform`."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    """Count the cores this process may use, which a container may have limited."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

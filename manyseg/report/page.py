@@ -1,0 +1,219 @@
+"""The page of one run: a single HTML file that opens anywhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from markupsafe import Markup
+
+from manyseg.report.charts import Series, heat_map, line_chart
+from manyseg.report.record import Record, read_record
+from manyseg.report.samples import PARTS, read_samples
+from manyseg.templates import render, write_page
+
+__all__ = ["write_report"]
+
+PROTOCOLS = {
+    "seen": "seen in training",
+    "names": "unseen, related by names",
+    "text": "unseen, related by text",
+    "labels": "unseen, map fitted on labels of another split",
+}
+"""How a dataset's scores came about; scores of different protocols are never averaged together."""
+
+CONFUSIONS = 12
+"""How many of the largest confusions are listed for a dataset."""
+
+
+def write_report(run_folder: str | Path) -> Path:
+    """Write `report.html` of a run from the files in its folder and return its path.
+
+    The page is one file without references to others. What the folder lacks, the page says. Raises UserError if the
+    folder is no run.
+    """
+    record = read_record(run_folder)
+    mean, source = record.mean
+    text = render(
+        "report.html",
+        title=record.folder.resolve().name,
+        record=record,
+        mean=mean,
+        source=source,
+        facts=_facts(record),
+        curves=_curves(record),
+        running=_running(record),
+        stages=record.stages,
+        summary=_summary(record),
+        datasets=[_dataset(record, name, entry) for name, entry in record.scores.get("datasets", {}).items()],
+        taxonomy=_taxonomy(record.taxonomy),
+        samples=read_samples(record.folder),
+        parts=PARTS,
+        recipe=record.recipe_text,
+        environment=record.environment,
+        notes=record.notes,
+    )
+    return write_page(record.folder / "report.html", text)
+
+
+def _facts(record: Record) -> list[tuple[str, str]]:
+    """List what the header says: method, backbone, steps, nodes, datasets, time."""
+    model = record.recipe.get("model", {})
+    done = max((*(line["at"] + 1 for line in record.steps), *(line["at"] for line in record.evals)), default=0)
+    seconds = sum(_stage_seconds(record))
+    facts = [
+        ("method", record.method),
+        ("backbone", str(model.get("backbone", "not named"))),
+        ("steps", f"{done:,}".replace(",", "\u2009") if done else "none yet"),
+        ("stages", " → ".join(name for name, _ in record.stages if name)),
+        ("seed", str(record.recipe.get("seed", ""))),
+        ("unified nodes", str(record.scores.get("unified_nodes") or max(len(record.taxonomy) - 1, 0) or "")),
+        ("training time", f"{seconds / 60:.1f} min" if seconds else ""),
+    ]
+    return [(name, value) for name, value in facts if value]
+
+
+def _stage_seconds(record: Record) -> Iterable[float]:
+    """Yield the seconds of every stage: its largest clock, for a clock that starts again with each."""
+    clocks: dict[str, float] = {}
+    for line in record.steps:
+        stage = str(line.get("stage", ""))
+        clocks[stage] = max(clocks.get(stage, 0.0), _float(line.get("seconds", 0.0)))
+    total = list(clocks.values())
+    # A clock that runs on over the stages is counted once.
+    return total[-1:] if total == sorted(total) and len(total) > 1 else total
+
+
+def _curves(record: Record) -> list[Markup]:
+    """Draw total loss and losses per dataset, then mIoU per dataset and its mean."""
+    losses: dict[str, list[tuple[float, float]]] = {"total": []}
+    for line in record.steps:
+        losses["total"].append((line["at"], _float(line["loss"])))
+        sums: dict[str, float] = {}
+        for name, value in (line.get("losses") or {}).items():
+            # `<dataset>/<loss>`; a loss of all datasets has no slash and stands for itself.
+            part = name.rpartition("/")[0] or name
+            sums[part] = sums.get(part, 0.0) + _float(value)
+        for name, value in sums.items():
+            losses.setdefault(name, []).append((line["at"], value))
+    scores: dict[str, list[tuple[float, float]]] = {"mean": []}
+    for line in record.evals:
+        scores["mean"].append((line["at"], _float(line.get("mean_miou"))))
+        for name, entry in (line["eval"] or {}).items():
+            scores.setdefault(name, []).append((line["at"], _float(entry.get("miou"))))
+    return [
+        line_chart("Loss", _series(losses)),
+        line_chart("mIoU on the evaluation split, %", _series(scores), percent=True),
+    ]
+
+
+def _running(record: Record) -> list[Markup]:
+    """Draw how training ran: every single loss, learning rate, images a second, waiting for data."""
+    single: dict[str, list[tuple[float, float]]] = {}
+    for line in record.steps:
+        for name, value in (line.get("losses") or {}).items():
+            single.setdefault(name, []).append((line["at"], _float(value)))
+    charts = [line_chart("Each loss by name", [Series(n, p) for n, p in single.items()])]
+    for key, title, percent in (
+        ("lr", "Learning rate", False),
+        ("images_per_s", "Images a second", False),
+        ("data_wait", "Share of time waiting for data, %", True),
+    ):
+        points = [(line["at"], _float(line[key])) for line in record.steps if key in line]
+        charts.append(line_chart(title, [Series(key, points)], percent=percent))
+    return [chart for chart in charts if chart]
+
+
+def _series(points: dict[str, list[tuple[float, float]]]) -> list[Series]:
+    """Make lines; where there is one dataset only, its line says all and the total or mean is left out."""
+    first, *others = points
+    names = others if len(others) == 1 and len(points[others[0]]) == len(points[first]) else points
+    return [Series(name, points[name], bold=name == first) for name in names if points[name]]
+
+
+def _summary(record: Record) -> list[dict[str, Any]]:
+    """List the datasets by protocol, each group with the mean of its own."""
+    groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
+    for name, entry in record.scores.get("datasets", {}).items():
+        groups.setdefault(str(entry.get("protocol", "seen")), []).append((name, entry))
+    return [
+        {
+            "protocol": PROTOCOLS.get(protocol, protocol),
+            "entries": entries,
+            "mean": _mean(entry.get("miou") for _, entry in entries),
+            "panoptic": any(entry.get("pq") is not None for _, entry in entries),
+        }
+        for protocol, entries in sorted(
+            groups.items(), key=lambda g: list(PROTOCOLS).index(g[0]) if g[0] in PROTOCOLS else 9
+        )
+    ]
+
+
+def _dataset(record: Record, name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """Gather one dataset's table, heat map and largest confusions."""
+    classes: dict[str, dict[str, Any]] = entry.get("classes") or {}
+    names = list(classes)
+    counts = record.confusions.get(name)
+    total = sum(int(c.get("pixels") or 0) for c in classes.values())
+    fits = counts is not None and len(counts) == len(names) > 0
+    rows = []
+    for i, (label, score) in enumerate(classes.items()):
+        pixels = int(score.get("pixels") or 0)
+        iou = score.get("iou")
+        row = {"name": label, "iou": iou, "pixels": pixels, "share": pixels / total if total else 0.0}
+        if counts is not None and fits:
+            hit, truth, said = int(counts[i, i]), int(counts[i].sum()), int(counts[:, i].sum())
+            row |= {"recall": hit / truth if truth else None, "precision": hit / said if said else None}
+        rows.append(row)
+    return {
+        "name": name,
+        "entry": entry,
+        "protocol": PROTOCOLS.get(str(entry.get("protocol", "seen")), str(entry.get("protocol"))),
+        "rows": rows,
+        "absent": sum(row["iou"] is None for row in rows),
+        "heat": heat_map(names, _shares(counts)) if fits and counts is not None else "",
+        "confusions": _largest(names, counts) if fits and counts is not None else [],
+        "misfit": ""
+        if fits or counts is None
+        else f"confusion.npz has {len(counts)} classes, scores.json {len(names)}",
+    }
+
+
+def _shares(counts: Int[np.ndarray, "D D"]) -> Float[np.ndarray, "D D"]:
+    """Divide each row by its sum; rows of no pixels stay 0."""
+    shares: Float[np.ndarray, "D D"] = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    return shares
+
+
+def _largest(names: Sequence[str], counts: Int[np.ndarray, "D D"]) -> list[dict[str, Any]]:
+    """List the confusions of most pixels: truth, what was said instead, pixels, share of the true class."""
+    off = counts.copy()
+    np.fill_diagonal(off, 0)
+    shares = _shares(counts)
+    order = np.argsort(-off, axis=None, kind="stable")[:CONFUSIONS]
+    pairs = [(int(k) // len(names), int(k) % len(names)) for k in order]
+    return [
+        {"truth": names[i], "said": names[j], "pixels": int(off[i, j]), "share": float(shares[i, j])}
+        for i, j in pairs
+        if off[i, j] > 0
+    ]
+
+
+def _taxonomy(rows: list[list[str]]) -> dict[str, Any]:
+    """Part the table into header and rows, and count the nodes that join several datasets."""
+    if not rows:
+        return {"header": [], "rows": [], "shared": 0}
+    return {"header": rows[0], "rows": rows[1:], "shared": sum(sum(map(bool, r[1:])) > 1 for r in rows[1:])}
+
+
+def _mean(values: Iterable[Any]) -> float | None:
+    finite = [v for v in map(_float, values) if math.isfinite(v)]
+    return sum(finite) / len(finite) if finite else None
+
+
+def _float(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan

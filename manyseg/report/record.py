@@ -1,0 +1,195 @@
+"""What a run folder holds, read with patience: a part that is missing or broken becomes a note, not a failure."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import tomllib
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from manyseg.errors import UserError
+
+__all__ = ["Record", "read_record"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as its folder tells it.
+
+    `steps` and `evals` are the lines of metrics.jsonl with an `at`: the step counted over all stages. `scores` is what
+    `manyseg eval --json` writes, `confusions[dataset]` Int64[D, D] (truth, prediction), `taxonomy` the table's rows.
+    `notes` say in words what is missing or broken.
+    """
+
+    folder: Path
+    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe_text: str = ""
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    evals: list[dict[str, Any]] = field(default_factory=list)
+    scores: dict[str, Any] = field(default_factory=dict)
+    confusions: dict[str, Int[np.ndarray, "D D"]] = field(default_factory=dict)
+    taxonomy: list[list[str]] = field(default_factory=list)
+    environment: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def method(self) -> str:
+        """The method's name, or "unknown method"."""
+        return str(_at(self.recipe, "method", "name") or "unknown method")
+
+    @property
+    def stages(self) -> list[tuple[str, int]]:
+        """Each stage with the step, over all stages, at which it begins."""
+        first: dict[str, int] = {}
+        for line in sorted((*self.steps, *self.evals), key=lambda entry: int(entry["at"])):
+            first.setdefault(str(line.get("stage", "")), int(line["at"]))
+        return list(first.items())
+
+    @property
+    def mean(self) -> tuple[float | None, str]:
+        """The mean mIoU over the seen datasets, and which evaluation said so."""
+        value = self.scores.get("mean_miou_seen")
+        if _finite(value):
+            return value, "final evaluation"
+        for line in reversed(self.evals):
+            if _finite(line.get("mean_miou")):
+                return line["mean_miou"], f"while training, after {line['step']:,} steps".replace(",", "\u2009")
+        return None, "no evaluation yet"
+
+
+def read_record(folder: str | Path) -> Record:
+    """Read a run folder; raises UserError only where there is no run at all."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such run folder")
+    if not (folder / "recipe.toml").exists() and not (folder / "metrics.jsonl").exists():
+        raise UserError(f"{folder}: not a run folder (no recipe.toml, no metrics.jsonl); give the folder of a run")
+    notes: list[str] = []
+    text = _text(folder / "recipe.toml", notes)
+    steps, evals = _metrics(folder / "metrics.jsonl", notes)
+    return Record(
+        folder,
+        _recipe(text, notes),
+        text,
+        steps,
+        evals,
+        _scores(folder / "scores.json", notes),
+        _confusions(folder / "confusion.npz", notes),
+        _table(folder / "taxonomy.tsv", notes),
+        _object(folder / "environment.json", notes),
+        notes,
+    )
+
+
+def _text(path: Path, notes: list[str]) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        notes.append(f"{path.name} is not there")
+    except (OSError, UnicodeDecodeError) as e:
+        notes.append(f"{path.name} cannot be read ({e.__class__.__name__})")
+    return ""
+
+
+def _recipe(text: str, notes: list[str]) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        notes.append(f"recipe.toml is not TOML ({e})")
+        return {}
+
+
+def _object(path: Path, notes: list[str]) -> dict[str, Any]:
+    text = _text(path, notes)
+    try:
+        value = json.loads(text or "{}")
+    except ValueError as e:
+        notes.append(f"{path.name} is not JSON ({e})")
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _scores(path: Path, notes: list[str]) -> dict[str, Any]:
+    scores = _object(path, notes)
+    datasets = scores.get("datasets", {})
+    if not isinstance(datasets, dict) or not all(isinstance(d, dict) for d in datasets.values()):
+        notes.append(f"{path.name} has no table of datasets; write it with `manyseg eval RUN --json`")
+        return {}
+    return scores
+
+
+def _table(path: Path, notes: list[str]) -> list[list[str]]:
+    rows = [r for r in csv.reader(_text(path, notes).splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE) if any(r)]
+    width = max(map(len, rows), default=0)
+    return [row + [""] * (width - len(row)) for row in rows]
+
+
+def _confusions(path: Path, notes: list[str]) -> dict[str, Int[np.ndarray, "D D"]]:
+    if not path.exists():
+        notes.append(f"{path.name} is not there")
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+        notes.append(f"{path.name} cannot be read ({e.__class__.__name__})")
+        return {}
+    square = {n: a for n, a in found.items() if a.ndim == 2 and a.shape[0] == a.shape[1]}
+    notes.extend(f"{path.name}: '{n}' is {list(found[n].shape)}, not square" for n in found.keys() - square.keys())
+    return square
+
+
+def _metrics(path: Path, notes: list[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    lines, broken = [], 0
+    for text in _text(path, notes).splitlines():
+        try:
+            line = json.loads(text)
+            line["step"] = int(line["step"])
+            lines.append(line)
+        except (ValueError, TypeError, KeyError):
+            broken += bool(text.strip())
+    if broken:
+        notes.append(f"metrics.jsonl: {broken} line{'s' * (broken > 1)} cut off or broken, left out")
+    return _in_order(lines)
+
+
+def _in_order(lines: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Part the lines into steps and evaluations, by stage and step, and count steps over all stages (`at`).
+
+    A resumed run repeats the steps after its checkpoint: the later line of a step counts. A stage that counts from 0
+    again is moved behind the one before.
+    """
+    stages: dict[str, tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]] = {}
+    for line in lines:
+        kinds = stages.setdefault(str(line.get("stage", "")), ({}, {}))
+        kinds["eval" in line][line["step"]] = line
+    steps: list[dict[str, Any]] = []
+    evals: list[dict[str, Any]] = []
+    shift = end = 0
+    for losses, scores in stages.values():
+        # A step is numbered from 0 and an evaluation by the steps done: after step 9 both say 10 are over.
+        first = min((*losses, *scores))
+        if first + shift < end:
+            shift = end
+        steps += [losses[step] | {"at": step + shift} for step in sorted(losses)]
+        evals += [scores[step] | {"at": step + shift} for step in sorted(scores)]
+        end = shift + max((*(step + 1 for step in losses), *scores))
+    return steps, evals
+
+
+def _at(tree: Any, *keys: str) -> Any:
+    for key in keys:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

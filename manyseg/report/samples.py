@@ -1,0 +1,125 @@
+"""Sample pictures of a run: written while evaluating, read back into its report.
+
+A sample is `samples/<dataset>-<n>-image.jpg` and, each a colour mask that is transparent where nothing is known,
+`-truth.png`, `-prediction.png` (both in the dataset's labels) and `-unified.png`; `<dataset>-<n>.json` is their legend.
+A picture `<dataset>-<n>.png` made by other means is shown as it is.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from numpy.typing import ArrayLike
+from PIL import Image
+
+from manyseg.errors import UserError
+from manyseg.labels import IGNORE, LabelSpace
+
+__all__ = ["PARTS", "Picture", "Shown", "read_samples", "write_samples"]
+
+PARTS = ("image", "truth", "prediction", "unified")
+WIDEST = 480
+"""Pixels; a report of a dozen samples stays below two megabytes."""
+
+_NAME = re.compile(r"(?P<dataset>.+?)-(?P<number>\d+)(-(?P<part>image|truth|prediction|unified))?\.(png|jpe?g)")
+
+
+class Shown(NamedTuple):
+    """One image and three readings of it, arrays or CPU tensors of one height and width.
+
+    `image` is UInt8[3, H, W]; the masks hold positions in a label space, or IGNORE.
+    """
+
+    image: ArrayLike
+    truth: ArrayLike
+    prediction: ArrayLike
+    unified: ArrayLike
+
+
+class Picture(NamedTuple):
+    """A sample as a report shows it: data URIs by part (`strip` for a ready picture) and a legend by part."""
+
+    dataset: str
+    number: int
+    parts: dict[str, str]
+    legend: dict[str, list[dict[str, Any]]]
+
+
+def write_samples(run_folder: Path, space: LabelSpace, unified: LabelSpace, shown: Sequence[Shown]) -> None:
+    """Write the samples of one dataset; `truth` and `prediction` are in `space`, numbers count from 0.
+
+    Pictures wider than 480 pixels are made smaller. Earlier samples of the same number are replaced.
+    """
+    folder = run_folder / "samples"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, sample in enumerate(shown):
+        stem = f"{space.name.replace('/', '_')}-{number}"
+        pixels = np.asarray(sample.image)
+        size = _size(pixels.shape[-2:])
+        photo = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).resize(size, Image.Resampling.BOX)
+        photo.save(folder / f"{stem}-image.jpg", quality=85)
+        legend = {}
+        for part, labels in (("truth", space), ("prediction", space), ("unified", unified)):
+            mask = np.asarray(getattr(sample, part))
+            if mask.shape != pixels.shape[-2:]:
+                raise UserError(
+                    f"sample {number} of '{space.name}': {part} is {list(mask.shape)}, its image "
+                    f"{list(pixels.shape[-2:])}; give masks at the image's size"
+                )
+            picture, legend[part] = _paint(mask, labels)
+            picture.resize(size, Image.Resampling.NEAREST).save(folder / f"{stem}-{part}.png", optimize=True)
+        (folder / f"{stem}.json").write_text(json.dumps(legend, ensure_ascii=False), encoding="utf-8")
+
+
+def read_samples(run_folder: Path) -> list[Picture]:
+    """Read every sample of a run, ready to embed, by dataset and number; unreadable legends are left out."""
+    found: dict[tuple[str, int], dict[str, str]] = {}
+    for path in sorted((run_folder / "samples").glob("*")):
+        if match := _NAME.fullmatch(path.name):
+            parts = found.setdefault((match["dataset"], int(match["number"])), {})
+            parts[match["part"] or "strip"] = _data_uri(path)
+    out = []
+    for (dataset, number), parts in sorted(found.items()):
+        try:
+            legend = json.loads((run_folder / "samples" / f"{dataset}-{number}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            legend = {}
+        out.append(Picture(dataset, number, parts, {part: legend.get(part, []) for part in PARTS}))
+    return out
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return (width, height) for (H, W): not wider than WIDEST."""
+    height, width = shape
+    shrink = min(1.0, WIDEST / width)
+    return max(1, round(width * shrink)), max(1, round(height * shrink))
+
+
+def _paint(mask: Int[np.ndarray, "H W"], space: LabelSpace) -> tuple[Image.Image, list[dict[str, Any]]]:
+    """Colour a mask, IGNORE transparent; and list its classes, largest first, with their share of the pixels."""
+    colors: UInt8[np.ndarray, "D+1 4"] = np.zeros((len(space) + 1, 4), np.uint8)
+    colors[:-1, :3], colors[:-1, 3] = space.colors, 255
+    # Position -1, IGNORE, reads the last row.
+    picture = Image.fromarray(colors[mask])
+    values, counts = np.unique(mask[mask != IGNORE], return_counts=True)
+    legend = [
+        {
+            "name": space.names[v],
+            "color": "#" + bytes(space.colors[v].tolist()).hex(),
+            "share": round(float(n) / mask.size, 4),
+        }
+        for v, n in sorted(zip(values.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1])
+    ]
+    return picture, legend
+
+
+def _data_uri(path: Path) -> str:
+    kind = "png" if path.suffix == ".png" else "jpeg"
+    return f"data:image/{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -1,0 +1,41 @@
+"""The HTML pages of the package: templates beside this file, rendered into single self-contained files.
+
+Everything a page shows is escaped (class names are a user's text), and its content security policy forbids the network.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+__all__ = ["render", "write_page"]
+
+
+def render(template: str, **values: object) -> str:
+    """Fill `template` with `values`; a name the template uses and nobody gave is an error."""
+    environment = Environment(
+        loader=PackageLoader("manyseg", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
+    environment.filters["count"] = _count
+    return environment.get_template(template).render(**values)
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write a page aside and rename it, so that a reader never sees half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
+    return path
+
+
+def _count(value: float) -> str:
+    """Write a count with thin spaces between thousands."""
+    return f"{int(value):,}".replace(",", "\u2009")
