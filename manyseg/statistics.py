@@ -1,0 +1,122 @@
+"""What one model says on every dataset's labelled pixels: the evidence that merging, relating and pruning read.
+
+Axes: D classes of a dataset, U unified nodes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt64
+
+from manyseg.errors import UserError
+
+__all__ = ["UNIFIED", "Statistics"]
+
+UNIFIED = "unified"
+"""The head that answers in unified nodes, beside the heads called by their datasets."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Counts and sums over labelled pixels, by true class.
+
+    A class without a pixel is no evidence of anything: its rows are 0, and nothing is divided by them.
+    """
+
+    key: str
+    """What was measured: a hash of the weights, the label spaces and the test options."""
+    counts: Mapping[tuple[str, str], Int64[np.ndarray, "D_a D_b"]] = field(repr=False)
+    """`counts[a, b]`: truth of dataset a by the argmax of head b, a dataset's or `UNIFIED`, on a's images."""
+    pixels: Mapping[str, Int64[np.ndarray, " D"]] = field(repr=False)
+    """Labelled pixels of every class of a dataset."""
+    sums: Mapping[str, Float64[np.ndarray, "D U"]] = field(repr=False)
+    """Sum of the unified nodes' activations over the pixels of every class; empty where none were asked for."""
+    images: Mapping[str, UInt64[np.ndarray, " N"]] = field(repr=False)
+    """Hashes of the paths of the images that were read: the same image must not fit a map and score it."""
+
+    def __add__(self, other: Statistics) -> Statistics:
+        """Merge what was collected on two parts of the data by one model."""
+        if self.key != other.key:
+            raise UserError(
+                f"statistics {self.key[:12]} and {other.key[:12]} are of different models or settings; collect again"
+            )
+        for name in self.images.keys() & other.images.keys():
+            if twice := len(np.intersect1d(self.images[name], other.images[name])):
+                raise UserError(f"{twice} images of '{name}' are in both statistics; merge parts that do not overlap")
+        images = {
+            n: np.concatenate([s.images[n] for s in (self, other) if n in s.images])
+            for n in {**self.images, **other.images}
+        }
+        return Statistics(
+            self.key,
+            _add(self.counts, other.counts),
+            _add(self.pixels, other.pixels),
+            _add(self.sums, other.sums),
+            images,
+        )
+
+    def mean(self, dataset: str) -> Float64[np.ndarray, "D U"]:
+        """Return the mean activation of every node on the pixels of every class; NaN rows for classes without any."""
+        pixels = self.pixels[dataset][:, None].astype(np.float64)
+        out = np.full_like(self.sums[dataset], np.nan)
+        np.divide(self.sums[dataset], pixels, out=out, where=pixels > 0)
+        return out
+
+    def save(self, path: Path) -> None:
+        """Write an npz that `load` reads; an earlier file is replaced only once the new one is complete."""
+        pairs = [*self.counts]
+        meta = {"key": self.key, "pairs": pairs, "pixels": [*self.pixels], "sums": [*self.sums]}
+        arrays: dict[str, Any] = {"meta": np.array(json.dumps(meta))}
+        arrays |= {f"counts{i}": self.counts[pair] for i, pair in enumerate(pairs)}
+        arrays |= {f"pixels{i}": a for i, a in enumerate(self.pixels.values())}
+        arrays |= {f"images{i}": self.images[name] for i, name in enumerate(self.pixels)}
+        arrays |= {f"sums{i}": a for i, a in enumerate(self.sums.values())}
+        _write(path, arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> Statistics:
+        """Read what `save` wrote; raises UserError if the file is missing or is something else."""
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                meta = json.loads(str(arrays["meta"]))
+                return cls(
+                    meta["key"],
+                    {(a, b): arrays[f"counts{i}"] for i, (a, b) in enumerate(meta["pairs"])},
+                    {name: arrays[f"pixels{i}"] for i, name in enumerate(meta["pixels"])},
+                    {name: arrays[f"sums{i}"] for i, name in enumerate(meta["sums"])},
+                    {name: arrays[f"images{i}"] for i, name in enumerate(meta["pixels"])},
+                )
+        except FileNotFoundError:
+            raise UserError(f"{path}: there is no such file of statistics; collect them first") from None
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as e:
+            reason = " ".join(str(e).split())
+            raise UserError(f"{path}: not a file of statistics ({reason}); remove it and collect them anew") from None
+
+    def export(self, path: Path) -> None:
+        """Write the counts between datasets as arrays `a__b`, the form that `manyseg labels --confusion` reads."""
+        _write(path, {f"{a}__{b}": counts for (a, b), counts in self.counts.items() if b != UNIFIED})
+
+
+def _add(first: Mapping[Any, np.ndarray], second: Mapping[Any, np.ndarray]) -> dict[Any, np.ndarray]:
+    out = dict(first)
+    for k, array in second.items():
+        out[k] = out[k] + array if k in out else array
+    return out
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
