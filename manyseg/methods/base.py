@@ -6,7 +6,7 @@ Axes: B images, D classes of one dataset, U unified nodes, C channels, H W pixel
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, final
 
 import torch
@@ -18,6 +18,7 @@ from manyseg.data.annotation import Annotation, Dense, Segments
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.losses import Links
 from manyseg.models import Features, Pixels
 
 __all__ = ["Method", "PixelMethod"]
@@ -31,7 +32,7 @@ class Method(nn.Module, ABC):
     """
 
     accepts: ClassVar[tuple[type[Annotation], ...]] = (Dense, Segments)
-    """Kinds of annotation whose loss this method can take; the trainer refuses others by name before it starts."""
+    """Kinds of annotation whose loss this method can take."""
 
     def __init__(self, pixels: Pixels, spaces: Sequence[LabelSpace]) -> None:
         super().__init__()
@@ -41,13 +42,14 @@ class Method(nn.Module, ABC):
     @property
     @abstractmethod
     def taxonomy(self) -> Taxonomy:
-        """The unified label space as it stands now: given, or computed from learned parameters."""
+        """The unified label space as it stands now: given, or computed from learned parameters.
+
+        The same object as long as it does not change; tensors that follow from it are cached with it.
+        """
 
     @abstractmethod
     def batch_loss(self, features: Features, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Return the named losses of one dataset's batch; each is finite and has a gradient graph, even if all is
-        ignored.
-        """
+        """Return the named losses of one dataset's batch, each finite and with a graph even if all is ignored."""
 
     @abstractmethod
     def predict(
@@ -70,15 +72,33 @@ class Method(nn.Module, ABC):
         """Prepare step number `step` (from 0) before its batches arrive. A hook; the default does nothing."""
 
     @final
+    def check(self, batches: Sequence[Batch]) -> None:
+        """Raise UserError for a batch of a space or of a kind of annotation that this method cannot learn from."""
+        for batch in batches:
+            name, kind = batch.space.name, type(batch.annotation)
+            if batch.space not in self.spaces:
+                known = ", ".join(s.name for s in self.spaces)
+                raise UserError(f"'{name}' is no label space of this model; it was built for: {known}")
+            if kind not in self.accepts:
+                accepted = " or ".join(k.__name__.lower() for k in self.accepts)
+                raise UserError(
+                    f"'{name}' is annotated with {kind.__name__.lower()}, {type(self).__name__} learns from {accepted}; "
+                    "leave the dataset out or choose another method"
+                )
+
+    @final
     def forward(self, batches: Sequence[Batch]) -> dict[str, Float[Tensor, ""]]:
         """Encode all batches, split, and return every loss by name: `<dataset>/<loss>`, shared ones by their own name.
 
-        Batches of equal image size pass the backbone together. The total is the sum of the values.
+        Batches of equal image size pass the backbone together. Losses of several batches of one dataset add up, and
+        the total is the sum of the values.
         """
         out: dict[str, Tensor] = {}
         for batch, features in zip(batches, self._encode(batches), strict=True):
-            for name, value in self.batch_loss(features, batch).items():
-                out[f"{batch.space.name}/{name}"] = value * batch.weight
+            for loss, value in self.batch_loss(features, batch).items():
+                name = f"{batch.space.name}/{loss}"
+                value = value * batch.weight
+                out[name] = out[name] + value if name in out else value
         return out | self.shared_loss()
 
     def _encode(self, batches: Sequence[Batch]) -> list[Features]:
@@ -96,54 +116,63 @@ class Method(nn.Module, ABC):
 class PixelMethod(Method):
     """A method that scores every pixel against unified nodes and reads dataset scores through a relation.
 
-    A subclass provides `unified` and `taxonomy`, and may replace the hooks `relate`, `dataset_scores`, `pixel_loss`.
+    A subclass provides `taxonomy`, `unified` and `relate`. It may replace the hooks `dataset_scores` (fold where one
+    can), `train_scores` (let more than the dataset's classes compete) and `pixel_loss`.
     """
 
     normalised: ClassVar[bool] = False
-    """True where dataset scores are log-probabilities already: then no second softmax over D may follow."""
+    """True where `train_scores` are log-probabilities already: then no second softmax over D may follow."""
 
-    def __init__(self, pixels: Pixels, spaces: Sequence[LabelSpace]) -> None:
+    def __init__(self, pixels: Pixels, spaces: Sequence[LabelSpace], ohem: float | None = None) -> None:
         super().__init__(pixels, spaces)
-        self._relations: dict[str, Tensor] = {}
+        if ohem is not None and not 0 < ohem < 1:
+            raise UserError(f"method.ohem is {ohem}; it is a probability between 0 and 1, 0.7 is usual")
+        self.ohem = ohem
+        self._linked: Taxonomy | None = None
+        self._links: dict[tuple[LabelSpace, torch.device], Links] = {}
 
     @abstractmethod
     def unified(self, pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
         """Score every pixel embedding against every unified node."""
 
     @abstractmethod
-    def relate(
-        self, unified: Float[Tensor, "B U h w"], relation: Bool[Tensor, "D U"]
-    ) -> Float[Tensor, "B D h w"]:
-        """Turn unified scores into the scores of classes whose nodes `relation` names."""
+    def relate(self, unified: Float[Tensor, "B U h w"], links: Links) -> Float[Tensor, "B D h w"]:
+        """Turn unified scores into the scores of the classes that `links` gives nodes."""
 
-    def relation(self, space: LabelSpace) -> Bool[Tensor, "D U"]:
-        """Return the relation of a training dataset's space, or the identity for the unified one, as a tensor."""
-        taxonomy = self.taxonomy
-        if space == taxonomy.unified:
-            return torch.eye(len(space), dtype=torch.bool, device=self.device)
-        if space not in taxonomy.spaces:
-            known = ", ".join(s.name for s in taxonomy.spaces)
-            raise UserError(f"'{space.name}' is no label space of this model ({known}, unified); relate it first")
-        return torch.from_numpy(taxonomy.relations[space.name]).to(self.device)
+    def dataset_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
+        """Score a training dataset's classes. A hook: the default relates all unified scores; fold where one can."""
+        return self.relate(self.unified(pixel), self.links(space))
+
+    def train_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
+        """Score what competes in training, A channels. A hook: the default is the dataset's classes."""
+        return self.dataset_scores(pixel, space)
+
+    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
+        """Return the loss of `train_scores` against the batch's labels. A hook; the default is cross entropy."""
+        return losses.cross_entropy(scores, dense_labels(batch), normalised=self.normalised, ohem=self.ohem)
 
     @property
     def device(self) -> torch.device:
         """Where the parameters are."""
         return next(self.parameters()).device
 
-    def dataset_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
-        """Score a training dataset's classes. A hook: the default relates all unified scores; fold where one can."""
-        return self.relate(self.unified(pixel), self.relation(space))
+    @final
+    def links(self, space: LabelSpace) -> Links:
+        """Return the relation of a training dataset's space, or the identity for the unified one, on the device.
 
-    def pixel_loss(self, scores: Float[Tensor, "B D h w"], batch: Batch) -> Float[Tensor, ""]:
-        """Return the loss of scores against the batch's labels. A hook; the default is cross entropy."""
-        assert isinstance(batch.annotation, Dense | Segments)
-        return losses.cross_entropy(scores, batch.annotation.labels, normalised=self.normalised)
+        Built once for a taxonomy, so that a training step copies nothing to the device.
+        """
+        taxonomy, key = self.taxonomy, (space, self.device)
+        if taxonomy is not self._linked:
+            self._linked, self._links = taxonomy, {}
+        if key not in self._links:
+            self._links[key] = Links.of(_relation(taxonomy, space), self.device)
+        return self._links[key]
 
     @final
     def batch_loss(self, features: Features, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Return the pixel loss of the dataset's own scores."""
-        return {"pixel": self.pixel_loss(self.dataset_scores(features.pixel, batch.space), batch)}
+        """Return the loss named `pixel`, of the dataset's own labels."""
+        return {"pixel": self.pixel_loss(self.train_scores(features.pixel, batch.space), batch)}
 
     @final
     def predict(
@@ -153,10 +182,30 @@ class PixelMethod(Method):
         relation: Bool[Tensor, "D U"] | None = None,
     ) -> Float[Tensor, "B D h w"]:
         """Return scores in `space`; see `Method.predict`."""
-        pixel = self.pixels(image).pixel
-        if relation is not None:
-            scores = self.relate(self.unified(pixel), relation.to(self.device))
-            return scores.masked_fill(~relation.to(self.device).any(1)[:, None, None], float("-inf"))
-        if space in self.taxonomy.spaces:
-            return self.dataset_scores(pixel, space)
-        return self.relate(self.unified(pixel), self.relation(space))
+        if relation is None:
+            links = self.links(space)
+            pixel = self.pixels(image).pixel
+            return (
+                self.dataset_scores(pixel, space) if space in self.spaces else self.relate(self.unified(pixel), links)
+            )
+        expected = (len(space), len(self.taxonomy.unified))
+        if tuple(relation.shape) != expected:
+            raise ValueError(f"the relation of '{space.name}' is {tuple(relation.shape)}, expected {expected}")
+        links = Links.of(relation, self.device)
+        scores = self.relate(self.unified(self.pixels(image).pixel), links)
+        return scores.masked_fill(~links.matrix.any(1)[:, None, None], float("-inf"))
+
+
+def dense_labels(batch: Batch) -> Tensor:
+    """Return Int[B, H, W], the class of every pixel, of a batch of masks or segments."""
+    assert isinstance(batch.annotation, Dense | Segments)
+    return batch.annotation.labels
+
+
+def _relation(taxonomy: Taxonomy, space: LabelSpace) -> Bool[Tensor, "D U"]:
+    if space == taxonomy.unified:
+        return torch.eye(len(space), dtype=torch.bool)
+    if space not in taxonomy.spaces:
+        known = ", ".join(s.name for s in taxonomy.spaces)
+        raise UserError(f"'{space.name}' is no label space of this model ({known}, unified); relate it first")
+    return torch.tensor(taxonomy.relations[space.name])

@@ -1,0 +1,12 @@
+"""The methods by the names that recipes use. Adding one is a file, its test, and a line here."""
+
+from manyseg.methods.base import Method, PixelMethod
+from manyseg.methods.baselines import Manual, MultiHead, Union
+
+__all__ = ["METHODS", "Method", "PixelMethod"]
+
+METHODS: dict[str, type[Method]] = {
+    "multihead": MultiHead,
+    "union": Union,
+    "manual": Manual,
+}

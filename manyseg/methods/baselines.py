@@ -1,0 +1,243 @@
+"""The baselines: a head for each dataset, the union of names, and a taxonomy made by hand.
+
+All are one linear layer on the pixel embedding; they differ in the taxonomy and in who competes with a label.
+
+Upsampling is part of the comparison. Class scores of one softmax are translated at feature resolution as the log-sums
+of each class's nodes, with one more channel for the nodes of no class; these are upsampled, and the softmax is taken at
+native size, as it is for a single dataset. At feature resolution that is the loss of the papers to the last digit.
+Upsampled log-probabilities would be another loss: halfway between two sure pixels they leave no probability to either.
+
+Axes: B images, D classes of one dataset, U unified nodes, A channels that compete, K datasets, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from manyseg import losses
+from manyseg.data.batch import Batch
+from manyseg.errors import UserError
+from manyseg.labels import IGNORE, LabelSpace, Relation, Taxonomy
+from manyseg.losses import Links
+from manyseg.methods.base import PixelMethod, dense_labels
+from manyseg.models import Pixels
+
+__all__ = ["Manual", "MultiHead", "Union"]
+
+
+class MultiHead(PixelMethod):
+    """A head of its own for every dataset; with one dataset, the ordinary single model.
+
+    Nothing is shared but the pixels, and no class competes with another dataset's. Only the asked head is computed.
+
+    The unified space is all heads' classes side by side: each head's log-probabilities divided by the number of heads.
+    An unseen class is read as the mean, over the heads that have a node for it, of the probability they give it: a head
+    that cannot know a class does not vote against it.
+    """
+
+    heads: Tensor
+
+    def __init__(self, pixels: Pixels, spaces: Sequence[LabelSpace], *, ohem: float | None = None) -> None:
+        super().__init__(pixels, spaces, ohem)
+        self._taxonomy = Taxonomy.disjoint(self.spaces)
+        self.head = nn.Conv2d(pixels.channels, len(self._taxonomy.unified), 1)
+        sizes = [len(s) for s in self.spaces]
+        ends = np.cumsum(sizes).tolist()
+        self._rows = {s.name: slice(end - size, end) for s, size, end in zip(self.spaces, sizes, ends, strict=True)}
+        # Float[U, K], 1 where node u is of head k.
+        self.register_buffer("heads", torch.eye(len(sizes)).repeat_interleave(torch.tensor(sizes), 0), persistent=False)
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """Every class of every dataset is a node of its own."""
+        return self._taxonomy
+
+    def dataset_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
+        """Return the logits of the dataset's own head."""
+        rows = self._rows[space.name]
+        assert self.head.bias is not None
+        return F.conv2d(pixel, self.head.weight[rows], self.head.bias[rows])
+
+    def unified(self, pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
+        """Return all heads' log-probabilities side by side, less `log K`, so that they sum to 1."""
+        heads = [self.dataset_scores(pixel, space).float().log_softmax(1) for space in self.spaces]
+        return torch.cat(heads, 1) - math.log(len(heads))
+
+    def relate(self, unified: Float[Tensor, "B U h w"], links: Links) -> Float[Tensor, "B D h w"]:
+        """Return the log of the mean probability of each class over the heads that have a node for it."""
+        voters = (links.matrix.to(self.heads.dtype) @ self.heads > 0).sum(1).clamp(min=1)
+        mean = losses.class_logsumexp(unified, links) - voters.log()[:, None, None]
+        return mean + math.log(len(self.spaces))
+
+
+class _Joint(PixelMethod):
+    """One softmax over the nodes of a taxonomy.
+
+    The loss is minus the log of the summed probability of the nodes that a label may be: NLL+ (Bevandic et al. 2022),
+    and plain cross entropy where that is one node. Nodes of no class of the dataset compete, which teaches "none of
+    these"; `competitors = "own"` leaves them out. At test, probabilities of nodes add up to those of classes (MSeg).
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        spaces: Sequence[LabelSpace],
+        taxonomy: Taxonomy,
+        competitors: Literal["all", "own"],
+        ohem: float | None,
+        ignored: frozenset[tuple[str, str]] = frozenset(),
+    ) -> None:
+        super().__init__(pixels, spaces, ohem)
+        if competitors not in ("all", "own"):
+            raise UserError(f"method.competitors is '{competitors}'; choose 'all' or 'own'")
+        self._taxonomy = taxonomy
+        self.head = nn.Conv2d(pixels.channels, len(taxonomy.unified), 1)
+        self._rivals = {}
+        for space in self.spaces:
+            rivals = _rivals(taxonomy.relations[space.name], rest=competitors == "all")
+            rivals.allowed[[n for n, name in enumerate(space.names) if (space.name, name) in ignored]] = IGNORE
+            self._rivals[space.name] = rivals
+        self._on_device: dict[tuple[str, torch.device], tuple[Links, Tensor]] = {}
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The taxonomy that the model was built with."""
+        return self._taxonomy
+
+    def unified(self, pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
+        """Return the log-probabilities of all nodes."""
+        scores: Tensor = self.head(pixel)
+        return scores.float().log_softmax(1)
+
+    def relate(self, unified: Float[Tensor, "B U h w"], links: Links) -> Float[Tensor, "B D h w"]:
+        """Return the log of the summed probability of each class's nodes."""
+        return losses.class_logsumexp(unified, links)
+
+    def train_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
+        """Return the log-sums of the groups of nodes that compete in this dataset; their softmax is still to come."""
+        scores: Tensor = self.head(pixel)
+        return losses.class_logsumexp(scores, self._competing(space)[0])
+
+    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
+        """Return minus the mean log of the summed probability of the groups that each pixel's label may be."""
+        allowed = self._competing(batch.space)[1]
+        return losses.cross_entropy(scores, dense_labels(batch), allowed=allowed, ohem=self.ohem)
+
+    def _competing(self, space: LabelSpace) -> tuple[Links, Int[Tensor, "D K"]]:
+        key = (space.name, self.device)
+        if key not in self._on_device:
+            rivals = self._rivals[space.name]
+            links = Links.of(torch.tensor(rivals.groups), self.device)
+            self._on_device[key] = links, torch.tensor(rivals.allowed).to(self.device)
+        return self._on_device[key]
+
+
+class Union(_Joint):
+    """Classes of equal name are one node, and all nodes compete: UniSeg's "multi-dataset CE".
+
+    This is the conflict that other methods remove: pixels of `motorcyclist` in one dataset push down the `rider` of
+    another. `exact = False` compares names as `labels.normalise` folds them, and the synonyms that cards list.
+    """
+
+    def __init__(
+        self, pixels: Pixels, spaces: Sequence[LabelSpace], *, exact: bool = False, ohem: float | None = None
+    ) -> None:
+        super().__init__(pixels, spaces, Taxonomy.by_name(spaces, exact=exact), "all", ohem)
+
+
+class Manual(_Joint):
+    """A taxonomy made by hand, or by anything that writes a table (MSeg; Bevandic et al.).
+
+    `taxonomy` is the table, a file or in memory. `competitors = "own"` lets only nodes of the dataset's classes compete.
+    `split` says what becomes of classes with several nodes, whose masks MSeg relabelled by hand: "union" learns that
+    any of the nodes may be right (NLL+), "ignore" drops their pixels, "refuse" raises UserError, as plain cross entropy
+    is not defined for them.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        spaces: Sequence[LabelSpace],
+        *,
+        taxonomy: str | Path | Taxonomy,
+        competitors: Literal["all", "own"] = "all",
+        split: Literal["union", "ignore", "refuse"] = "union",
+        ohem: float | None = None,
+    ) -> None:
+        if not isinstance(taxonomy, Taxonomy):
+            taxonomy = Taxonomy.read(taxonomy, spaces)
+        if taxonomy.spaces != tuple(spaces):
+            ours, theirs = (", ".join(s.name for s in x) for x in (spaces, taxonomy.spaces))
+            raise UserError(f"the taxonomy relates the label spaces of {theirs}, the recipe those of {ours}")
+        if split not in ("union", "ignore", "refuse"):
+            raise UserError(f"method.split is '{split}'; choose 'union', 'ignore' or 'refuse'")
+        several = _split_classes(taxonomy)
+        if split == "refuse" and several:
+            dataset, name = several[0]
+            raise UserError(
+                f"{len(several)} classes have several nodes ('{name}' of '{dataset}' first), for which plain cross "
+                "entropy is not defined; set method.split to 'union' or 'ignore', or give each one node"
+            )
+        ignored = frozenset(several) if split == "ignore" else frozenset()
+        super().__init__(pixels, spaces, taxonomy, competitors, ohem, ignored)
+        for space in spaces:
+            _warn_of_shared_nodes(taxonomy, space)
+
+
+def _split_classes(taxonomy: Taxonomy) -> list[tuple[str, str]]:
+    return [
+        (space.name, name)
+        for space in taxonomy.spaces
+        for name, row in zip(space.names, taxonomy.relations[space.name], strict=True)
+        if row.sum() > 1
+    ]
+
+
+def _warn_of_shared_nodes(taxonomy: Taxonomy, space: LabelSpace) -> None:
+    relation = taxonomy.relations[space.name]
+    shared = relation.sum(0) > 1
+    if shared.any():
+        names = [space.names[d] for d in np.flatnonzero(relation[:, shared].any(1))]
+        warnings.warn(
+            f"{len(names)} classes of '{space.name}' share {shared.sum()} nodes ({', '.join(names[:5])}): at test such "
+            "a node counts for each of them, and of classes with the same nodes only the first is ever predicted",
+            stacklevel=3,
+        )
+
+
+class _Rivals(NamedTuple):
+    """Who competes in one dataset: groups of nodes that its labels cannot tell apart, and the groups of each class."""
+
+    groups: Bool[np.ndarray, "A U"]
+    allowed: Int[np.ndarray, "D K"]
+
+
+def _rivals(relation: Relation, rest: bool) -> _Rivals:
+    """Group nodes that belong to the same classes; `rest` keeps, last, the group of those that belong to none.
+
+    In an exclusive taxonomy the groups are the classes. Classes that share all nodes (MSeg merges some) have one group
+    in common, classes that share some have several each. Groups never overlap, so a softmax over them counts every node
+    once.
+    """
+    nodes: dict[tuple[int, ...], list[int]] = {}
+    for u, column in enumerate(relation.T):
+        nodes.setdefault(tuple(np.flatnonzero(column).tolist()), []).append(u)
+    if not rest:
+        nodes.pop((), None)
+    keys = sorted(nodes, key=lambda classes: (not classes, classes))
+    groups = np.zeros((len(keys), relation.shape[1]), bool)
+    for group, key in zip(groups, keys, strict=True):
+        group[nodes[key]] = True
+    members = [[a for a, key in enumerate(keys) if c in key] for c in range(len(relation))]
+    width = max(map(len, members))
+    return _Rivals(groups, np.array([m + [IGNORE] * (width - len(m)) for m in members]))
