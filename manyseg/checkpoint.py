@@ -1,0 +1,144 @@
+"""Folders of tensors that survive a kill, a full disk and a damaged file.
+
+A checkpoint is a folder of safetensors files and `state.json`, which holds what is no tensor and the SHA-256 of every
+file. It is written aside (`<name>.writing`), synced, and renamed; the one before it stays as `<name>.previous`, and is
+read where the newer one is damaged. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from manyseg.errors import UserError
+
+__all__ = ["Checkpoint", "discard_previous", "read", "settle", "write"]
+
+
+class Checkpoint(NamedTuple):
+    """A folder whose files have been found whole; `state` is what was saved beside the tensors."""
+
+    folder: Path
+    state: dict[str, Any]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Load `<name>.safetensors` into CPU memory."""
+        return load_file(self.folder / f"{name}.safetensors")
+
+    def load_into(self, module: torch.nn.Module) -> None:
+        """Load the file `model` into `module`; raises UserError where names or shapes differ."""
+        try:
+            module.load_state_dict(self.tensors("model"))
+        except RuntimeError as e:
+            reason = " ".join(str(e).split())[:240]
+            raise UserError(f"{self.folder}: the weights do not fit this recipe's model ({reason})") from e
+
+
+def write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    """Replace the checkpoint in `folder` by `<name>.safetensors` for every entry of `files`, and `state`.
+
+    The folder is either the old or the new checkpoint at any moment, but for an instant in which only `previous` is
+    there. Raises UserError when the files cannot be written; the old checkpoint is then untouched.
+    """
+    aside = folder.with_name(folder.name + ".writing")
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        sums = {}
+        for name, tensors in files.items():
+            path = aside / f"{name}.safetensors"
+            # Copies: safetensors refuses tensors that share memory, as tied weights do.
+            save_file({k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}, path)
+            _sync(path)
+            sums[path.name] = _sum(path)
+        (aside / "state.json").write_text(json.dumps({"sha256": sums, "state": dict(state)}, indent=1))
+        _sync(aside / "state.json")
+        _sync(aside)
+        if folder.exists():
+            shutil.rmtree(previous(folder), ignore_errors=True)
+            folder.rename(previous(folder))
+        aside.rename(folder)
+        _sync(folder.parent)
+    except (OSError, SafetensorError) as e:
+        shutil.rmtree(aside, ignore_errors=True)
+        old = folder if folder.exists() else previous(folder)
+        kept = f"the earlier one in {old.name}/ is intact" if old.exists() else "there is no earlier one"
+        raise UserError(
+            f"{folder}: cannot write the checkpoint ({e}); {kept}; make room on the disk, then go on with --resume"
+        ) from e
+
+
+def previous(folder: Path) -> Path:
+    """Return where the checkpoint before the one in `folder` is kept."""
+    return folder.with_name(folder.name + ".previous")
+
+
+def read(folder: Path) -> Checkpoint:
+    """Read a checkpoint's state and check its files; raises UserError naming the missing or damaged one."""
+    try:
+        record = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        sums, state = dict(record["sha256"]), dict(record["state"])
+    except FileNotFoundError:
+        raise UserError(f"{folder}: there is no checkpoint (no state.json)") from None
+    except (ValueError, KeyError, TypeError) as e:
+        raise UserError(f"{folder / 'state.json'}: damaged ({e.__class__.__name__}); train the run again") from e
+    for name, expected in sums.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing; the checkpoint is not whole, train the run again")
+        if _sum(path) != expected:
+            raise UserError(
+                f"{path}: damaged or cut off ({path.stat().st_size} bytes, SHA-256 is not the one in state.json); "
+                f"train the run again"
+            )
+    return Checkpoint(folder, state)
+
+
+def settle(folder: Path) -> str:
+    """Make `folder` the newest whole checkpoint, if there is one; return what was wrong with a newer one, or "".
+
+    Raises UserError when there are checkpoints and none of them is whole. One process only may call this.
+    """
+    older, wrong = previous(folder), ""
+    if folder.exists():
+        try:
+            read(folder)
+            return ""
+        except UserError as e:
+            if not older.exists():
+                raise
+            wrong = str(e)
+    if older.exists():
+        # A kill between the two renames of `write` leaves only the previous one, whole: then nothing was wrong.
+        read(older)
+        shutil.rmtree(folder, ignore_errors=True)
+        older.rename(folder)
+    return wrong
+
+
+def discard_previous(folder: Path) -> None:
+    """Remove the spare checkpoint that `write` left."""
+    shutil.rmtree(previous(folder), ignore_errors=True)
+
+
+def _sum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
