@@ -82,11 +82,11 @@ class Method(nn.Module, ABC):
             if kind not in self.accepts:
                 accepted = " or ".join(k.__name__.lower() for k in self.accepts)
                 raise UserError(
-                    f"'{name}' is annotated with {kind.__name__.lower()}, {type(self).__name__} learns from {accepted}; "
-                    "leave the dataset out or choose another method"
+                    f"'{name}' is annotated with {kind.__name__.lower()}, {type(self).__name__} learns from {accepted}"
+                    "; leave the dataset out or choose another method"
                 )
 
-    @final
+    @final  # type: ignore[misc]  # torch declares `forward` as an attribute that may be assigned
     def forward(self, batches: Sequence[Batch]) -> dict[str, Float[Tensor, ""]]:
         """Encode all batches, split, and return every loss by name: `<dataset>/<loss>`, shared ones by their own name.
 

@@ -158,7 +158,7 @@ class Union(_Joint):
 class Manual(_Joint):
     """A taxonomy made by hand, or by anything that writes a table (MSeg; Bevandic et al.).
 
-    `taxonomy` is the table, a file or in memory. `competitors = "own"` lets only nodes of the dataset's classes compete.
+    `taxonomy` is the table, a file or in memory. `competitors = "own"` lets only nodes of the dataset compete.
     `split` says what becomes of classes with several nodes, whose masks MSeg relabelled by hand: "union" learns that
     any of the nodes may be right (NLL+), "ignore" drops their pixels, "refuse" raises UserError, as plain cross entropy
     is not defined for them.
