@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, final
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -70,6 +70,11 @@ class Method(nn.Module, ABC):
 
     def on_step(self, step: int) -> None:
         """Prepare step number `step` (from 0) before its batches arrive. A hook; the default does nothing."""
+
+    @classmethod
+    def default_stages(cls, steps: int) -> list[tuple[str, int, dict[str, Any]]]:
+        """Divide a recipe's steps into stages: a name, its steps, options of this method. A hook; the default is one."""
+        return [("train", steps, {})]
 
     @final
     def check(self, batches: Sequence[Batch]) -> None:

@@ -1,0 +1,187 @@
+"""A recipe: which data, model and method, trained how; strict, and resolved into the stages that a run goes through."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
+
+from manyseg.data.card import builtin_cards
+from manyseg.data.mixture import DataOptions
+from manyseg.errors import UserError
+from manyseg.inference import TestOptions
+from manyseg.methods import METHODS, Method
+from manyseg.models import Pixels
+from manyseg.tables import check, close, keywords, override, read_toml
+from manyseg.train import TrainOptions
+
+__all__ = ["STAGE", "Recipe", "Stage", "StageOptions", "read_recipe"]
+
+STAGE = "stage:"
+"""`taxonomy = "stage:<name>"` stands for the taxonomy that the named earlier stage of the same run ended with."""
+
+
+class StageOptions(BaseModel):
+    """A [[stage]] table: it starts from the weights that the stage before it ended with."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[\w-]+$", description="Name of the stage, and of its folder in the run.")
+    steps: int = Field(ge=1, description="Its share of train.steps, in proportion to the other stages' steps.")
+    method: dict[str, Any] = Field(
+        default={}, description="Options over those of [method]; with another name, that method and its options."
+    )
+    train: dict[str, Any] = Field(default={}, description="Keys over those of [train].")
+
+
+class Recipe(BaseModel):
+    """All that a run is made from; relative paths start from the recipe's file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: int = Field(default=0, ge=0, description="Seeds weights, order of images and augmentation.")
+    data: DataOptions
+    model: dict[str, Any] = Field(default={}, description="Keywords of Pixels.build.")
+    method: dict[str, Any] = Field(description="name, and the keywords of that method's constructor.")
+    train: TrainOptions
+    test: TestOptions = TestOptions()
+    stage: tuple[StageOptions, ...] = ()
+    _file: Path = PrivateAttr(default=Path("recipe.toml"))
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths start from."""
+        return self._file.parent
+
+    @property
+    def stages(self) -> list[Stage]:
+        """What the run goes through, in order: the [[stage]] tables, or the method's own division of train.steps."""
+        if self.stage:
+            shares = _share([s.steps for s in self.stage], self.train.steps, self._file)
+            parts = [(s.name, n, s.method, s.train) for s, n in zip(self.stage, shares, strict=True)]
+        else:
+            kind = _kind(self.method, self._file, ("method",))
+            parts = [(name, n, own, {}) for name, n, own in kind.default_stages(self.train.steps)]
+        return [self._stage(*part) for part in parts]
+
+    def portable(self, folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+        """Return this recipe as a TOML tree for a file in `folder`, with all defaults, and the files to copy there.
+
+        Files that options of methods name (taxonomies) are copied to `files/`, so that a run needs nothing from outside
+        to predict; all other paths are made relative to `folder`.
+        """
+        tree = self.model_dump(mode="json", exclude_none=True, exclude={"stage"})
+        tree["model"] = _with_defaults(Pixels.build, self.model)
+        kind = _kind(self.method, self._file, ("method",))
+        tree["method"] = {"name": self.method["name"]} | _with_defaults(kind.__init__, self.method)
+        if self.stage or len(self.stages) > 1:
+            tree["stage"] = [
+                {"name": s.name, "steps": s.train.steps, "method": dict(s.own), "train": dict(s.overrides)}
+                for s in self.stages
+            ]
+        for entry in (*tree["data"]["sets"], *tree["data"]["unseen"]):
+            for key in ("root",) if entry["card"] in builtin_cards() else ("card", "root"):
+                entry[key] = self._relative(entry[key], folder)
+        if isinstance(tree["model"].get("pretrained"), str):
+            tree["model"]["pretrained"] = self._relative(tree["model"]["pretrained"], folder)
+        files = {}
+        for where, options in [("method", tree["method"]), *((s["name"], s["method"]) for s in tree.get("stage", []))]:
+            for key in _paths(_kind({**self.method, **options}, self._file, ("method",))):
+                if key in options and not str(options[key]).startswith(STAGE):
+                    source = self.base / options[key]
+                    options[key] = f"files/{where}-{key}{source.suffix}"
+                    files[options[key]] = source
+        return tree, files
+
+    def _relative(self, path: str, folder: Path) -> str:
+        return Path(os.path.relpath(self.base / path, folder)).as_posix()
+
+    def _stage(self, name: str, steps: int, own: dict[str, Any], overrides: dict[str, Any]) -> Stage:
+        where = ("stage", name) if self.stage else ()
+        # Another method's options are its own: those of [method] mean nothing to it.
+        same = own.get("name", self.method.get("name")) == self.method.get("name")
+        table = {**self.method, **own} if same else own
+        kind = _kind(table, self._file, (*where, "method"))
+        given = {k: v for k, v in table.items() if k != "name"}
+        checked = check(keywords(kind.__init__, kind.__name__), given, self._file, (*where, "method"))
+        options = {k: getattr(checked, k) for k in given}
+        for key in _paths(kind):
+            if isinstance(options.get(key), str | Path) and not str(options[key]).startswith(STAGE):
+                options[key] = self.base / options[key]
+        if "steps" in overrides:
+            raise UserError(f"{self._file}: stage.{name}.train.steps: write the stage's steps beside its name")
+        settings = self.train.model_dump() | overrides | {"steps": steps}
+        return Stage(name, kind, options, check(TrainOptions, settings, self._file, (*where, "train")), own, overrides)
+
+
+class Stage(NamedTuple):
+    """One stage, resolved: its method with all options, paths made absolute or relative to here, and its training.
+
+    `own` and `overrides` are what the recipe, or the method's default, says of the stage alone.
+    """
+
+    name: str
+    kind: type[Method]
+    options: dict[str, Any]
+    train: TrainOptions
+    own: dict[str, Any]
+    overrides: dict[str, Any]
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, replace values by `a.b=v` overrides, and check all of it against what would read it.
+
+    Raises UserError with one line: the file, the key at fault, and the valid ones.
+    """
+    path = Path(path)
+    tree = read_toml(path)
+    for assignment in overrides:
+        override(tree, assignment)
+    if isinstance(tree.get("stage"), list) and isinstance(tree.setdefault("train", {}), dict):
+        tree["train"].setdefault("steps", sum(int(s.get("steps", 0)) for s in tree["stage"]))
+    recipe = check(Recipe, tree, path)
+    recipe._file = path
+    check(keywords(Pixels.build, "Model"), recipe.model, path, ("model",))
+    names = [s.name for s in recipe.stages]
+    for i, stage in enumerate(recipe.stages):
+        if stage.name in names[:i]:
+            raise UserError(f"{path}: two stages are called '{stage.name}'; give one of them another name")
+        for key, value in stage.options.items():
+            if isinstance(value, str) and value.startswith(STAGE) and value.removeprefix(STAGE) not in names[:i]:
+                earlier = ", ".join(names[:i]) or "none"
+                raise UserError(
+                    f"{path}: stage.{stage.name}.method.{key} is '{value}'; the stages before it: {earlier}"
+                )
+    return recipe
+
+
+def _kind(table: dict[str, Any], file: Path, where: Sequence[str]) -> type[Method]:
+    place, name = ".".join((*where, "name")), table.get("name")
+    if name not in METHODS:
+        fault = f"'{name}' is no method{close(str(name), list(METHODS))}" if "name" in table else "is missing"
+        raise UserError(f"{file}: {place}: {fault}; the methods are: {', '.join(METHODS)}")
+    return METHODS[name]
+
+
+def _paths(kind: type[Method]) -> list[str]:
+    """Return the options of a method that may be paths: those whose type says so."""
+    return [k for k, hint in get_type_hints(kind.__init__).items() if Path in (hint, *get_args(hint))]
+
+
+def _with_defaults(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:
+    fields = keywords(function, "Defaults").model_fields
+    defaults = {k: f.default for k, f in fields.items() if not f.is_required() and f.default is not None}
+    return defaults | {k: v for k, v in given.items() if k in fields}
+
+
+def _share(weights: Sequence[int], total: int, file: Path) -> list[int]:
+    """Scale the stages' steps so that they sum to `total`; every stage has at least one."""
+    if total < len(weights):
+        raise UserError(f"{file}: train.steps is {total}, too few for {len(weights)} stages; give at least one each")
+    ends = [round(total * part / sum(weights)) for part in accumulate(weights)]
+    ends = [min(max(end, i + 1), total - (len(weights) - 1 - i)) for i, end in enumerate(ends)]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]

@@ -1,0 +1,158 @@
+"""TOML tables and their schemas: overriding a value, checking strictly with messages a person can act on, writing."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from manyseg.errors import UserError
+
+__all__ = ["check", "close", "flatten", "keywords", "override", "read_toml", "to_toml"]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file; raises UserError if there is none or it is not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, IsADirectoryError):
+        raise UserError(f"{path}: there is no such file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: not TOML ({e})") from None
+
+
+def override(tree: dict[str, Any], assignment: str) -> None:
+    """Set a value from `a.b=v`: v is a TOML value, or else a string; a number in the path is a position in a list."""
+    path, equals, text = assignment.partition("=")
+    keys = [k.strip() for k in path.split(".")]
+    if not equals or not all(keys):
+        raise UserError(f"--set {assignment}: not of the form table.key=value, such as train.lr=1e-3")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    node: Any = tree
+    try:
+        for key in keys[:-1]:
+            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
+        node[int(keys[-1]) if isinstance(node, list) else keys[-1]] = value
+    except (ValueError, IndexError, TypeError, AttributeError):
+        raise UserError(f"--set {assignment}: the recipe has no place '{path.strip()}'") from None
+
+
+def keywords(function: Callable[..., Any], name: str) -> type[BaseModel]:
+    """Make a schema of the keyword-only parameters of a function, with their types and defaults."""
+    hints = get_type_hints(function)
+    fields: dict[str, Any] = {
+        p.name: (hints[p.name], ... if p.default is p.empty else p.default)
+        for p in inspect.signature(function).parameters.values()
+        if p.kind is p.KEYWORD_ONLY
+    }
+    return create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
+
+
+def check(schema: type[M], data: Any, file: Path, where: Sequence[str] = ()) -> M:
+    """Validate a table; raises UserError with one line about the first fault: file, key, what is valid."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as e:
+        fault = e.errors(include_url=False, include_context=False)[0]
+        more = f" (and {e.error_count() - 1} more)" if e.error_count() > 1 else ""
+        location = _location(fault["loc"], data)
+        place = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in (*where, *location)).lstrip(".")
+        if fault["type"] == "extra_forbidden":
+            valid = sorted(_schema_at(schema, location[:-1]).model_fields)
+            text = f"unknown key{close(str(location[-1]), valid)}; valid keys: {', '.join(valid)}"
+        elif fault["type"] == "missing":
+            text = "is missing; give it a value"
+        else:
+            given = "" if isinstance(fault["input"], dict | list) else f" (it is {fault['input']!r})"
+            text = fault["msg"].removeprefix("Value error, ") + given
+        raise UserError(f"{file}: {place}: {text}{more}" if place else f"{file}: {text}{more}") from None
+
+
+def close(word: str, known: Sequence[str]) -> str:
+    """Return `, did you mean '...'?` for the nearest known word, or nothing."""
+    found = difflib.get_close_matches(word, known, n=1)
+    return f", did you mean '{found[0]}'?" if found else ""
+
+
+def _location(loc: Sequence[int | str], data: Any) -> list[int | str]:
+    """Cut pydantic's location to the keys of the data; the rest names members of unions."""
+    out: list[int | str] = []
+    for i, key in enumerate(loc):
+        if isinstance(data, Mapping) and (key in data or i == len(loc) - 1):
+            data = data.get(key)
+        elif isinstance(data, list) and isinstance(key, int):
+            data = data[key]
+        else:
+            break
+        out.append(key)
+    return out
+
+
+def _schema_at(schema: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:
+    for key in location:
+        if isinstance(key, str):
+            schema = next(_models(schema.model_fields[key].annotation))
+    return schema
+
+
+def _models(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested tables and lists by dotted path."""
+    if isinstance(tree, Mapping):
+        items: Any = tree.items()
+    elif isinstance(tree, list) and any(isinstance(v, Mapping) for v in tree):
+        items = enumerate(tree)
+    else:
+        return {prefix: tree}
+    return {path: leaf for k, v in items for path, leaf in flatten(v, f"{prefix}.{k}" if prefix else str(k)).items()}
+
+
+def to_toml(tree: Mapping[str, Any]) -> str:
+    """Render tables of plain values: top-level values, then a [table] or [[table]] for every nested one."""
+    lines = [f"{_key(k)} = {_value(v)}" for k, v in tree.items() if not _is_table(v)]
+    for key, value in tree.items():
+        for table in value if isinstance(value, list) else [value]:
+            if _is_table(value):
+                lines += ["", f"[[{_key(key)}]]" if isinstance(value, list) else f"[{_key(key)}]"]
+                lines += [f"{_key(k)} = {_value(v)}" for k, v in table.items()]
+    return "\n".join(lines).lstrip() + "\n"
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, Mapping) or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }" if value else "{}"
+    if isinstance(value, list | tuple):
+        if value and isinstance(value[0], Mapping):
+            return "[\n" + "".join(f"    {_value(v)},\n" for v in value) + "]"
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return repr(value)
