@@ -116,8 +116,11 @@ class Crop(NamedTuple):
         """Cut the crop out of the image and resize it, without padding."""
         (top, bottom, r0, r1), (left, right, c0, c1) = self.rows, self.cols
         window = image.as_subclass(Tensor)[:, top:bottom, left:right]
+        if c1 - c0 == 1:
+            # torch's kernel for 8 bits fails, or gives wrong values, where the result is one pixel wide (seen in 2.15).
+            window = window.float()
         out: Tensor = V.resize(window, [r1 - r0, c1 - c0], antialias=True)
-        return out
+        return out if out.dtype == torch.uint8 else out.round().to(torch.uint8)
 
     def pad(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 H W"]:
         """Put the image where it belongs in a crop of full size."""
