@@ -13,14 +13,14 @@ from collections.abc import Callable
 from typing import Annotated, ClassVar, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Float64, Int, UInt8
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
 from manyseg.labels import IGNORE
 
-__all__ = ["Scorer", "Size", "TestOptions", "argmax_map", "predict_map", "resize", "score_map"]
+__all__ = ["Scorer", "Size", "TestOptions", "argmax_map", "class_sums", "predict_map", "resize", "score_map"]
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -185,6 +185,28 @@ def argmax_map(scores: Float[Tensor, "B D h w"], size: Size) -> Int[Tensor, "B H
         out[:, band] = _band(cells, best_class, rows, columns)
         void = nothing.index_select(1, rows.nearest).index_select(2, columns.nearest)
         out[:, band].masked_fill_(void, IGNORE)
+    return out
+
+
+def class_sums(
+    scores: Float[Tensor, "B D h w"], labels: Int[Tensor, "B H W"], classes: int
+) -> Float64[Tensor, "classes D"]:
+    """Sum the bilinearly upsampled scores over the pixels of every class, without upsampling them.
+
+    A sum over pixels of a weighted sum over cells is a sum over cells, weighted by what the class's pixels give each
+    cell. Pixels of IGNORE give to one more class, which is dropped.
+    """
+    (h, w), (height, width) = scores.shape[-2:], labels.shape[-2:]
+    rows, columns = _Axis.of(h, height, scores.device), _Axis.of(w, width, scores.device)
+    out = scores.new_zeros(classes, scores.shape[1], dtype=torch.float64)
+    for image, truth in zip(scores, labels, strict=True):
+        weights = out.new_zeros((classes + 1) * h * w)
+        start = torch.where(truth == IGNORE, classes, truth).long() * (h * w)
+        for row, down in ((rows.before, 1 - rows.share), (rows.after, rows.share)):
+            for column, across in ((columns.before, 1 - columns.share), (columns.after, columns.share)):
+                cell = start + row[:, None] * w + column
+                weights.scatter_add_(0, cell.flatten(), (down[:, None] * across).double().flatten())
+        out += weights.view(classes + 1, h * w)[:classes] @ image.flatten(1).T.double()
     return out
 
 

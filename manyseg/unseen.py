@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 
 from manyseg.assign import map_by_iou
 from manyseg.confusion import Confusion
@@ -64,8 +64,8 @@ def relate_by_text(space: LabelSpace, taxonomy: Taxonomy, encode: Encode) -> Rel
     parts = np.split(vectors, np.cumsum([len(texts) for texts in targets + nodes])[:-1])
     classes, unified = parts[: len(targets)], parts[len(targets) :]
     similarity = _best_cosines(classes, unified)
-    near = similarity >= _threshold(_best_cosines(unified, unified), taxonomy)
-    relation = np.asarray(near & (similarity == similarity.max(0, keepdims=True)))
+    near = np.array(similarity >= _threshold(_best_cosines(unified, unified), taxonomy), bool)
+    relation = np.array(near & (similarity == similarity.max(0, keepdims=True)), bool)
     for d in np.flatnonzero(~relation.any(1)):
         u = int(np.where(near[d], similarity[d], -np.inf).argmax())
         owners = relation[:, u]
@@ -94,11 +94,11 @@ def _best_cosines(rows: list[np.ndarray], columns: list[np.ndarray]) -> Float[np
 
 def _threshold(similarity: Float[np.ndarray, "U U"], taxonomy: Taxonomy) -> float:
     """Return the median, over nodes, of the similarity to the nearest node of another class of the same dataset."""
-    different: Bool[np.ndarray, "U U"] = np.zeros(similarity.shape, bool)
+    different = np.zeros(similarity.shape, bool)
     for relation in taxonomy.relations.values():
         known = relation.any(0)
-        same = (relation.T.astype(np.int64) @ relation.astype(np.int64)) > 0
-        different |= known[:, None] & known & ~same
+        same = relation.T.astype(np.int64) @ relation.astype(np.int64)
+        different |= np.outer(known, known) & (same == 0)
     nearest = np.where(different, similarity, -np.inf).max(1)
     nearest = nearest[np.isfinite(nearest)]
     # Datasets of one class know no false match: then only equal texts are near enough.
