@@ -14,12 +14,13 @@ from manyseg.data.card import builtin_cards
 from manyseg.data.mixture import DataOptions
 from manyseg.errors import UserError
 from manyseg.inference import TestOptions
+from manyseg.labels import LabelSpace
 from manyseg.methods import METHODS, Method
 from manyseg.models import Pixels
 from manyseg.tables import check, close, keywords, override, read_toml
 from manyseg.train import TrainOptions
 
-__all__ = ["STAGE", "Recipe", "Stage", "StageOptions", "read_recipe"]
+__all__ = ["STAGE", "Recipe", "Stage", "StageOptions", "build_method", "read_recipe"]
 
 STAGE = "stage:"
 """`taxonomy = "stage:<name>"` stands for the taxonomy that the named earlier stage of the same run ended with."""
@@ -157,6 +158,22 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                     f"{path}: stage.{stage.name}.method.{key} is '{value}'; the stages before it: {earlier}"
                 )
     return recipe
+
+
+def build_method(
+    recipe: Recipe, stage: Stage, spaces: Sequence[LabelSpace], folder: Path, *, pretrained: bool
+) -> Method:
+    """Build a stage's method with fresh weights; published ones of the backbone only where `pretrained`."""
+    network = dict(recipe.model)
+    if not pretrained:
+        network["pretrained"] = False
+    elif isinstance(network.get("pretrained"), str):
+        network["pretrained"] = str(recipe.base / network["pretrained"])
+    options = {
+        k: folder / "stages" / v.removeprefix(STAGE) / "taxonomy.tsv" if str(v).startswith(STAGE) else v
+        for k, v in stage.options.items()
+    }
+    return stage.kind(Pixels.build(**network), spaces, **options)
 
 
 def _kind(table: dict[str, Any], file: Path, where: Sequence[str]) -> type[Method]:

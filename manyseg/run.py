@@ -1,0 +1,85 @@
+"""A run is a folder: from a recipe to its files, and from its files back to a model.
+
+`checkpoint/` is where training goes on, `best/` the weights with the best mean mIoU, `stages/<name>/` what earlier
+stages ended with. `recipe.toml`, `spaces.json`, `files/` and weights are all that predicting needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from manyseg import checkpoint, train
+from manyseg.errors import UserError
+from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.methods import Method
+from manyseg.recipe import Recipe, build_method, read_recipe
+from manyseg.spaces import read_spaces
+from manyseg.stages import Training
+
+__all__ = ["Recipe", "Run", "read_recipe", "train_recipe"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read: `spaces` are the training datasets' label spaces, in recipe order."""
+
+    folder: Path
+    recipe: Recipe
+    spaces: tuple[LabelSpace, ...]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """Read a run's recipe and label spaces; raises UserError naming what is missing or damaged."""
+        folder = Path(folder)
+        if not (folder / "recipe.toml").is_file():
+            raise UserError(f"{folder}: no run is there (no recipe.toml); give the folder of a run")
+        return cls(folder, read_recipe(folder / "recipe.toml"), read_spaces(folder / "spaces.json"))
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy:
+        """The unified label space that the run ended with, or has reached."""
+        return Taxonomy.read(self.folder / "taxonomy.tsv", self.spaces)
+
+    def method(self, which: str = "best") -> Method:
+        """Load the model, ready to predict, onto the GPU if there is one.
+
+        "best" has the best mean mIoU (and averaged weights where the recipe says so), "last" is the newest checkpoint.
+        Raises UserError naming the file that is missing, damaged or does not fit.
+        """
+        places = {"best": "best", "last": "checkpoint"}
+        if which not in places:
+            raise UserError(f"'{which}' is no checkpoint of a run; choose one of: {', '.join(places)}")
+        saved = checkpoint.read(self.folder / places[which])
+        stage = next((s for s in self.recipe.stages if s.name == saved.state.get("stage")), None)
+        if stage is None:
+            raise UserError(
+                f"{saved.folder}: of stage '{saved.state.get('stage')}', which the run's recipe does not have"
+            )
+        method = build_method(self.recipe, stage, self.spaces, self.folder, pretrained=False)
+        saved.load_into(method)
+        if stage.train.channels_last:
+            method.pixels.to(memory_format=torch.channels_last)
+        return method.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def train_recipe(
+    recipe: str | Path, *, out: str | Path | None = None, resume: bool = False, overrides: Sequence[str] = ()
+) -> Path:
+    """Train what a recipe describes, evaluate it, write its report, and return the run's folder.
+
+    `out` defaults to `runs/<the recipe's name>`. With `resume` a run that was stopped goes on where it was; without, an
+    existing run is refused. Launched by torchrun or accelerate, every process calls this.
+    """
+    read = read_recipe(recipe, overrides)
+    folder = Path(out) if out is not None else Path("runs") / Path(recipe).stem
+    training = Training(read, folder, train.accelerator())
+    if not training.claim(resume):
+        print(f"{folder}: this run is finished; nothing to do")
+        return folder
+    training.run()
+    return folder
