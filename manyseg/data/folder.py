@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from manyseg.data import encodings, pattern
 from manyseg.data.annotation import Annotation, Boxes, convert
@@ -34,8 +36,8 @@ class Folder:
     """One split of a dataset: cheap to build and to pickle, reads nothing but ids before it is asked.
 
     `annotation` is "native" or a key of `annotation.KINDS` to weaken what the files hold. Raises UserError if the
-    split is unknown or empty, or the kind cannot be had. COCO JSON files are parsed at the first read, once a process:
-    read one sample before forking workers, and they share it.
+    split is unknown or empty, or the kind cannot be had. COCO JSON files are parsed at the first read, once a process;
+    `prepare` before forking workers, and they share it.
     """
 
     def __init__(self, card: Card, root: str | Path, split: str = "train", annotation: str = "native") -> None:
@@ -83,23 +85,29 @@ class Folder:
         `target` says to what (height, width) the caller will resize an image of the native one: a JPEG may then be
         decoded at a reduced scale, never smaller than that. Raises DataError naming the file at fault.
         """
-        annotation, annotated = self._annotation(index)
+        annotation, annotated = self.annotated(index)
+        image, native = self.read_image(index, annotated, target)
+        if isinstance(annotation, Boxes):
+            annotation = annotation._replace(extent=torch.tensor(native))
+        return Sample(self.ids[index], image, annotation)
+
+    def read_image(
+        self, index: int, annotated: Size | None = None, target: Callable[[Size], Size] | None = None
+    ) -> tuple[UInt8[Tensor, "3 H W"], Size]:
+        """Read the image alone, with its native size; `annotated` is the size it must have, `target` as in `read`."""
         with opened(self.image_path(index)) as file:
             turn = turned(file, annotated)
             native = image_size(file)[::-1] if turn else image_size(file)
             if annotated is not None and annotated != native:
                 self._raise_size(index, annotated, native)
-            image = read_rgb(file, None if target is None else target(native), turn)
-        if isinstance(annotation, Boxes):
-            annotation = annotation._replace(extent=torch.tensor(native))
-        return Sample(self.ids[index], image, annotation)
+            return read_rgb(file, None if target is None else target(native), turn), native
 
     def read_annotation(self, index: int) -> Annotation:
         """Read the annotation alone."""
-        return self._annotation(index)[0]
+        return self.annotated(index)[0]
 
-    def _annotation(self, index: int) -> tuple[Annotation, Size | None]:
-        """Return the annotation, weakened as asked, and the size that it was made for."""
+    def annotated(self, index: int) -> tuple[Annotation, Size | None]:
+        """Read the annotation, weakened as asked, and the size (height, width) that it was made for, if it says."""
         card, json, mask = self.card, self._json, self.mask_path(index)
         if card.kind == "tags":
             return encodings.tags(card, self._record(index), json), None
@@ -145,17 +153,17 @@ class Folder:
         if not self.root.is_dir():
             raise UserError(f"{self.root}: there is no such folder; give the root of dataset '{self.card.name}'")
         value, image = splits[self.split], self.card.image
+        names = pattern.fields(image)
         if is_list(value):
             file = self.root / value
-            names = pattern.fields(image)
             ids = []
             for line in pattern.read_list(file):
                 # A list may name folders: fewer parts than the pattern has names, and all images there are meant.
                 known = {"split": self.split, **pattern.values(names, line)}
-                ids += [line] if len(known) > len(names) else pattern.find(self.root, image, known)
+                ids += [line] if len(known) > len(names) else pattern.find(self.root, image, known, names)
             reason = f"{file} lists no id"
         else:
-            ids = pattern.find(self.root, image, {"split": value})
+            ids = pattern.find(self.root, image, {"split": value}, names)
             reason = f"no file matches {self.root / pattern.fill(image, {'split': value})}"
         if not ids:
             raise UserError(
@@ -174,6 +182,11 @@ class Folder:
     @property
     def _json(self) -> Path:
         return self._path(self.card.annotations or "", 0)
+
+    def prepare(self) -> None:
+        """Load now what all reads share: the annotation file, if there is one. Raises UserError if it is broken."""
+        if self.card.annotations is not None:
+            _ = self._records
 
     def _record(self, index: int) -> Record:
         if self.card.encoding == "tags":

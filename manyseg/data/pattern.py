@@ -35,9 +35,8 @@ def fill(pattern: str, known: Mapping[str, str]) -> str:
     return FIELD.sub(lambda m: known.get(m[1], m[0]), pattern)
 
 
-def find(root: Path, pattern: str, known: Mapping[str, str]) -> list[str]:
-    """List, sorted, the ids of the files under `root` that match; hidden files are passed over."""
-    names = fields(pattern)
+def find(root: Path, pattern: str, known: Mapping[str, str], names: tuple[str, ...]) -> list[str]:
+    """List, sorted, the ids (made of `names`) of the files under `root` that match; hidden files are passed over."""
     text = fill(pattern, known)
     folder = "/".join(text.split("{")[0].split("/")[:-1])
     regex = re.compile(_regex(text))

@@ -1,0 +1,253 @@
+"""Check a dataset on disk against its card before training: every fault, its file, and what to do about it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from rich.console import Console
+from rich.table import Table
+
+from manyseg.data import pattern
+from manyseg.data.annotation import Annotation, Dense, Segments
+from manyseg.data.card import Card, builtin_cards, is_list, read_card
+from manyseg.data.files import DataError
+from manyseg.data.folder import Folder
+from manyseg.data.sheet import contact_sheet
+from manyseg.errors import UserError
+from manyseg.labels import LabelSpace
+
+__all__ = ["Finding", "Histogram", "check", "print_cards", "print_check", "survey"]
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One fault of a dataset, in one or more files.
+
+    `where` is the first file (or the split), `files` how many files have the same fault, `value` the raw value or
+    class at fault if there is one, `count` its pixels in all files (0 where pixels are not what is wrong).
+    """
+
+    severity: Severity
+    what: str
+    where: str
+    fix: str
+    value: str | None = None
+    count: int = 0
+    files: int = 1
+
+    def __str__(self) -> str:
+        value = "" if self.value is None else f": {self.value}"
+        count = f" on {self.count} pixels" if self.count else ""
+        files = f" (and {self.files - 1} more files)" if self.files > 1 else ""
+        return f"{self.severity}: {self.where}{files}: {self.what}{value}{count}; {self.fix}"
+
+
+class Histogram(NamedTuple):
+    """How often each class occurs in a split: pixels (boxes, for boxes; images, for tags), and images."""
+
+    pixels: Int[np.ndarray, " D"]
+    images: Int[np.ndarray, " D"]
+
+
+class _Result(NamedTuple):
+    faults: list[Finding]
+    counts: Int[np.ndarray, " D"] | None
+
+
+def check(card: Card | str | Path, root: str | Path) -> list[Finding]:
+    """Find what is wrong with the dataset at `root`: errors first, and the same fault of many files only once."""
+    return survey(card, root)[0]
+
+
+def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], dict[str, Histogram]]:
+    """Read every file of every split; return the findings, and the histogram of every split that could be opened."""
+    card = card if isinstance(card, Card) else read_card(card)
+    findings: list[Finding] = []
+    folders: list[Folder] = []
+    histograms = {}
+    for split in card.splits:
+        try:
+            folder = Folder(card, root, split)
+            folder.prepare()
+        except UserError as e:
+            findings.append(_of_error(e, f"split '{split}'"))
+            continue
+        folders.append(folder)
+        results = _read_all(folder)
+        findings += [fault for r in results for fault in r.faults]
+        counts = np.array([r.counts for r in results if r.counts is not None]).reshape(-1, len(card.space))
+        histograms[split] = Histogram(counts.sum(0), (counts > 0).sum(0))
+        findings += _strays(folder)
+    findings += _shared_files(folders)
+    findings += _absences(card.space, histograms)
+    return sorted(_merge(findings), key=lambda f: (f.severity, -f.files)), histograms
+
+
+def _read_all(folder: Folder) -> list[_Result]:
+    # Decoding releases the interpreter's lock, so threads are enough.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda i: _read(folder, i), range(len(folder))))
+
+
+def _read(folder: Folder, index: int) -> _Result:
+    """Read one pair; a fault of the annotation does not hide one of the image."""
+    faults, counts, size = [], None, None
+    try:
+        annotation, size = folder.annotated(index)
+        counts = _count(annotation, len(folder.space))
+        if not counts.any() and isinstance(annotation, Dense | Segments):
+            where = str(folder.mask_path(index) or folder.ids[index])
+            faults.append(Finding("warning", "no pixel has a label", where, "remove the image, or check `ignore`"))
+    except UserError as e:
+        faults += _of_errors(e, folder.ids[index])
+    try:
+        # The smallest scale of a JPEG is enough to find it truncated.
+        folder.read_image(index, size, lambda _: (1, 1))
+    except UserError as e:
+        faults += _of_errors(e, folder.ids[index])
+    return _Result(faults, counts)
+
+
+def _count(annotation: Annotation, classes: int) -> Int[np.ndarray, " D"]:
+    labels = annotation.labels if isinstance(annotation, Dense | Segments) else annotation.classes
+    return np.bincount(labels.numpy().ravel() + 1, minlength=classes + 1)[1:]
+
+
+def _of_errors(error: UserError, where: str) -> Iterator[Finding]:
+    if isinstance(error, DataError) and error.values:
+        for value, count in error.values:
+            yield Finding("error", error.what, error.file, error.fix, f"value {value}", count)
+    else:
+        yield _of_error(error, where)
+
+
+def _of_error(error: UserError, where: str) -> Finding:
+    if isinstance(error, DataError):
+        return Finding("error", error.what, error.file, error.fix)
+    what, _, fix = str(error).rpartition("; ")
+    return Finding("error", what or fix, where, fix)
+
+
+def _strays(folder: Folder) -> Iterator[Finding]:
+    """Find masks without an image, where the images are all those in a folder."""
+    split = folder.card.splits[folder.split]
+    if folder.card.mask is None or is_list(split):
+        return
+    names = pattern.fields(folder.card.image)
+    known = set(folder.ids)
+    for image_id in pattern.find(folder.root, folder.card.mask, {"split": split}, names):
+        if image_id not in known:
+            path = pattern.fill(folder.card.mask, {"split": split, **pattern.values(names, image_id)})
+            yield Finding(
+                "warning", "mask without an image", str(folder.root / path), "add the image or remove the mask"
+            )
+
+
+def _shared_files(folders: Sequence[Folder]) -> Iterator[Finding]:
+    """Find images that occur twice: in two splits an error, as evaluation would see what was trained on."""
+    places = [(f.split, f.image_path(i)) for f in folders for i in range(len(f))]
+    places = [(split, path) for split, path in places if path.is_file()]
+    by_size = defaultdict(list)
+    for place in places:
+        by_size[place[1].stat().st_size].append(place)
+    by_content = defaultdict(list)
+    for group in by_size.values():
+        if len(group) > 1:  # Files of different sizes are different: only the others are worth a hash.
+            for split, path in group:
+                by_content[hashlib.blake2b(path.read_bytes()).digest()].append((split, path))
+    for (first, original), *copies in by_content.values():
+        for split, path in copies:
+            name = "" if path == original else f" under another name ({original})"
+            if split == first:
+                yield Finding("warning", f"the same image twice in split '{split}'{name}", str(path), "remove one")
+            else:
+                fix = "remove it from one split, or scores are of images trained on"
+                yield Finding("error", f"the same image in splits '{first}' and '{split}'{name}", str(path), fix)
+
+
+def _absences(space: LabelSpace, histograms: dict[str, Histogram]) -> Iterator[Finding]:
+    seen = {split: h.images > 0 for split, h in histograms.items() if h.images.any()}
+    if not seen:
+        return
+    anywhere: np.ndarray = np.any(list(seen.values()), axis=0)
+    missing = ~anywhere
+    if missing.any():
+        fix = "check the values in the card, or remove what the dataset does not have"
+        yield Finding("warning", "class never occurs", ", ".join(seen), fix, _names(space, missing))
+    missing = anywhere & ~seen.get("train", anywhere)
+    if missing.any():
+        fix = "a model cannot learn it from here: expect a score of 0, or choose other splits"
+        yield Finding("warning", "class occurs, but not in split 'train'", "train", fix, _names(space, missing))
+
+
+def _names(space: LabelSpace, classes: np.ndarray) -> str:
+    return ", ".join(space.names[d] for d in np.flatnonzero(classes))
+
+
+def _merge(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Join the same fault of many files; numbers and what stands in brackets may differ from file to file."""
+    groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
+    for f in findings:
+        groups[f.severity, re.sub(r"\([^()]*\)|\d+", "", f.what), f.value or ""].append(f)
+    for group in groups.values():
+        first = group[0]
+        files = len({f.where for f in group})
+        yield replace(first, count=sum(f.count for f in group), files=files)
+
+
+def print_cards() -> None:
+    """Print the cards that come with the package."""
+    table = Table("card", "classes", "things", "annotation", "splits", "images", box=None, header_style="bold")
+    for name in builtin_cards():
+        card = read_card(name)
+        things = sum(c.thing for c in card.space.classes)
+        table.add_row(name, str(len(card.space)), str(things), card.kind, " ".join(card.splits), card.image)
+    Console().print(table)
+
+
+def print_check(card: str | Path, root: str | Path, *, histogram: bool = False, sheet: Path | None = None) -> None:
+    """Check a dataset and print what is wrong; `histogram` adds class counts, `sheet` writes a contact sheet there.
+
+    Raises UserError at the end if a finding is an error.
+    """
+    parsed = read_card(card)
+    findings, histograms = survey(parsed, root)
+    for finding in findings:
+        print(finding)
+    if histogram:
+        for split, counts in histograms.items():
+            Console().print(_table(parsed.space, split, counts))
+    if sheet is not None:
+        folders = [Folder(parsed, root, split) for split in list(histograms)[:1]]
+        for folder in folders:
+            contact_sheet(folder).save(sheet)
+            print(f"contact sheet of split '{folder.split}': {sheet}")
+    errors = sum(f.severity == "error" for f in findings)
+    images = sum(len(Folder(parsed, root, split)) for split in histograms)
+    if errors:
+        raise UserError(f"{root}: {errors} kinds of error in {images} images; correct them before training")
+    print(f"{root}: {images} images in {len(histograms)} splits, {len(findings)} warnings, no errors")
+
+
+def _table(space: LabelSpace, split: str, counts: Histogram) -> Table:
+    table = Table(title=f"{space.name}, split '{split}'", box=None, header_style="bold")
+    table.add_column("class")
+    for name in ("pixels", "share", "images"):
+        table.add_column(name, justify="right")
+    total = max(int(counts.pixels.sum()), 1)
+    for d in np.argsort(-counts.pixels, kind="stable"):
+        share = f"{counts.pixels[d] / total:.2%}"
+        table.add_row(space.names[d], str(counts.pixels[d]), share, str(counts.images[d]))
+    return table
