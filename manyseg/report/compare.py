@@ -67,7 +67,7 @@ class Comparison:
     columns: tuple[str, ...]
     differences: dict[str, tuple[str, ...]]
 
-    def markdown(self) -> str:
+    def to_markdown(self) -> str:
         """Render two Markdown tables: scores in percent, the best of a column in bold; then what differs."""
         lines = [_row(["run", "n", *self.columns]), _row(["---", "---:", *["---:"] * len(self.columns)])]
         for group in self.groups:
@@ -82,7 +82,7 @@ class Comparison:
             lines += [_row([f"`{key}`", *values]) for key, values in self.differences.items()]
         return "\n".join(lines).rstrip() + "\n"
 
-    def table(self) -> Table:
+    def to_table(self) -> Table:
         """Render the scores for a terminal."""
         table = Table(title="mIoU, % (mean ± standard deviation over seeds)", title_justify="left")
         table.caption = f"recipes differ in: {', '.join(map(escape, self.differences)) or 'nothing but the seed'}"
@@ -99,7 +99,7 @@ class Comparison:
             table.add_row(escape(group.name), group.count, *cells)
         return table
 
-    def html(self) -> str:
+    def to_html(self) -> str:
         """Render one self-contained page: scores, differences, and every class side by side."""
         classes: dict[str, list[tuple[str, list[str]]]] = {}
         for column in self.columns[1:]:

@@ -1,0 +1,227 @@
+"""The explorer's page: datasets as lanes, unified nodes as rows, and behind every row its reasons."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from manyseg.explorer.conflicts import KINDS, Class, Conflict, Related, conflicts, pair_key
+from manyseg.explorer.difference import Difference, difference
+from manyseg.labels import Taxonomy
+from manyseg.templates import render, write_page
+
+__all__ = ["write_explorer"]
+
+THUMB = 88
+"""Pixels of an example crop's longer side: some 2 kB each."""
+
+CROPS = 4
+"""Example crops shown of a class."""
+
+OUTSIDE = 6
+"""Relations to classes outside its node that are kept of a class: the surest ones."""
+
+
+def write_explorer(
+    path: str | Path,
+    taxonomy: Taxonomy,
+    relations: Sequence[Related] | None = None,
+    crops: Mapping[Class, Sequence[UInt8[np.ndarray, "h w 3"]]] | None = None,
+    other: Taxonomy | None = None,
+) -> Path:
+    """Write one self-contained page that shows `taxonomy`, and return its path.
+
+    `relations` are the evidence: shown for every merge, and the source of conflicts. `crops` are examples of classes
+    by (dataset, class). `other` is the taxonomy as it was before: the page says what changed since.
+    """
+    found = conflicts(taxonomy, relations or ())
+    since = None if other is None else difference(other, taxonomy)
+    nodes = _nodes(taxonomy, relations or (), found, since)
+    shared = sum(node["datasets"] > 1 for node in nodes)
+    text = render(
+        "explorer.html",
+        title=", ".join(s.name for s in taxonomy.spaces),
+        spaces=taxonomy.spaces,
+        nodes=[nodes[u] for u in _order(taxonomy)],
+        shared=shared,
+        evidence=relations is not None,
+        conflicts=[(kind, [c for c in found if c.kind == kind]) for kind in KINDS],
+        node_names=taxonomy.unified.names,
+        difference=since,
+        before=None if other is None else len(other.unified),
+        flow=_flow(taxonomy, nodes),
+        data=_data(taxonomy, relations or (), crops or {}),
+    )
+    return write_page(Path(path), text)
+
+
+def _nodes(
+    taxonomy: Taxonomy, relations: Sequence[Related], found: Sequence[Conflict], since: Difference | None
+) -> list[dict[str, Any]]:
+    """Describe each row: its cells by dataset as (position, name, number of nodes), and what is to be said of it."""
+    # A pair without a relation is weaker (-1) than one that is called unrelated (0).
+    scores = {pair_key(r.a, r.b): 0.0 if r.kind == "unrelated" else float(r.score) for r in relations}
+    position = {(s.name, label): d for s in taxonomy.spaces for d, label in enumerate(s.names)}
+    spread = {
+        (s.name, n): int(row.sum())
+        for s in taxonomy.spaces
+        for n, row in zip(s.names, taxonomy.relations[s.name], strict=True)
+    }
+    disputed = {pair_key(c.a, c.b) for c in found}
+    apart = {member for c in found if c.kind in ("apart", "namesakes") for member in (c.a, c.b)}
+    changed = {c.after: c.kind for c in since.changes if c.after} if since else {}
+    out = []
+    for u, name in enumerate(taxonomy.unified.names):
+        members = taxonomy.members(u)
+        cells = [[(position[m], m[1], spread[m]) for m in members if m[0] == s.name] for s in taxonomy.spaces]
+        pairs = [pair_key(a, b) for i, a in enumerate(members) for b in members[:i]]
+        out.append(
+            {
+                "index": u,
+                "name": name,
+                "cells": cells,
+                "datasets": sum(map(bool, cells)),
+                "last": max(i for i, cell in enumerate(cells) if cell),
+                "weakest": min((scores.get(p, -1.0) for p in pairs), default=None) if relations else None,
+                "conflict": any(m in apart for m in members) or any(p in disputed for p in pairs),
+                "change": changed.get(name, ""),
+            }
+        )
+    return out
+
+
+def _order(taxonomy: Taxonomy) -> list[int]:
+    """Order nodes so that those of one coarse class stand together: the most shared groups first.
+
+    Groups are nodes joined by common classes; inside one, nodes are sorted by their classes, coarsest dataset first.
+    """
+    group = np.arange(len(taxonomy.unified))
+    for space in taxonomy.spaces:
+        for row in taxonomy.relations[space.name]:
+            joined = np.unique(group[row])
+            group[np.isin(group, joined)] = joined[0]
+    coarse = sorted(taxonomy.spaces, key=lambda s: -float(taxonomy.relations[s.name].sum(1).mean()))
+    ranks = [np.where((r := taxonomy.relations[s.name]).any(0), r.argmax(0), len(s)) for s in coarse]
+    count = np.sum([taxonomy.relations[s.name].any(0) for s in taxonomy.spaces], axis=0)
+    most = {g: int(np.max(count[group == g])) for g in np.unique(group).tolist()}
+    return sorted(
+        range(len(group)),
+        key=lambda u: (-most[int(group[u])], int(group[u]), *(int(rank[u]) for rank in ranks), u),
+    )
+
+
+def _flow(taxonomy: Taxonomy, nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Lay out the overview: how many of each dataset's links go to nodes shared by 1, 2, ... datasets.
+
+    Heights are in pixels; ribbons leave a dataset in the order of the blocks that they reach, so none cross twice.
+    """
+    names = [s.name for s in taxonomy.spaces]
+    table = np.zeros((len(names), len(names)), int)
+    for node in nodes:
+        for i, cell in enumerate(node["cells"]):
+            table[i, node["datasets"] - 1] += len(cell)
+    levels = [k for k in range(len(names) - 1, -1, -1) if table[:, k].any()]
+    gap, tall = 26, 300
+    unit = tall / table.sum()
+    height = round(tall + gap * (max(len(names), len(levels)) - 1)) + 30
+    starts = _stack(table.sum(1) * unit, gap, height)
+    ends = dict(zip(levels, _stack(table.sum(0)[levels] * unit, gap, height), strict=True))
+    left = [
+        {"name": n, "y": y, "h": h, "classes": len(taxonomy.spaces[i])}
+        for i, (n, (y, h)) in enumerate(zip(names, starts, strict=True))
+    ]
+    right = [
+        {"k": k + 1, "y": ends[k][0], "h": ends[k][1], "nodes": sum(n["datasets"] == k + 1 for n in nodes)}
+        for k in levels
+    ]
+    ribbons = []
+    into = {k: ends[k][0] for k in levels}
+    for i, (y, _) in enumerate(starts):
+        for k in levels:
+            if table[i, k]:
+                thick = float(table[i, k] * unit)
+                ribbons.append(
+                    {
+                        "from": y,
+                        "to": into[k],
+                        "h": thick,
+                        "set": i,
+                        "name": names[i],
+                        "k": k + 1,
+                        "n": int(table[i, k]),
+                    }
+                )
+                y += thick
+                into[k] += thick
+    return {"left": left, "right": right, "ribbons": ribbons, "height": height}
+
+
+def _stack(heights: Sequence[float] | np.ndarray, gap: float, total: float) -> list[tuple[float, float]]:
+    """Stack blocks with gaps, centred in `total`: (y, height) of each."""
+    y = (total - float(np.sum(heights)) - gap * (len(heights) - 1)) / 2
+    out = []
+    for h in heights:
+        out.append((y, float(h)))
+        y += float(h) + gap
+    return out
+
+
+def _data(
+    taxonomy: Taxonomy, relations: Sequence[Related], crops: Mapping[Class, Sequence[UInt8[np.ndarray, "h w 3"]]]
+) -> dict[str, Any]:
+    """Gather what the script needs to unfold a node: classes are numbered through all datasets."""
+    number = {member: i for i, member in enumerate((s.name, n) for s in taxonomy.spaces for n in s.names)}
+    links = np.concatenate([taxonomy.relations[s.name] for s in taxonomy.spaces])
+    return {
+        "datasets": [s.name for s in taxonomy.spaces],
+        "classes": [[i, c.name, c.description] for i, s in enumerate(taxonomy.spaces) for c in s.classes],
+        "nodes": [[name, np.flatnonzero(links[:, u]).tolist()] for u, name in enumerate(taxonomy.unified.names)],
+        "relations": [
+            [
+                number[r.a],
+                number[r.b],
+                r.kind.replace("_", " "),
+                _plain(r.score),
+                {k: _plain(v) for k, v in r.evidence.items()},
+            ]
+            for r in _kept(relations, number, links)
+        ],
+        "crops": {number[c]: [_thumb(p) for p in pictures[:CROPS]] for c, pictures in crops.items() if c in number},
+    }
+
+
+def _kept(relations: Sequence[Related], number: Mapping[Class, int], links: np.ndarray) -> list[Related]:
+    """Keep all relations within a node, and of those to the outside the surest of each class."""
+    known = [r for r in relations if r.a in number and r.b in number]
+    inside = [bool((links[number[r.a]] & links[number[r.b]]).any()) for r in known]
+    count: dict[Class, int] = {}
+    out = [r for r, within in zip(known, inside, strict=True) if within]
+    outside = (r for r, within in zip(known, inside, strict=True) if not within and r.kind != "unrelated")
+    for r in sorted(outside, key=lambda r: -r.score):
+        if min(count.get(r.a, 0), count.get(r.b, 0)) < OUTSIDE:
+            out.append(r)
+            count[r.a], count[r.b] = count.get(r.a, 0) + 1, count.get(r.b, 0) + 1
+    return out
+
+
+def _plain(value: float | str) -> float | str | None:
+    """Round a number for the page; what is not finite becomes null."""
+    if isinstance(value, str):
+        return value
+    return round(float(value), 3) if math.isfinite(value) else None
+
+
+def _thumb(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
+    picture = Image.fromarray(np.asarray(pixels))
+    picture.thumbnail((THUMB, THUMB))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
