@@ -80,6 +80,8 @@ class _Pyramid(nn.Module):
     3x3 convolution. UPerNet's own 3x3 over the concatenated levels costs four times as much.
     """
 
+    # Doubt: with crops of 128x192 one run with the pooling and one without scored alike (0.280 and 0.282 mIoU, 300
+    # steps); it is kept for larger scenes, where published decoders gain from it, and for its price of about nothing.
     bins = (1, 2, 3, 6)
 
     def __init__(self, backbone: Backbone, channels: int) -> None:
