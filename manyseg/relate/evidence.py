@@ -172,6 +172,11 @@ class Shares:
     found: Float[np.ndarray, "T T"]
     known: Bool[np.ndarray, "T T"]
 
+    def take(self, order: Sequence[int]) -> Shares:
+        """Renumber the classes."""
+        pair = np.ix_(order, order)
+        return Shares(self.called[pair], self.found[pair], self.known[pair])
+
 
 def shares(flat: Flat, confusion: Mapping[str, np.ndarray]) -> Shares:
     """Read counts `a__b`, [i, j] = pixels of class i of a that the head of b called j.

@@ -1,0 +1,91 @@
+"""From similarities to probabilities without anybody's truth.
+
+Two facts come free with the label spaces. Two classes of one dataset differ, so the similarities within datasets are a
+sample of what unrelated classes look like (`decoy_log_odds`). And a text and a confusion matrix err independently, more
+or less, so that one can be calibrated by the other (`cross_log_odds`): the rate at which a test fires, corrected for
+its two known error rates, is the share of related pairs (Rogan and Gladen, Am. J. Epidemiology 107, 1978).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import isotonic_regression, minimize
+
+__all__ = ["compete", "cross_log_odds", "decoy_log_odds", "logit", "sigmoid"]
+
+LEAST = 1e-4
+"""The smallest probability that calibration speaks of; the largest is 1 - 10 LEAST."""
+
+
+def logit(p: np.ndarray) -> np.ndarray:
+    """Log-odds of probabilities, clipped to [LEAST, 1 - 10 LEAST]."""
+    p = np.clip(p, LEAST, 1 - 10 * LEAST)
+    out: np.ndarray = np.log(p / (1 - p))
+    return out
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """Probabilities of log-odds."""
+    out: np.ndarray = 1 / (1 + np.exp(-np.clip(x, -40, 40)))
+    return out
+
+
+def decoy_log_odds(candidates: Float[np.ndarray, "N"], decoys: Float[np.ndarray, "M"]) -> tuple[float, float]:
+    """Fit (a, b): the log-odds that a candidate of similarity s is related is a + b s.
+
+    Candidates are pairs across datasets, decoys pairs within one. The model is the mixture of known negatives: density
+    of candidates = (density of decoys) (1 + exp(a + b s)), as related pairs are rare; its likelihood is that of telling
+    candidates from decoys. Few pairs are held back by a weak prior: even odds half-way between the middle of the
+    decoys' upper half and 1, half a nat of penalty for a slope off by its own size.
+    """
+    k = len(candidates) / max(len(decoys), 1)
+    centre = (1 + (float(np.quantile(decoys, 0.75)) if len(decoys) else 0.5)) / 2
+    scale = max(1 - centre, 1e-3)
+    prior = np.array([0.0, 4.0])
+    x1, x0 = (candidates - centre) / scale, (decoys - centre) / scale
+
+    def loss(t: np.ndarray) -> tuple[float, np.ndarray]:
+        e1, e0 = (np.exp(np.clip(t[0] + t[1] * x, -40, 40)) for x in (x1, x0))
+        fit = (np.log1p(k * (1 + e1)) - np.log1p(e1)).sum() + np.log1p(k * (1 + e0)).sum()
+        d1 = (k / (1 + k * (1 + e1)) - 1 / (1 + e1)) * e1
+        d0 = k / (1 + k * (1 + e0)) * e0
+        grad = np.array([d1.sum() + d0.sum(), (d1 * x1).sum() + (d0 * x0).sum()])
+        pull = (t - prior) / np.array([2.0, 4.0])
+        return float(fit + 0.5 * (pull @ pull)), grad + pull / np.array([2.0, 4.0])
+
+    a, b = minimize(loss, prior, jac=True, method="L-BFGS-B", bounds=[(-20, 20), (0.5, 40)]).x
+    return float(a - b * centre / scale), float(b / scale)
+
+
+def cross_log_odds(
+    score: Float[np.ndarray, "N"], test: Float[np.ndarray, "N"], negative: float, positive: float
+) -> Float[np.ndarray, "N"]:
+    """Log-odds of being related as a rising function of `score`, by a `test` that knows nothing of the score.
+
+    `negative` and `positive` are the mean test values of unrelated and of related pairs. The mean test near a score is
+    a mixture of the two; its share of `positive` is the probability. Means are taken over bins that grow by 15 % from
+    the highest score down, then made monotone.
+    """
+    order = np.argsort(score, kind="stable")
+    cuts, step = [len(order)], 10.0
+    while cuts[-1] > 0:
+        cuts.append(max(0, cuts[-1] - int(step)))
+        step *= 1.15
+    starts = np.array(cuts[:0:-1])
+    n = np.diff(np.append(starts, len(order)))
+    x = np.add.reduceat(score[order], starts) / n
+    y = isotonic_regression(np.add.reduceat(test[order], starts) / n, weights=n.astype(float)).x
+    out: np.ndarray = np.interp(score, x, logit((y - negative) / max(positive - negative, 1e-6)))
+    return out
+
+
+def compete(log_odds: Float[np.ndarray, "T T"], ranges: list[slice]) -> Float[np.ndarray, "T T"]:
+    """Let the classes of one dataset compete for x: x goes to at most one of them, or to none (log-odds 0)."""
+    out = np.empty_like(log_odds)
+    for columns in ranges:
+        block = np.clip(log_odds[:, columns], -40, 40)
+        # log-odds of y against none and all y' but y.
+        e = np.exp(block)
+        out[:, columns] = block - np.log(np.maximum(1 + e.sum(1, keepdims=True) - e, 1e-30))
+    return out

@@ -1,0 +1,346 @@
+"""Propose the unified label space of several datasets, with the reason for every relation, before any training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from manyseg.errors import UserError
+from manyseg.labels import LabelSpace, Taxonomy, normalise
+from manyseg.relate.calibrate import compete, cross_log_odds, decoy_log_odds, logit, sigmoid
+from manyseg.relate.evidence import (
+    TEMPLATES,
+    Encode,
+    Flat,
+    Shares,
+    cell_sums,
+    check_names,
+    name_evidence,
+    shares,
+    text_similarity,
+    words,
+)
+from manyseg.relate.merge import partition
+from manyseg.relate.pins import Pins
+
+__all__ = ["Proposal", "Relation", "propose"]
+
+By = Literal["names", "text", "confusion", "both"]
+Kind = Literal["equal", "part of", "contains", "overlaps", "unrelated"]
+
+CERTAIN = 5.0
+"""Log-odds of what names say outright; what is impossible has its negative, many times over."""
+NEVER = -40.0
+NEAR = 0.1
+"""Unrelated pairs are listed down to this probability of being related."""
+ROUNDS = 3
+"""Clusters pool the evidence that clusters are made of; three rounds are enough for it to settle, nearly."""
+FEW = 10
+"""Fewer equal names than this cannot calibrate texts and confusions by each other."""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """How class `a` (dataset, class) relates to class `b` of another dataset: "equal", "part of" (a within b),
+    "contains", "overlaps" or "unrelated".
+
+    `score` in 0..1 is the probability of that kind, as far as the evidence is calibrated. `evidence` says why: the
+    `names`, the cosine of the `text`, and of the `confusion` the shares of a's pixels called b and of b's called a.
+    """
+
+    a: tuple[str, str]
+    b: tuple[str, str]
+    kind: Kind
+    score: float
+    evidence: Mapping[str, float | str]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A taxonomy to accept or correct, and the relations it rests on, surest first."""
+
+    taxonomy: Taxonomy
+    relations: tuple[Relation, ...]
+
+
+def propose(
+    spaces: Sequence[LabelSpace],
+    *,
+    by: By = "text",
+    encode: Encode | None = None,
+    confusion: Mapping[str, np.ndarray] | None = None,
+    pins: Pins | None = None,
+    background: Sequence[LabelSpace] = (),
+    templates: Sequence[str] = TEMPLATES,
+) -> Proposal:
+    """Find equal, part-of and overlapping classes, and build the unified space from them.
+
+    `by` "text" and "both" need `encode`; "confusion" and "both" need `confusion`: counts `a__b`, [i, j] = pixels of
+    class i of a that b's head called j. `background` are other label spaces whose names only calibrate the texts; they
+    help where the given spaces are small. Nothing is tuned on known relations (see `calibrate`), nothing is random,
+    and the order of datasets and classes does not matter. Raises UserError on evidence that is missing or misshapen.
+    """
+    pins = pins or Pins()
+    pins.check(spaces)
+    Taxonomy.disjoint(spaces)  # refuses two datasets of one name
+    ordered = [LabelSpace(s.name, tuple(sorted(s.classes, key=lambda c: c.name))) for s in spaces]
+    flat = Flat(tuple(sorted(ordered, key=lambda s: s.name)))
+    evidence = _gather(spaces, flat, by, encode, confusion, background, templates)
+    index = {label: i for i, label in enumerate(flat.labels)}
+    must, must_not = ([(index[x], index[y]) for x, y in pairs] for pairs in (pins.must, pins.must_not))
+    odds, clusters = _settle(flat, evidence, must, must_not)
+    for x, y in must_not:
+        odds[x, y] = odds[y, x] = NEVER
+    group = _groups(len(flat), clusters)
+    kinds = _kinds(flat, group, odds)
+    return Proposal(
+        _taxonomy(spaces, flat, clusters, kinds, odds, must_not), _relations(flat, group, kinds, odds, evidence)
+    )
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """All that is known of the pairs; `prior` are log-odds before confusions, symmetric."""
+
+    same_name: Bool[np.ndarray, "T T"]
+    name_part: Bool[np.ndarray, "T T"]
+    similarity: Float[np.ndarray, "T T"] | None
+    prior: Float[np.ndarray, "T T"] | None
+    shares: Shares | None
+
+
+def _gather(
+    spaces: Sequence[LabelSpace],
+    flat: Flat,
+    by: By,
+    encode: Encode | None,
+    confusion: Mapping[str, np.ndarray] | None,
+    background: Sequence[LabelSpace],
+    templates: Sequence[str],
+) -> _Evidence:
+    if by not in ("names", "text", "confusion", "both"):
+        raise UserError(f"labels cannot be related by '{by}'; choose names, text, confusion or both")
+    same, part = name_evidence(flat)
+    similarity = prior = known = None
+    if by in ("text", "both"):
+        if encode is None:
+            raise UserError(f"relating labels by {by} needs a text encoder; give one, or relate them by names")
+        similarity = text_similarity(flat, encode, templates)
+        a, b = _text_calibration(flat, similarity, encode, background, templates)
+        prior = np.where(same, np.maximum(a + b * similarity, CERTAIN), a + b * similarity)
+    if by in ("confusion", "both"):
+        if not confusion:
+            raise UserError(f"relating labels by {by} needs confusions 'a__b'; give some, or relate labels by text")
+        given = Flat(tuple(spaces))
+        check_names(given, confusion)
+        position = {label: i for i, label in enumerate(given.labels)}
+        known = shares(given, confusion).take([position[label] for label in flat.labels])
+    if by == "names":
+        prior = np.where(same, CERTAIN, NEVER)
+    return _Evidence(same, part, similarity, prior, known)
+
+
+def _text_calibration(
+    flat: Flat, similarity: np.ndarray, encode: Encode, background: Sequence[LabelSpace], templates: Sequence[str]
+) -> tuple[float, float]:
+    names = {s.name for s in flat.spaces}
+    others = [s for s in background if s.name not in names]
+    if others:
+        wide = Flat((*flat.spaces, *sorted(others, key=lambda s: s.name)))
+        similarity, flat = text_similarity(wide, encode, templates), wide
+    upper = np.triu(np.ones(similarity.shape, bool), 1)
+    return decoy_log_odds(similarity[upper & flat.cross], similarity[upper & ~flat.cross])
+
+
+def _settle(
+    flat: Flat, evidence: _Evidence, must: Sequence[tuple[int, int]], must_not: Sequence[tuple[int, int]]
+) -> tuple[Float[np.ndarray, "T T"], list[tuple[int, ...]]]:
+    """Directed log-odds [x, y] that x is y or part of it, and the clusters of equal classes."""
+    T = len(flat)
+    prior = np.full((T, T), NEVER) if evidence.prior is None else np.where(flat.cross, evidence.prior, NEVER)
+    clusters = partition(prior, flat.dataset, must, must_not)
+    if evidence.shares is None:
+        if evidence.similarity is None:
+            return np.where(evidence.name_part, CERTAIN, prior), clusters
+        return np.where(flat.cross, compete(prior, flat.ranges), NEVER), clusters
+    for _ in range(ROUNDS):
+        group = _groups(T, clusters)
+        odds = compete(_with_confusion(flat, evidence, group), flat.ranges)
+        odds = np.where(flat.cross, odds, NEVER)
+        equal = np.maximum(np.minimum(odds, odds.T), prior)
+        settled = partition(equal, flat.dataset, must, must_not)
+        if settled == clusters:
+            break
+        clusters = settled
+    return odds, clusters
+
+
+def _with_confusion(flat: Flat, evidence: _Evidence, group: Int[np.ndarray, "T"]) -> Float[np.ndarray, "T T"]:
+    """Join text and confusion as independent witnesses, less what they have in common."""
+    assert evidence.shares is not None
+    share, seen, free = _pooled(flat, evidence.shares, group)
+    seen &= flat.cross
+    visual = logit(share)
+    if evidence.similarity is None or evidence.prior is None:
+        return np.where(seen, visual, NEVER)  # more than half of x's pixels go to y
+    same = seen & evidence.same_name
+    out = np.where(free, evidence.prior, NEVER)
+    if same.sum() < FEW:
+        return np.where(seen, evidence.prior + visual, out)
+    s, g, named = evidence.similarity[seen].astype(np.float64), share[seen], evidence.same_name[seen]
+    text = cross_log_odds(s, g, g[s < np.median(s)].mean(), g[named].mean())
+    p = sigmoid(text)
+    sight = cross_log_odds(g, p, p[g <= np.median(g)].mean(), p[named].mean())
+    base = float(logit(np.array(p.mean())))
+    unlike = group[np.nonzero(seen)[0]] != group[np.nonzero(seen)[1]]
+    # What is near in meaning looks alike too, also where it is not the same: two detectors whose noise correlates by
+    # rho are worth 2 / (1 + rho) of one (the weights of the best linear detector).
+    rho = _correlation(text[unlike], sight[unlike])
+    out[seen] = base + (text + sight - 2 * base) / (1 + max(rho, 0.0))
+    return out
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    if len(x) < 3 or x.std() < 1e-9 or y.std() < 1e-9:
+        return 0.0
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _pooled(
+    flat: Flat, known: Shares, group: Int[np.ndarray, "T"]
+) -> tuple[Float[np.ndarray, "T T"], Bool[np.ndarray, "T T"], Bool[np.ndarray, "T T"]]:
+    """Share of x that goes to y, from all pairs of their clusters; whether there are any; whether y may hold x.
+
+    The share is the geometric mean of both readings (see `Shares`), each the mean over the pairs. Pairs do not count
+    where y's dataset has a class in x's cluster, unless that is y's own: x's pixels go there, whatever contains it.
+    """
+    has = np.zeros((int(group.max()) + 1, len(flat.spaces)), bool)
+    has[group, flat.dataset] = True
+    free = flat.cross & (~has[group][:, flat.dataset] | (group[:, None] == group[None]))
+    use = (free & known.known).astype(np.float32)
+    count = cell_sums(use, group)
+    means = [cell_sums(m * use, group) / np.maximum(count, 1) for m in (known.called, known.found)]
+    cells = np.sqrt(means[0] * means[1]).astype(np.float64)
+    possible = cell_sums(free.astype(np.float32), group) > 0
+    pair = np.ix_(group, group)
+    return cells[pair], (count > 0)[pair], possible[pair]
+
+
+def _groups(T: int, clusters: Sequence[tuple[int, ...]]) -> Int[np.ndarray, "T"]:
+    group = np.empty(T, int)
+    for g, members in enumerate(clusters):
+        group[list(members)] = g
+    return group
+
+
+KINDS: tuple[Kind, ...] = ("unrelated", "equal", "part of", "contains", "overlaps")
+
+
+def _kinds(flat: Flat, group: Int[np.ndarray, "T"], odds: Float[np.ndarray, "T T"]) -> Int[np.ndarray, "T T"]:
+    """Kind of every pair, a position in KINDS; [x, y] says how x relates to y.
+
+    Where both directions are likely but the two are not one node, the dataset that has both x and a namesake of y
+    tells them apart, so x is the narrower one.
+    """
+    has = np.zeros((int(group.max()) + 1, len(flat.spaces)), bool)
+    has[group, flat.dataset] = True
+    into = (odds > 0) & flat.cross
+    twin = has[group][:, flat.dataset].T  # [x, y]: y's cluster has a class of x's dataset
+    one = into & ~into.T
+    both = into & into.T
+    part = one | (both & twin & ~twin.T)
+    out = np.zeros(odds.shape, np.int8)
+    out[both] = 4
+    out[part.T] = 3
+    out[part] = 2
+    out[(group[:, None] == group[None]) & flat.cross] = 1
+    return out
+
+
+def _taxonomy(
+    spaces: Sequence[LabelSpace],
+    flat: Flat,
+    clusters: Sequence[tuple[int, ...]],
+    kinds: Int[np.ndarray, "T T"],
+    odds: Float[np.ndarray, "T T"],
+    must_not: Sequence[tuple[int, int]],
+) -> Taxonomy:
+    """Give every cluster a node, and the node to the class that contains it in each dataset that lacks it."""
+    apart = {frozenset(p) for p in must_not}
+    groups: list[list[int]] = []
+    for members in clusters:
+        rows = list(members)
+        owners = list(members)
+        for d, columns in enumerate(flat.ranges):
+            if d in flat.dataset[rows]:
+                continue
+            inside = (kinds[rows, columns] == 2).any(0)
+            support = np.where(inside, odds[rows, columns].mean(0), NEVER)
+            y = columns.start + int(support.argmax())
+            if support.max() > 0 and not any(frozenset((x, y)) in apart for x in rows):
+                owners.append(y)
+        groups.append(owners)
+    place = {(s.name, n): (k, i) for k, s in enumerate(spaces) for i, n in enumerate(s.names)}
+    names = _node_names(flat, clusters)
+    filled = sorted(
+        ((sorted((flat.labels[i] for i in g), key=place.__getitem__), names[k]) for k, g in enumerate(groups)),
+        key=lambda node: min(place[flat.labels[i]] for i in _core(node[1], names, clusters)),
+    )
+    return Taxonomy.from_groups(spaces, [g for g, _ in filled], [n for _, n in filled])
+
+
+def _core(name: str, names: Sequence[str], clusters: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    return clusters[names.index(name)]
+
+
+def _node_names(flat: Flat, clusters: Sequence[tuple[int, ...]]) -> list[str]:
+    """Name every node by its commonest class name, in words; where that is taken, with a dataset, then a number."""
+    taken: set[str] = set()
+    out = []
+    for k, members in enumerate(clusters):
+        labels = [flat.labels[i] for i in members]
+        votes = Counter(normalise(words(n)) for _, n in labels)
+        best = min(labels, key=lambda x: (-votes[normalise(words(x[1]))], len(words(x[1])), x[1]))
+        base = words(best[1]) or best[1]
+        name = next(n for n in (base, f"{base} ({best[0]})", f"{base} #{k}") if n not in taken)
+        taken.add(name)
+        out.append(name)
+    return out
+
+
+def _relations(
+    flat: Flat,
+    group: Int[np.ndarray, "T"],
+    kinds: Int[np.ndarray, "T T"],
+    odds: Float[np.ndarray, "T T"],
+    evidence: _Evidence,
+) -> tuple[Relation, ...]:
+    p = sigmoid(odds)
+    strongest = np.maximum(p, p.T)
+    out = []
+    for i, j in np.argwhere(np.triu((kinds > 0) | (strongest > NEAR), 1) & flat.cross):
+        kind = KINDS[kinds[i, j]]
+        sure = float(strongest[i, j])
+        score = 1 - sure if kind == "unrelated" else max(sure, 0.5)
+        out.append(Relation(flat.labels[i], flat.labels[j], kind, round(score, 4), _reasons(evidence, i, j)))
+    return tuple(sorted(out, key=lambda r: (r.kind == "unrelated", -r.score, r.a, r.b)))
+
+
+def _reasons(evidence: _Evidence, i: int, j: int) -> dict[str, float | str]:
+    reasons: dict[str, float | str] = {}
+    if evidence.same_name[i, j]:
+        reasons["names"] = "equal"
+    elif evidence.name_part[i, j] or evidence.name_part[j, i]:
+        reasons["names"] = "part of" if evidence.name_part[i, j] else "contains"
+    if evidence.similarity is not None:
+        reasons["text"] = round(float(evidence.similarity[i, j]), 3)
+    if evidence.shares is not None:
+        for key, x, y in (("confusion", i, j), ("confusion back", j, i)):
+            if evidence.shares.known[x, y]:
+                reasons[key] = round(float(evidence.shares.called[x, y]), 3)
+    return reasons
