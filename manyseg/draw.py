@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from manyseg.labels import IGNORE, LabelSpace
 __all__ = ["mask_image", "overlay"]
 
 OPACITY = 0.55
+COLUMNS = 3
 LEAST_SIDE = 640
 """Smaller pictures are enlarged to this many pixels on their longer side, so that a legend fits beside them."""
 
@@ -63,9 +65,9 @@ def overlay(image: UInt8[Tensor, "3 _ _"], labels: Int[Tensor, "H W"], space: La
 
 
 def _legend(shares: list[tuple[int, float]], space: LabelSpace, height: int, text_size: int) -> Image.Image:
-    """Draw a swatch, a name and a share for each class, in as many columns as the height asks for."""
+    """Draw a swatch, a name and a share for each class, in few columns, as high as the picture where that will do."""
     font, line, gap = _font(text_size), round(1.5 * text_size), text_size // 2
-    rows = max(1, (height - gap) // line)
+    rows = max(1, (height - gap) // line, math.ceil(len(texts) / COLUMNS))
     texts = [f"{space.names[c]}  {_share(share)}" for c, share in shares]
     columns = [range(start, min(start + rows, len(texts))) for start in range(0, len(texts), rows)]
     widths = [2 * gap + text_size + gap + max(round(font.getlength(texts[i])) for i in column) for column in columns]

@@ -90,7 +90,7 @@ class Scores:
                 len(c.absent),
                 len(d.unmapped),
             )
-            lines.append(f"| {_cell(name)} | {d.protocol} | {' | '.join(map(str, values))} |")
+            lines.append(f"| {name} | {d.protocol} | {' | '.join(map(str, values))} |")
         lines += ["", *self._means(), "", _LEGEND]
         for name, d in self.datasets.items():
             lines += ["", f"### {name} ({d.protocol}: {PROTOCOLS[d.protocol]})", "", *_classes(d)]
@@ -130,7 +130,7 @@ def _classes(scores: DatasetScores) -> list[str]:
     lines = ["| class | IoU | pixels | |", "|---|---:|---:|---|"]
     for name, iou, pixels in zip(c.space.names, c.iou.tolist(), c.pixels.tolist(), strict=True):
         note = "unmapped" if name in scores.unmapped else "absent" if math.isnan(iou) else ""
-        lines.append(f"| {_cell(name)} | {_percent(iou)} | {pixels:,} | {note} |")
+        lines.append(f"| {name} | {_percent(iou)} | {pixels:,} | {note} |")
     return lines
 
 
@@ -140,7 +140,3 @@ def _number(value: float) -> float | None:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|")

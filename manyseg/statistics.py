@@ -85,7 +85,7 @@ class Statistics:
     def load(cls, path: Path) -> Statistics:
         """Read what `save` wrote; raises UserError if the file is missing or is something else."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 meta = json.loads(str(arrays["meta"]))
                 return cls(
                     meta["key"],

@@ -64,7 +64,7 @@ def relate_by_text(space: LabelSpace, taxonomy: Taxonomy, encode: Encode) -> Rel
     parts = np.split(vectors, np.cumsum([len(texts) for texts in targets + nodes])[:-1])
     classes, unified = parts[: len(targets)], parts[len(targets) :]
     similarity = _best_cosines(classes, unified)
-    near = np.array(similarity >= _threshold(_best_cosines(unified, unified), taxonomy), bool)
+    near = np.array(similarity > _threshold(_best_cosines(unified, unified), taxonomy), bool)
     relation = np.array(near & (similarity == similarity.max(0, keepdims=True)), bool)
     for d in np.flatnonzero(~relation.any(1)):
         u = int(np.where(near[d], similarity[d], -np.inf).argmax())
