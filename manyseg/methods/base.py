@@ -73,7 +73,7 @@ class Method(nn.Module, ABC):
 
     @classmethod
     def default_stages(cls, steps: int) -> list[tuple[str, int, dict[str, Any]]]:
-        """Divide a recipe's steps into stages: a name, its steps, options of this method. A hook; the default is one."""
+        """Divide a recipe's steps into stages (name, steps, options of this method). A hook; the default is one."""
         return [("train", steps, {})]
 
     @final

@@ -242,9 +242,9 @@ def test_classes_that_share_a_node_count_it_once_in_training():
 def test_classes_that_overlap_in_part_of_their_nodes_count_each_node_once_in_training():
     with pytest.warns(UserWarning, match="share 1 nodes"):
         method, d = fixture([[1, 1, 0], [0, 1, 1]])
-    # -log (e + e^2)/(e + e^2 + 1) and -log (e^2 + 1)/(e + e^2 + 1)
+    # The probabilities are .24473, .66524, .09003.
     assert loss_and_gradient(method, d, [1.0, 2.0, 0.0], 0)[0] == pytest.approx(0.09434, abs=5e-6)
-    assert loss_and_gradient(method, d, [1.0, 2.0, 0.0], 1)[0] == pytest.approx(0.28069, abs=2e-5)
+    assert loss_and_gradient(method, d, [1.0, 2.0, 0.0], 1)[0] == pytest.approx(0.28068, abs=5e-6)
 
 
 def test_plain_cross_entropy_refuses_a_class_of_several_nodes_by_name():
@@ -261,7 +261,7 @@ def test_pixels_of_classes_with_several_nodes_can_be_left_out():
 
 
 def test_a_taxonomy_can_be_a_file(tmp_path):
-    method, d = fixture(COARSE)
+    method, _ = fixture(COARSE)
     method.taxonomy.write(tmp_path / "t.tsv")
     read = Manual(Identity(), method.spaces, taxonomy=str(tmp_path / "t.tsv"))
     assert (read.taxonomy.relations["d"] == method.taxonomy.relations["d"]).all()

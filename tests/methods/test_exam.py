@@ -1,0 +1,114 @@
+"""Every method passes the exam, and the exam fails methods that are broken on purpose."""
+
+import pytest
+import torch
+from torch import nn
+
+from manyseg import testing
+from manyseg.methods import METHODS
+from manyseg.methods.baselines import Manual, MultiHead, Union
+
+OPTIONS = {"manual": {"taxonomy": testing.toy_taxonomy()}}
+
+
+@pytest.mark.parametrize("check", testing.EXAM, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("name", METHODS)
+def test_exam(name, check):
+    check(lambda pixels, spaces: METHODS[name](pixels, spaces, **OPTIONS.get(name, {})))
+
+
+def test_the_options_of_the_manual_taxonomy_learn_the_toy_world_too():
+    """Pixels of `vehicle` are dropped, yet read at test: the other datasets teach what it consists of."""
+    options = {"taxonomy": testing.toy_taxonomy(), "competitors": "own", "ohem": 0.7, "split": "ignore"}
+    testing.learns_the_toy_world(lambda pixels, spaces: Manual(pixels, spaces, **options))
+
+
+def test_the_toy_world_tells_right_labels_from_wrong_ones():
+    method = testing.build(MultiHead)
+    assert min(testing.accuracy(method).values()) < 0.7
+    fine, coarse, partial = (b.annotation.labels for b in testing.toy_batches(images=8))
+    assert set(fine.unique().tolist()) == {0, 1, 2, 3}
+    assert set(coarse.unique().tolist()) == {0, 1, 2}
+    assert set(partial.unique().tolist()) == {-1, 0, 1}
+
+
+class Swaps(MultiHead):
+    """Predicts the classes of every dataset in the wrong order."""
+
+    def dataset_scores(self, pixel, space):
+        scores = super().dataset_scores(pixel, space)
+        return scores if self.training else scores.flip(1)
+
+
+class Forgets(Union):
+    """Keeps a number that matters outside of its state."""
+
+    def __init__(self, pixels, spaces):
+        super().__init__(pixels, spaces)
+        self.secret = torch.rand(())
+
+    def unified(self, pixel):
+        return super().unified(pixel) * self.secret
+
+
+class DividesByZero(Union):
+    """Takes a mean over no pixel."""
+
+    def pixel_loss(self, scores, batch):
+        n = (batch.annotation.labels >= 0).sum()
+        return super().pixel_loss(scores, batch) * (n / n)
+
+
+class LosesTheGraph(Union):
+    """Returns a constant where nothing is supervised."""
+
+    def pixel_loss(self, scores, batch):
+        loss = super().pixel_loss(scores, batch)
+        return loss if (batch.annotation.labels >= 0).any() else loss.detach()
+
+
+class Idles(Union):
+    """Has a parameter that nothing reads."""
+
+    def __init__(self, pixels, spaces):
+        super().__init__(pixels, spaces)
+        self.idle = nn.Parameter(torch.ones(1))
+
+
+class LooksAround(Union):
+    """Normalises over the batch."""
+
+    def unified(self, pixel):
+        return super().unified(pixel - pixel.mean((0, 2, 3), keepdim=True))
+
+
+class DropsOut(Union):
+    """Leaves dropout on."""
+
+    def unified(self, pixel):
+        return super().unified(nn.functional.dropout(pixel))
+
+
+class ReadsOrder(Union):
+    """Weighs the first image more."""
+
+    def pixel_loss(self, scores, batch):
+        return super().pixel_loss(scores, batch) + scores[0].mean()
+
+
+@pytest.mark.parametrize(
+    ("method", "check"),
+    [
+        (Swaps, lambda make: testing.learns_the_toy_world(make, steps=40)),
+        (Forgets, testing.the_state_restores_predictions_exactly),
+        (DividesByZero, testing.an_all_ignored_batch_has_a_finite_loss_with_a_graph),
+        (LosesTheGraph, testing.an_all_ignored_batch_has_a_finite_loss_with_a_graph),
+        (Idles, testing.a_gradient_reaches_every_trainable_parameter),
+        (LooksAround, testing.predictions_repeat_and_do_not_depend_on_the_rest_of_the_batch),
+        (DropsOut, testing.predictions_repeat_and_do_not_depend_on_the_rest_of_the_batch),
+        (ReadsOrder, testing.the_order_of_images_and_of_batches_changes_no_loss),
+    ],
+)
+def test_the_exam_fails_a_broken_method(method, check):
+    with pytest.raises(AssertionError):
+        check(method)
