@@ -18,8 +18,10 @@ const nodesOf = data.classes.map(() => []);
 data.nodes.forEach(([, members], node) => members.forEach((member) => nodesOf[member].push(node)));
 const known = data.classes.map(() => new Map());
 for (const [a, b, kind, score, evidence] of data.relations) {
-  known[a].set(b, { kind, score, evidence });
-  known[b].set(a, { kind: { "part of": "contains", contains: "part of" }[kind] ?? kind, score, evidence });
+  // Evidence has a direction (a is called b), so a relation is always shown from its own first class.
+  const relation = { a, b, kind, score, evidence };
+  known[a].set(b, relation);
+  known[b].set(a, relation);
 }
 const signs = { equal: "=", "part of": "⊂", contains: "⊃", overlaps: "∩", unrelated: "≠" };
 
@@ -39,7 +41,8 @@ function draw(tag, attributes, text = "") {
 }
 function table(heads, lines) {
   const head = make("tr", "", ...heads.map((text) => make("th", "", text)));
-  return make("table", "", make("thead", "", head), make("tbody", "", ...lines.map((cells) => make("tr", "", ...cells.map((c) => make("td", "", c))))));
+  const out = make("table", "", make("thead", "", head), make("tbody", "", ...lines.map((cells) => make("tr", "", ...cells.map((c) => make("td", "", c))))));
+  return make("div", "scroll", out);
 }
 function label(member) {
   const [set, name, description] = data.classes[member];
@@ -55,31 +58,31 @@ function link(node) {
 
 // What stands behind one node.
 
-function relationCells({ kind, score, evidence }) {
+const PAIRS = ["class", "is", "class", "score", "evidence"];
+
+function relationCells({ a, b, kind, score, evidence }) {
   const bar = make("i");
   bar.style.width = `${100 * Math.min(1, Math.max(0, score ?? 0))}%`;
   const reasons = Object.entries(evidence).map(([source, value]) => `${source}: ${value ?? "—"}`).join(" · ");
-  return [make("span", "kind", make("b", "", signs[kind] ?? "?"), " " + kind), make("span", "kind", make("span", "meter", bar), score === null ? "—" : score.toFixed(2)), reasons];
+  const sign = make("span", "kind", make("b", "", signs[kind] ?? "?"), " " + kind);
+  return [label(a), sign, label(b), make("span", "kind", make("span", "meter", bar), score === null ? "—" : score.toFixed(2)), reasons];
 }
 
 function inside(members) {
-  const lines = [];
-  members.forEach((a, i) => members.slice(i + 1).forEach((b) => {
-    if (data.classes[a][0] === data.classes[b][0]) lines.push([label(a), make("span", "kind", make("b", "", "!"), " two of one dataset"), "", "", label(b)]);
-    else if (known[a].has(b)) { const [kind, score, why] = relationCells(known[a].get(b)); lines.push([label(a), kind, score, why, label(b)]); }
-    else lines.push([label(a), make("span", "soft", "nothing on record"), "", "", label(b)]);
+  return members.flatMap((a, i) => members.slice(i + 1).map((b) => {
+    if (known[a].has(b)) return relationCells(known[a].get(b));
+    if (data.classes[a][0] === data.classes[b][0]) return [label(a), make("span", "kind", make("b", "", "!"), " same dataset"), label(b), "", ""];
+    return [label(a), make("span", "soft", "nothing on record"), label(b), "", ""];
   }));
-  return lines.map(([a, kind, score, why, b]) => [a, kind, b, score, why]);
 }
 
 function outside(members) {
   return members.flatMap((a) => [...known[a]].filter(([b, { kind }]) => !members.includes(b) && kind !== "unrelated")
     .sort((x, y) => y[1].score - x[1].score).slice(0, 6)
     .map(([b, relation]) => {
-      const [kind, score, why] = relationCells(relation);
       const nodes = make("span");
       nodesOf[b].slice(0, 4).forEach((node, i) => nodes.append(i ? ", " : "", link(node)));
-      return [label(a), kind, label(b), score, why, nodes];
+      return [...relationCells(relation), nodes];
     }));
 }
 
@@ -109,9 +112,9 @@ function detail(node) {
   const part = (title, content) => box.append(make("section", "", make("h3", "", title), content));
   const pairs = inside(members), near = outside(members);
   if (members.length > 1 || members.some((m) => nodesOf[m].length > 1)) part("Classes and nodes around it", picture(node, members));
-  if (pairs.length) part("Why these are one", table(["class", "is", "class", "score", "evidence"], pairs));
+  if (pairs.length) part("Why these are one", table(PAIRS, pairs));
   else part("Members", make("p", "", label(members[0]), " alone: no other class was merged with it."));
-  if (near.length) part("Related, but not merged", table(["class", "is", "class", "score", "evidence", "its node"], near));
+  if (near.length) part("Related, but not merged", table([...PAIRS, "where"], near));
   const seen = members.filter((m) => data.crops[m]);
   if (seen.length) part("Examples", make("div", "crops", ...seen.map((m) => make("figure", "", make("figcaption", "", label(m)), ...data.crops[m].map((uri) => {
     const image = make("img");

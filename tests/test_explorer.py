@@ -1,0 +1,284 @@
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from browser import browse, needs_chromium
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manyseg.explorer import conflicts, difference, write_explorer
+from manyseg.explorer.page import _flow, _nodes, _order
+from manyseg.labels import LabelSpace, Taxonomy
+
+EVIL = "<script>alert('x')</script>"
+
+STREET = LabelSpace.of("street", ["road", "person", "sky"])
+PARK = LabelSpace.of("park", ["path", "Person", EVIL])
+LANE = LabelSpace.of("lane", ["drivable", "crosswalk", "animal"])
+
+
+@dataclass(frozen=True)
+class Relation:
+    a: tuple[str, str]
+    b: tuple[str, str]
+    kind: str = "equal"
+    score: float = 0.9
+    evidence: dict[str, float | str] = field(default_factory=lambda: {"names": 1.0, "text": "close"})
+
+
+def toy() -> Taxonomy:
+    groups = [
+        [("street", "road"), ("lane", "drivable")],
+        [("street", "road"), ("park", "path"), ("lane", "crosswalk")],
+        [("street", "person"), ("park", "Person")],
+        [("street", "sky")],
+        [("park", EVIL), ("lane", "animal")],
+    ]
+    return Taxonomy.from_groups([STREET, PARK, LANE], groups)
+
+
+def large(datasets: int = 7, classes: int = 64) -> Taxonomy:
+    """Seven datasets of 64 = 448 classes, of which neighbours share half of theirs by name."""
+    step = classes // 2
+    spaces = [LabelSpace.of(f"set{i}", [f"thing {j + i * step:03}" for j in range(classes)]) for i in range(datasets)]
+    return Taxonomy.by_name(spaces, exact=True)
+
+
+def found(kind: str, taxonomy: Taxonomy, *relations: Relation) -> list[tuple[str, str]]:
+    return [(c.a[1], c.b[1]) for c in conflicts(taxonomy, relations) if c.kind == kind]
+
+
+# Conflicts.
+
+
+def test_a_class_within_a_coarser_one_is_a_part_of_it() -> None:
+    assert found("part of", toy()) == [("path", "road"), ("drivable", "road"), ("crosswalk", "road")]
+
+
+def test_classes_that_share_some_nodes_and_keep_others_overlap() -> None:
+    groups = [[("a", "x"), ("b", "y")], [("a", "x")], [("b", "y")]]
+    taxonomy = Taxonomy.from_groups([LabelSpace.of("a", ["x"]), LabelSpace.of("b", ["y"])], groups)
+    assert found("overlaps", taxonomy) == [("x", "y")]
+
+
+def test_equal_names_without_a_common_node_are_namesakes() -> None:
+    disjoint = Taxonomy.disjoint([STREET, PARK])
+    assert found("namesakes", disjoint) == [("person", "Person")]
+    assert found("namesakes", toy()) == []
+
+
+def test_two_classes_of_one_dataset_in_one_node_are_a_conflict() -> None:
+    groups = [[("street", "road"), ("street", "sky")], [("street", "person")]]
+    assert found("two of one", Taxonomy.from_groups([STREET], groups)) == [("road", "sky")]
+
+
+def test_evidence_may_speak_against_a_merge_or_for_one_that_was_not_made() -> None:
+    against = Relation(("park", "Person"), ("street", "person"), "unrelated", 0.1)
+    apart = Relation(("lane", "animal"), ("street", "sky"), "equal", 0.8)
+    assert found("against", toy(), against, apart) == [("person", "Person")]
+    assert found("apart", toy(), against, apart) == [("sky", "animal")]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_part_of_reads_from_the_part_to_the_whole_whichever_way_it_was_given(turned: bool) -> None:
+    part, whole = ("lane", "animal"), ("street", "sky")
+    relation = Relation(whole, part, "contains", 0.7) if turned else Relation(part, whole, "part of", 0.7)
+    (conflict,) = [c for c in conflicts(toy(), [relation]) if c.score == 0.7]
+    assert conflict[:6] == ("part of", part, whole, "unrelated", "part of", 0.7)
+
+
+def test_evidence_that_agrees_with_the_taxonomy_is_no_conflict() -> None:
+    agrees = Relation(("street", "person"), ("park", "Person"), "equal")
+    assert conflicts(toy(), [agrees]) == conflicts(toy())
+
+
+def test_evidence_about_classes_the_taxonomy_does_not_have_is_left_out() -> None:
+    assert conflicts(toy(), [Relation(("elsewhere", "x"), ("street", "sky"))]) == conflicts(toy())
+
+
+# Differences.
+
+
+def test_a_taxonomy_does_not_differ_from_itself_in_another_order() -> None:
+    taxonomy = toy()
+    order = [3, 1, 4, 0, 2]
+    groups = [taxonomy.members(u) for u in order]
+    turned = Taxonomy.from_groups(taxonomy.spaces, groups, [taxonomy.unified.names[u] for u in order])
+    assert difference(taxonomy, turned) == ((), ())
+
+
+def test_a_split_a_merge_and_a_new_name_are_told_apart() -> None:
+    spaces = [LabelSpace.of("a", ["x", "y"]), LabelSpace.of("b", ["x", "z"])]
+    x, y, bx, z = ("a", "x"), ("a", "y"), ("b", "x"), ("b", "z")
+    before = Taxonomy.from_groups(spaces, [[x, bx], [y], [z]], ["x", "y", "z"])
+    after = Taxonomy.from_groups(spaces, [[x], [bx], [y, z]], ["left", "right", "y"])
+    changes, moves = difference(before, after)
+    assert changes == (
+        ("changed", "x", "left", (), (bx,)),
+        ("added", "", "right", (bx,), ()),
+        ("changed", "y", "y", (z,), ()),
+        ("removed", "z", "", (), (z,)),
+    )
+    assert [(m.member, m.before, m.after) for m in moves] == [(bx, ("x",), ("right",)), (z, ("z",), ("y",))]
+
+
+def test_a_renamed_node_moves_no_class() -> None:
+    before = Taxonomy.from_groups([STREET], [[("street", n)] for n in STREET.names])
+    after = Taxonomy.from_groups([STREET], [[("street", n)] for n in STREET.names], ["way", "person", "sky"])
+    changes, moves = difference(before, after)
+    assert changes == (("renamed", "road", "way", (), ()),)
+    assert moves == ()
+
+
+def test_a_dataset_of_one_taxonomy_only_gains_its_classes() -> None:
+    changes, moves = difference(Taxonomy.disjoint([STREET]), Taxonomy.by_name([STREET, PARK]))
+    assert {c.kind for c in changes} == {"added", "changed"}
+    assert [m.member for m in moves if not m.before] == [("park", n) for n in PARK.names]
+
+
+@given(st.lists(st.integers(0, 8), min_size=9, max_size=9), st.lists(st.integers(0, 8), min_size=9, max_size=9))
+def test_a_difference_is_empty_exactly_when_the_groups_are_equal(one: list[int], two: list[int]) -> None:
+    classes = [(s.name, n) for s in (STREET, PARK, LANE) for n in s.names]
+
+    def build(keys: list[int]) -> Taxonomy:
+        groups = [[c for c, k in zip(classes, keys, strict=True) if k == key] for key in dict.fromkeys(keys)]
+        return Taxonomy.from_groups([STREET, PARK, LANE], groups, [f"node of {g[0][1]} {len(g)} {g}" for g in groups])
+
+    a, b = build(one), build(two)
+    same = {frozenset(a.members(u)) for u in range(len(a.unified))} == {
+        frozenset(b.members(u)) for u in range(len(b.unified))
+    }
+    assert (difference(a, b) == ((), ())) == same
+    assert bool(difference(a, b).moves) == (not same)
+
+
+# The page.
+
+
+def test_nodes_of_one_coarse_class_stand_together() -> None:
+    fine = LabelSpace.of("fine", ["a", "b", "c", "d"])
+    coarse = LabelSpace.of("coarse", ["ac", "bd"])
+    groups = [[("fine", f), ("coarse", c)] for f, c in [("a", "ac"), ("b", "bd"), ("c", "ac"), ("d", "bd")]]
+    assert _order(Taxonomy.from_groups([fine, coarse], groups)) == [0, 2, 1, 3]
+
+
+def test_most_shared_nodes_come_first() -> None:
+    order = _order(toy())
+    assert sorted(order) == [0, 1, 2, 3, 4]
+    assert order[:2] == [1, 0] or order[:2] == [0, 1]
+    assert order[-1] == 3
+
+
+def test_the_overview_counts_every_link_once() -> None:
+    taxonomy = toy()
+    flow = _flow(taxonomy, _nodes(taxonomy, [], [], None))
+    assert {(r["name"], r["k"]): r["n"] for r in flow["ribbons"]} == {
+        ("street", 3): 1, ("street", 2): 2, ("street", 1): 1,
+        ("park", 3): 1, ("park", 2): 2, ("lane", 3): 1, ("lane", 2): 2,
+    }  # fmt: skip
+    assert [(b["k"], b["nodes"]) for b in flow["right"]] == [(3, 1), (2, 3), (1, 1)]
+
+
+def test_the_page_is_one_file_and_shows_names_as_text(tmp_path: Path) -> None:
+    page = write_explorer(tmp_path / "new" / "x.html", toy(), [Relation(("park", EVIL), ("lane", "animal"))])
+    text = page.read_text(encoding="utf-8")
+    assert EVIL not in text
+    assert "&lt;script&gt;alert(&#39;x&#39;)" in text
+    assert all(target.startswith(("#", "data:")) for target in re.findall(r'(?:src|href)="([^"]*)"', text))
+    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
+    assert [p.name for p in page.parent.iterdir()] == ["x.html"]
+
+
+def test_a_page_without_evidence_says_so(tmp_path: Path) -> None:
+    text = write_explorer(tmp_path / "x.html", Taxonomy.disjoint([STREET])).read_text(encoding="utf-8")
+    assert "no evidence was given" in text
+    assert "What changed" not in text
+
+
+def test_448_classes_fit_in_a_megabyte(tmp_path: Path) -> None:
+    taxonomy = large()
+    assert sum(map(len, taxonomy.spaces)) == 448
+    page = write_explorer(tmp_path / "x.html", taxonomy, other=Taxonomy.disjoint(taxonomy.spaces))
+    assert page.stat().st_size < 1_000_000
+    assert page.read_text(encoding="utf-8").count('<tr class="node') == len(taxonomy.unified)
+
+
+@needs_chromium
+def test_a_browser_searches_448_classes_and_unfolds_a_node(tmp_path: Path) -> None:
+    relation = Relation(("set0", "thing 032"), ("set1", "thing 032"), "equal", 0.75, {"text": 0.5})
+    near = Relation(("set0", "thing 032"), ("set3", "thing 100"), "overlaps", 0.4)
+    crops = {("set0", "thing 032"): [np.full((40, 60, 3), 90, np.uint8)]}
+    taxonomy = large()
+    page = write_explorer(tmp_path / "x.html", taxonomy, [relation, near], crops, Taxonomy.disjoint(taxonomy.spaces))
+    result = browse(
+        page,
+        """
+        const event = (key) => new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true});
+        const press = (key) => document.activeElement.dispatchEvent(event(key));
+        const now = () => document.activeElement.textContent;
+        found.linked = [search.value, visible().map((r) => button(r).textContent)];
+        search.value = ""; search.dispatchEvent(new Event("input"));
+        found.all = visible().length;
+        search.value = "THING 032"; search.dispatchEvent(new Event("input"));
+        found.hits = visible().map((r) => button(r).textContent);
+        found.count = document.querySelector("#count").textContent;
+        found.hash = location.hash;
+        search.focus(); press("ArrowDown");
+        found.focused = now();
+        document.activeElement.click();
+        const detail = document.querySelector("tr.detail");
+        found.expanded = document.activeElement.getAttribute("aria-expanded");
+        found.controls = document.activeElement.getAttribute("aria-controls") === detail.id;
+        found.text = detail.textContent;
+        found.images = detail.querySelectorAll("img").length;
+        found.kin = document.querySelectorAll(".class.kin").length;
+        press("Escape");
+        found.closed = document.querySelector("tr.detail") === null;
+        press("Escape");
+        found.cleared = [search.value, visible().length, document.activeElement.id];
+        press("ArrowDown"); const first = now(); press("ArrowDown"); const second = now(); press("ArrowUp");
+        found.moved = [first !== second, now() === first];
+        press("End"); found.end = now() === button(visible().at(-1)).textContent;
+        show.value = "single"; show.dispatchEvent(new Event("input"));
+        found.single = visible().length;
+        order.value = "name"; order.dispatchEvent(new Event("input"));
+        found.sorted = visible().slice(0, 2).map((r) => button(r).textContent);
+        """,
+        "#q=thing+033",
+    )
+    assert result["errors"] == []
+    assert result["linked"] == ["thing 033", ["thing 033"]]
+    assert result["all"] == len(taxonomy.unified) == 256
+    assert result["hits"] == ["thing 032"]
+    assert result["count"] == "1 of 256 nodes"
+    assert result["hash"] == "#q=THING+032"
+    assert result["focused"] == "thing 032"
+    assert (result["expanded"], result["controls"], result["images"], result["kin"]) == ("true", True, 1, 2)
+    assert "equal" in result["text"]
+    assert "0.75" in result["text"]
+    assert "text: 0.5" in result["text"]
+    assert "set3 thing 100" in result["text"]
+    assert result["closed"] is True
+    assert result["cleared"] == ["", 256, "search"]
+    assert result["moved"] == [True, True]
+    assert result["end"] is True
+    assert result["single"] == 64
+    assert result["sorted"] == ["thing 000", "thing 001"]
+
+
+@needs_chromium
+def test_a_browser_runs_no_script_that_a_class_name_holds(tmp_path: Path) -> None:
+    relation = Relation(("park", EVIL), ("lane", "animal"), "equal", 0.5, {EVIL: EVIL})
+    page = write_explorer(tmp_path / "x.html", toy(), [relation], other=Taxonomy.disjoint(toy().spaces))
+    result = browse(
+        page,
+        "rows.forEach((row) => toggle(row, true)); found.scripts = document.scripts.length;"
+        "found.text = document.body.innerText; found.joined = document.querySelectorAll('.class.up').length;",
+        "#node=person",
+    )
+    assert result["errors"] == []
+    # The one that catches errors, the data, the page's own, the test's.
+    assert result["scripts"] == 4
+    assert result["text"].count(EVIL) > 4
