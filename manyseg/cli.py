@@ -1,0 +1,138 @@
+"""The command line: verbs and their options, no logic."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manyseg.errors import UserError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="manyseg",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="One segmentation model from many datasets whose labels disagree.",
+)
+
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a value of the recipe.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+
+
+class Evidence(StrEnum):
+    """What a proposal of the label space may look at."""
+
+    names = "names"
+    text = "text"
+    confusion = "confusion"
+    both = "both"
+
+
+class Relate(StrEnum):
+    """How the classes of an unseen dataset are found among the unified nodes."""
+
+    names = "names"
+    text = "text"
+    labels = "labels"
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one line on stderr and exit code 1."""
+    try:
+        app()
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the demo writes; replaced if a demo wrote it.")] = Path("demo"),
+) -> None:
+    """Train every method on a small generated world, evaluate, and write pictures and a report: minutes on a laptop."""
+    from manyseg.demo import run_demo
+
+    run_demo(out)
+
+
+@app.command()
+def data(
+    card: Annotated[str | None, typer.Argument(metavar="[CARD", help="A built-in card's name, or a path.")] = None,
+    root: Annotated[Path | None, typer.Argument(metavar="ROOT]", help="Where the dataset is.")] = None,
+    histogram: Annotated[bool, typer.Option(help="Print pixels and images of every class.")] = False,
+    sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet picture.")] = None,
+) -> None:
+    """List the built-in cards, or check a dataset on disk and say how to fix what is wrong."""
+    from manyseg.data import check
+
+    if card is None:
+        check.print_cards()
+        return
+    if root is None:
+        raise typer.BadParameter("give the dataset's folder too: manyseg data CARD ROOT")
+    check.print_check(card, root, histogram=histogram, sheet=sheet)
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What to train, on what, how.")],
+    out: Annotated[Path | None, typer.Option(help="The run's folder  [default: runs/<recipe's name>]")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out was stopped.")] = False,
+    overrides: Set = None,
+) -> None:
+    """Train one model on the datasets of a recipe, evaluate it, and write a report."""
+    from manyseg.run import train_recipe
+
+    train_recipe(recipe, out=out, resume=resume, overrides=overrides or [])
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="What to segment.")],
+    labels: Annotated[str, typer.Option(help="A training dataset's name, or 'unified'.")] = "unified",
+    out: Annotated[Path, typer.Option(help="Where masks and overlays go.")] = Path("predictions"),
+) -> None:
+    """Segment images in any dataset's labels or the unified ones: masks, and overlays with a legend."""
+    from manyseg.run import predict_run
+
+    predict_run(run, images, labels=labels, out=out)
+
+
+@app.command(name="eval")
+def evaluate(
+    run: RunFolder,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CARD=ROOT[:SPLIT]", help="Datasets to evaluate  [default: the recipe's]"),
+    ] = None,
+    relate: Annotated[Relate, typer.Option(help="How an unseen dataset's classes are related.")] = Relate.names,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the scores as JSON.")] = None,
+) -> None:
+    """Evaluate a run on its own datasets or on others, and print a table."""
+    from manyseg.run import evaluate_run
+
+    scores = evaluate_run(run, data or [], relate=relate.value)
+    print(scores.to_markdown())
+    if json is not None:
+        scores.write(json)
+
+
+@app.command()
+def compare(runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs' folders.")]) -> None:
+    """Put runs side by side, with mean and spread over seeds."""
+    from manyseg.report import compare as compare_runs
+
+    print(compare_runs(runs).to_markdown())
+
+
+if __name__ == "__main__":
+    main()
