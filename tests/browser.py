@@ -25,7 +25,6 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--disable-extensions",
     "--enable-logging=stderr",
     "--window-size=1400,1000",
 ]

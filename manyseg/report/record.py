@@ -61,7 +61,7 @@ class Record:
             return value, "final evaluation"
         for line in reversed(self.evals):
             if _finite(line.get("mean_miou")):
-                return line["mean_miou"], f"while training, after {line['step']:,} steps".replace(",", "\u2009")
+                return line["mean_miou"], f"while training, after {line['step']} steps"
         return None, "no evaluation yet"
 
 
@@ -137,7 +137,8 @@ def _confusions(path: Path, notes: list[str]) -> dict[str, Int[np.ndarray, "D D"
         notes.append(f"{path.name} is not there")
         return {}
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # numpy leaves the file open when it cannot read it.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
         notes.append(f"{path.name} cannot be read ({e.__class__.__name__})")
