@@ -94,6 +94,8 @@ class Recipe(BaseModel):
             for key in _paths(_kind({**self.method, **options}, self._file, ("method",))):
                 if key in options and not str(options[key]).startswith(STAGE):
                     source = self.base / options[key]
+                    if not source.is_file():
+                        raise UserError(f"{self._file}: {where}.{key}: there is no file {source}")
                     options[key] = f"files/{where}-{key}{source.suffix}"
                     files[options[key]] = source
         return tree, files

@@ -14,14 +14,21 @@ from pathlib import Path
 import torch
 
 from manyseg import checkpoint, train
+from manyseg.data.card import read_card
+from manyseg.data.folder import Folder
 from manyseg.errors import UserError
+from manyseg.evaluate import evaluate
+from manyseg.inference import TestOptions
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.methods import Method
+from manyseg.models.text import TextEncoder
+from manyseg.predict import PHOTOS, predict_paths
 from manyseg.recipe import Recipe, build_method, read_recipe
+from manyseg.scores import Protocol, Scores
 from manyseg.spaces import read_spaces
 from manyseg.stages import Training
 
-__all__ = ["Recipe", "Run", "read_recipe", "train_recipe"]
+__all__ = ["Recipe", "Run", "evaluate_run", "predict_run", "read_recipe", "train_recipe"]
 
 
 @dataclass(frozen=True)
@@ -83,3 +90,42 @@ def train_recipe(
         return folder
     training.run()
     return folder
+
+
+def evaluate_run(folder: str | Path, data: Sequence[str] = (), *, relate: Protocol = "names") -> Scores:
+    """Score a run's best weights on its recipe's datasets, or on those of `data`, each `CARD=ROOT[:SPLIT]`.
+
+    The split defaults to `val`. With `relate = "labels"` the map of an unseen dataset is fitted on its split `train`.
+    """
+    run = Run.open(folder)
+    if data:
+        folders = [_folder(text) for text in data]
+    else:
+        folders = [s.open_eval(run.recipe.base) for s in (*run.recipe.data.sets, *run.recipe.data.unseen)]
+    fit, encode = {}, None
+    trained = {s.name for s in run.spaces}
+    if relate == "labels":
+        fit = {f.space.name: Folder(f.card, f.root, "train") for f in folders if f.space.name not in trained}
+    if relate == "text":
+        encode = TextEncoder().encode
+    return evaluate(run.method(), folders, relate=relate, encode=encode, fit=fit, options=run.recipe.test)
+
+
+def predict_run(
+    folder: str | Path, paths: Sequence[str | Path], *, labels: str = "unified", out: str | Path = "predictions"
+) -> list[Path]:
+    """Segment images and folders with a run's best weights; see `manyseg.predict.predict_paths`."""
+    run = Run.open(folder)
+    options = PHOTOS if run.recipe.test == TestOptions() else run.recipe.test
+    return predict_paths(run.method(), run.spaces, paths, labels, out, options)
+
+
+def _folder(text: str) -> Folder:
+    card, equals, place = text.partition("=")
+    if not equals or not card or not place:
+        raise UserError(f"--data {text}: not of the form CARD=ROOT or CARD=ROOT:SPLIT")
+    root, colon, split = place.rpartition(":")
+    # A colon may be the path's own: a split has no slash, and a folder of the full name wins.
+    if not colon or "/" in split or "\\" in split or Path(place).is_dir():
+        root, split = place, "val"
+    return Folder(read_card(card), root, split)

@@ -73,11 +73,12 @@ class Training:
                     f"{self.folder}: the recipe is not the run's, changed are: {', '.join(changed)}; restore "
                     f"them, or choose another --out"
                 )
+        finished = (self.folder / "report.html").exists()
         self.accelerator.wait_for_everyone()
-        if self.main:
+        if self.main and not finished:
             self._write_inputs(text, files)
         self.accelerator.wait_for_everyone()
-        return not (self.folder / "report.html").exists()
+        return not finished
 
     def run(self) -> None:
         """Go through all stages, evaluate the best weights, and write what the run gave."""

@@ -135,7 +135,6 @@ class _Stage:
         seed_everything(self.seed, self.step)
         # Before the processes' seeds part: what a method draws here is the same everywhere.
         self.method.on_step(local)
-        seed_everything(self.seed, self.step, 1 + self.accelerator.process_index)
         factor = rate(local, self.options)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
@@ -143,6 +142,8 @@ class _Stage:
             last = draw == self.options.accumulate - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 batches = self._next(draws)
+                # After the batch is there: a loader that starts draws a number too.
+                seed_everything(self.seed, self.step, 1 + self.accelerator.process_index, draw)
                 with self._autocast():
                     losses = self.model(batches)
                 total = self.ledger.add(self.step, losses, batches) / self.options.accumulate
