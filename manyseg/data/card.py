@@ -35,13 +35,15 @@ KEYS: dict[str, tuple[set[str], set[str]]] = {
     "coco_boxes": ({"annotations"}, set()),
     "tags": ({"annotations"}, set()),
 }
-LIMITS = {"index": 1 << 16, "cityscapes": 66}
+LIMITS = {"index": 1 << 16, "cityscapes": 1000}
 
 
 class CardClass(BaseModel):
     """One class of a card: its raw values and what is known of it.
 
-    `thing` left out means true where the encoding has nothing but objects or comes with `instances`, else false.
+    `thing` left out means true where the encoding has nothing but objects or comes with `instances`, else false. Said
+    to be true, it also means that every object has an id: pixels without one (a group, instance 0) are then ignored in
+    segments, for their objects are unknown, and not taken for one object.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,0 +1,356 @@
+"""Encodings: what annotation files spell, by hand-computed values and pycocotools."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from pycocotools import mask as rle
+
+from manyseg.data import load
+from manyseg.data.encodings import Regions
+from manyseg.data.files import DataError
+from manyseg.errors import UserError
+from manyseg.labels import IGNORE
+
+# pycocotools' own arrays; raised within it under NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Writes a dataset of one image `a`, of 2 x 3 pixels unless `size` says otherwise, and opens it."""
+
+    def write(card, *, json_name="ann.json", data=None, size=(2, 3), annotation="native", **rasters):
+        (tmp_path / "card.toml").write_text(f'name = "t"\nimage = "{{id}}.jpg"\nsplits = {{ train = "." }}\n{card}')
+        Image.fromarray(np.zeros((*size, 3), np.uint8)).save(tmp_path / "a.jpg")
+        for name, values in rasters.items():
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(values).save(tmp_path / name / "a.png")
+        if data is not None:
+            (tmp_path / json_name).write_text(data if isinstance(data, str) else json.dumps(data))
+        return load(tmp_path / "card.toml", tmp_path, annotation=annotation)
+
+    return write
+
+
+def segments(annotation):
+    """The segments of an annotation as {class: [pixels of each segment]}."""
+    out = {}
+    for i, c in enumerate(annotation.classes.tolist()):
+        out.setdefault(c, []).append(int((annotation.ids == i).sum()))
+    return {c: sorted(sizes) for c, sizes in out.items()}
+
+
+# Colours.
+
+COLOR = """
+mask = "m/{id}.png"
+encoding = "color"
+ignore = ["#000000"]
+[classes]
+road = "#804080"
+sky = ["#4682b4", "#0000ff"]
+"""
+
+
+def test_colours_are_classes(dataset):
+    colors = [[(128, 64, 128), (70, 130, 180), (0, 0, 255)], [(0, 0, 0), (128, 64, 128), (0, 0, 0)]]
+    annotation = dataset(COLOR, m=np.array(colors, np.uint8)).read(0).annotation
+    assert annotation.labels.tolist() == [[0, 1, 1], [IGNORE, 0, IGNORE]]
+
+
+def test_a_colour_outside_the_card_is_named_as_cards_write_it(dataset):
+    colors = np.zeros((2, 3, 3), np.uint8)
+    colors[0, 0] = (128, 64, 127)
+    with pytest.raises(DataError, match="not in the card: value #80407f on 1 pixels"):
+        dataset(COLOR, m=colors).read(0)
+
+
+def test_an_index_where_colours_were_promised_is_an_error(dataset):
+    with pytest.raises(DataError, match="L mask where colours were promised"):
+        dataset(COLOR, m=np.zeros((2, 3), np.uint8)).read(0)
+
+
+# Instances beside an index.
+
+INDEX = 'mask = "m/{id}.png"\ninstances = "i/{id}.png"\nencoding = "index"\nignore = [255]\n[classes]\n'
+MASK = np.array([[0, 0, 1, 1], [2, 2, 1, 255]], np.uint8)
+IDS = np.array([[5, 5, 5, 7], [0, 65535, 0, 9]], np.uint16)
+
+
+def test_a_segment_is_a_pair_of_class_and_instance(dataset):
+    folder = dataset(INDEX + "a = 0\nb = 1\nc = 2", m=MASK, i=IDS, size=(2, 4))
+    annotation = folder.read(0).annotation
+    assert segments(annotation) == {0: [2], 1: [1, 1, 1], 2: [1, 1]}
+    assert annotation.labels.tolist() == [[0, 0, 1, 1], [2, 2, 1, IGNORE]]
+
+
+def test_stuff_is_one_segment_whatever_its_instances(dataset):
+    folder = dataset(INDEX + "a = 0\nb = { value = 1, thing = false }\nc = 2", m=MASK, i=IDS, size=(2, 4))
+    assert segments(folder.read(0).annotation)[1] == [3]
+
+
+def test_a_thing_of_no_instance_is_ignored_in_segments_and_keeps_its_class_as_dense(dataset):
+    card = INDEX + "a = 0\nb = { value = 1, thing = true }\nc = { value = 2, thing = true }"
+    annotation = dataset(card, m=MASK, i=IDS, size=(2, 4)).read(0).annotation
+    assert segments(annotation) == {0: [2], 1: [1, 1]}
+    assert annotation.labels.tolist() == [[0, 0, 1, 1], [IGNORE, IGNORE, IGNORE, IGNORE]]
+    dense = dataset(card, m=MASK, i=IDS, size=(2, 4), annotation="dense").read(0).annotation
+    assert dense.labels.tolist() == [[0, 0, 1, 1], [2, 2, 1, IGNORE]]
+
+
+def test_instances_of_another_size_are_an_error(dataset):
+    folder = dataset(INDEX + "a = 0\nb = 1\nc = 2", m=MASK, i=IDS[:, :3], size=(2, 4))
+    with pytest.raises(DataError, match=r"i/a.png: instances of 3x2 for a mask of 4x2"):
+        folder.read(0)
+
+
+# Instance ids as Cityscapes writes them.
+
+INSTANCE_IDS = """
+mask = "m/{id}.png"
+encoding = "cityscapes"
+ignore = [0, 30]
+[classes]
+road = 7
+car = { value = 26, thing = true }
+bus = { value = 28, thing = true }
+"""
+
+
+def test_instance_ids_hold_class_and_number(dataset):
+    ids = np.array([[7, 7, 26000, 26001], [26, 30004, 28000, 0]], np.uint16)
+    annotation = dataset(INSTANCE_IDS, m=ids, size=(2, 4)).read(0).annotation
+    assert segments(annotation) == {0: [2], 1: [1, 1], 2: [1]}
+    assert annotation.labels.tolist() == [[0, 0, 1, 1], [IGNORE, IGNORE, 2, IGNORE]]
+    dense = dataset(INSTANCE_IDS, m=ids, size=(2, 4), annotation="dense").read(0).annotation
+    assert dense.labels.tolist() == [[0, 0, 1, 1], [1, IGNORE, 2, IGNORE]]
+
+
+def test_an_instance_of_a_class_outside_the_card_is_an_error(dataset):
+    with pytest.raises(DataError, match="not in the card: value 33002 on 6 pixels"):
+        dataset(INSTANCE_IDS, m=np.full((2, 3), 33002, np.uint16)).read(0)
+
+
+def test_a_file_without_instances_may_have_8_bits(dataset):
+    annotation = dataset(INSTANCE_IDS, m=np.full((2, 3), 7, np.uint8)).read(0).annotation
+    assert segments(annotation) == {0: [6]}
+
+
+# COCO panoptic.
+
+PANOPTIC = """
+mask = "m/{id}.png"
+annotations = "ann.json"
+encoding = "coco_panoptic"
+ignore = [5]
+[classes]
+person = { value = 1, thing = true }
+grass = 193
+"""
+
+
+def panoptic_png(ids):
+    ids = np.array(ids)
+    return np.stack([ids % 256, ids // 256 % 256, ids // 65536], -1).astype(np.uint8)
+
+
+def panoptic_json(*infos, file="a.png"):
+    keys = ("id", "category_id", "iscrowd")
+    return {"annotations": [{"file_name": file, "segments_info": [dict(zip(keys, i, strict=True)) for i in infos]}]}
+
+
+IDS_24 = [[70000, 70000, 3], [0, 900, 8]]
+
+
+def test_panoptic_segments_are_found_by_their_24_bit_ids(dataset):
+    data = panoptic_json((70000, 1, 0), (3, 193, 0), (900, 1, 0), (8, 5, 0))
+    annotation = dataset(PANOPTIC, data=data, m=panoptic_png(IDS_24)).read(0).annotation
+    assert segments(annotation) == {0: [1, 2], 1: [1]}
+    assert annotation.labels.tolist() == [[0, 0, 1], [IGNORE, 0, IGNORE]]
+
+
+def test_a_crowd_has_a_class_but_is_no_segment(dataset):
+    data = panoptic_json((70000, 1, 1), (3, 193, 0), (900, 1, 0), (8, 193, 0))
+    annotation = dataset(PANOPTIC, data=data, m=panoptic_png(IDS_24)).read(0).annotation
+    assert segments(annotation) == {0: [1], 1: [2]}
+    dense = dataset(PANOPTIC, data=data, m=panoptic_png(IDS_24), annotation="dense").read(0).annotation
+    assert dense.labels.tolist() == [[0, 0, 1], [IGNORE, 0, 1]]
+
+
+def test_a_segment_that_the_json_does_not_know_is_an_error(dataset):
+    data = panoptic_json((70000, 1, 0), (3, 193, 0), (8, 5, 0))
+    with pytest.raises(DataError, match=r"a.png: segment id not in the JSON: value 900 on 1 pixels"):
+        dataset(PANOPTIC, data=data, m=panoptic_png(IDS_24)).read(0)
+
+
+def test_a_category_outside_the_card_is_an_error(dataset):
+    data = panoptic_json((70000, 17, 0), (3, 193, 0), (900, 1, 0), (8, 5, 0))
+    with pytest.raises(DataError, match=r"a.png: category 17 is not in the card"):
+        dataset(PANOPTIC, data=data, m=panoptic_png(IDS_24)).read(0)
+
+
+def test_a_mask_that_the_json_does_not_know_is_an_error(dataset):
+    with pytest.raises(DataError, match=r"ann.json: it has no entry for 'm/a.png'"):
+        dataset(PANOPTIC, data=panoptic_json(file="b.png"), m=panoptic_png(IDS_24)).read(0)
+
+
+# COCO instances.
+
+OBJECTS = 'annotations = "ann.json"\nencoding = "coco_instances"\nignore = [9]\n[classes]\ncat = 1\ndog = 2'
+SQUARE = [[1, 1, 7, 1, 7, 7, 1, 7]]
+
+
+def coco_json(*objects, size=(8, 10), file="a.jpg"):
+    keys = ("category_id", "segmentation", "iscrowd")
+    objects = [dict(zip(keys, o, strict=True), image_id=4) for o in objects]
+    image = {"id": 4, "file_name": file, "height": size[0], "width": size[1]}
+    return {"images": [image, {**image, "id": 5, "file_name": "b.jpg"}], "annotations": objects}
+
+
+def test_polygons_are_painted_as_pycocotools_does_with_the_smaller_on_top(dataset):
+    small = [[3, 3, 5, 3, 5, 5, 3, 5]]
+    folder = dataset(OBJECTS, data=coco_json((2, small, 0), (1, SQUARE, 0)), size=(8, 10))
+    labels = folder.read(0).annotation.labels.numpy()
+    inner, outer = (rle.decode(rle.merge(rle.frPyObjects(p, 8, 10))).astype(bool) for p in (small, SQUARE))
+    assert np.array_equal(labels, np.where(inner, 1, np.where(outer, 0, IGNORE)))
+    assert inner.sum() == 4
+    assert outer.sum() == 36
+    assert segments(folder.read(0).annotation) == {0: [32], 1: [4]}
+
+
+def test_both_kinds_of_run_lengths_are_read(dataset):
+    bitmap = np.zeros((8, 10), np.uint8)
+    bitmap[2:5, 3] = 1
+    packed = rle.encode(np.asfortranarray(bitmap))
+    packed["counts"] = packed["counts"].decode()
+    plain = {"size": [8, 10], "counts": [3 * 8 + 2, 3, 80 - 29]}
+    for outline in (packed, plain):
+        labels = dataset(OBJECTS, data=coco_json((2, outline, 0)), size=(8, 10)).read(0).annotation.labels
+        assert np.array_equal(labels.numpy(), np.where(bitmap, 1, IGNORE))
+
+
+def test_a_crowd_lies_below_all_objects(dataset):
+    crowd = {"size": [8, 10], "counts": [0, 8, 72]}
+    data = coco_json((1, [[0, 0, 10, 0, 10, 8, 0, 8]], 0), (2, crowd, 1))
+    assert segments(dataset(OBJECTS, data=data, size=(8, 10)).read(0).annotation) == {0: [80]}
+    data = coco_json((1, SQUARE, 0), (2, crowd, 1))
+    assert segments(dataset(OBJECTS, data=data, size=(8, 10)).read(0).annotation) == {0: [36]}
+    dense = dataset(OBJECTS, data=data, size=(8, 10), annotation="dense").read(0).annotation
+    assert dense.labels[:, 0].tolist() == [1] * 8
+
+
+def test_an_image_without_objects_has_no_label_and_is_not_background(dataset):
+    annotation = dataset(OBJECTS, data=coco_json(), size=(8, 10)).read(0).annotation
+    assert annotation.labels.eq(IGNORE).all()
+    assert annotation.classes.shape == (0,)
+
+
+def test_ignored_categories_leave_pixels_without_a_label(dataset):
+    data = coco_json((9, SQUARE, 0))
+    assert dataset(OBJECTS, data=data, size=(8, 10)).read(0).annotation.labels.eq(IGNORE).all()
+
+
+def test_image_names_may_have_folders_on_either_side(dataset):
+    assert len(dataset(OBJECTS, data=coco_json(file="a.jpg"), size=(8, 10)).read(0).annotation.classes) == 0
+    with pytest.raises(DataError, match=r"no entry for 'a.jpg'"):
+        dataset(OBJECTS, data=coco_json(file="x/a.jpg"), size=(8, 10)).read(0)
+
+
+def test_a_broken_outline_is_an_error(dataset):
+    with pytest.raises(DataError, match=r"ann.json: an outline of 'a' is broken"):
+        dataset(OBJECTS, data=coco_json((1, {"size": [8, 10]}, 0)), size=(8, 10)).read(0)
+    with pytest.raises(DataError, match=r"an outline of 'a' is 5x5 in an image of 10x8"):
+        dataset(OBJECTS, data=coco_json((1, {"size": [5, 5], "counts": [25]}, 0)), size=(8, 10)).read(0)
+
+
+def test_an_image_of_another_size_than_the_json_says_is_an_error(dataset):
+    with pytest.raises(DataError, match=r"ann.json: entry of 'a' is 10x8 but the image is 3x2"):
+        dataset(OBJECTS, data=coco_json()).read(0)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ('{"images": [', "unreadable or truncated JSON"),
+        ('{"images": []}', "not the JSON that encoding 'coco_instances' reads .no 'annotations'"),
+        ("[]", "not the JSON that encoding 'coco_instances' reads"),
+    ],
+)
+def test_a_json_of_another_kind_is_an_error(dataset, data, message):
+    with pytest.raises(UserError, match=f"ann.json: {message}"):
+        dataset(OBJECTS, data=data).read(0)
+
+
+def test_a_missing_json_is_an_error(dataset):
+    with pytest.raises(UserError, match=r"ann.json: there is no such annotation file"):
+        dataset(OBJECTS).read(0)
+
+
+# COCO boxes.
+
+
+def test_boxes_have_corners_and_leave_crowds_out(dataset):
+    data = coco_json()
+    for category, box, crowd in (
+        (2, [1, 2, 3, 4], 0),
+        (1, [0, 0, 10, 8], 1),
+        (9, [0, 0, 1, 1], 0),
+        (1, [2.5, 0, 1, 8], 0),
+    ):
+        data["annotations"].append({"image_id": 4, "category_id": category, "bbox": box, "iscrowd": crowd})
+    annotation = dataset(OBJECTS.replace("instances", "boxes"), data=data, size=(8, 10)).read(0).annotation
+    assert annotation.boxes.tolist() == [[1, 2, 4, 6], [2.5, 0, 3.5, 8]]
+    assert annotation.classes.tolist() == [1, 0]
+    assert annotation.extent.tolist() == [8, 10]
+
+
+def test_an_image_without_boxes_works(dataset):
+    annotation = dataset(OBJECTS.replace("instances", "boxes"), data=coco_json(), size=(8, 10)).read(0).annotation
+    assert annotation.boxes.shape == (0, 4)
+    assert annotation.boxes.dtype == torch.float32
+
+
+# Tags.
+
+TAGS = 'annotations = "ann.json"\nencoding = "tags"\nignore = ["blurred"]\n[classes]\ncat = {}\ndog = "n02084071"'
+
+
+def test_tags_are_listed_by_image(dataset):
+    folder = dataset(TAGS, data={"a": ["n02084071", "blurred", "cat", "cat"], "b": []})
+    assert folder.read(0).annotation.classes.tolist() == [0, 1]
+
+
+def test_an_unknown_tag_and_an_image_without_an_entry_are_errors(dataset):
+    with pytest.raises(DataError, match="tag 'dog' is not in the card"):
+        dataset(TAGS, data={"a": ["dog"]}).read(0)
+    with pytest.raises(DataError, match=r"no entry for 'a'"):
+        dataset(TAGS, data={"b": []}).read(0)
+    with pytest.raises(UserError, match="the tags of 'a' are no list"):
+        dataset(TAGS, data={"a": "cat"}).read(0)
+
+
+# Regions.
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 6), st.integers(1, 4))
+def test_segments_agree_with_the_dense_labels_wherever_they_are_known(data, regions, classes):
+    plane = data.draw(arrays(np.int64, (3, 4), elements=st.integers(0, regions - 1)))
+    cls = data.draw(arrays(np.int64, regions, elements=st.integers(-1, classes - 1)))
+    known = data.draw(arrays(np.bool_, regions))
+    things = data.draw(arrays(np.bool_, classes))
+    r = Regions(plane, cls, known)
+    dense, seg = r.dense().labels.numpy(), r.segments(things)
+    expected = np.where(known[plane], dense, IGNORE)
+    assert np.array_equal(seg.labels.numpy(), expected)
+    ids = seg.ids.numpy()
+    assert sorted(set(ids[ids >= 0].tolist())) == list(range(len(seg.classes)))
+    for c in range(classes):
+        present = {p for p in set(plane.ravel().tolist()) if cls[p] == c and known[p]}
+        assert int((seg.classes == c).sum()) == (len(present) if things[c] else bool(present))
