@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from manyseg.errors import UserError
-from manyseg.labels import LabelSpace, normalise
+from manyseg.labels import LabelClass, LabelSpace, normalise
 
 __all__ = ["TEMPLATES", "Encode", "Flat", "alternatives", "cell_sums", "name_evidence", "shares", "text_similarity"]
 
@@ -83,10 +83,9 @@ def name_evidence(flat: Flat) -> tuple[Bool[np.ndarray, "T T"], Bool[np.ndarray,
     Equal: the same set of alternatives, or a common synonym. Part: y lists x's whole name among its alternatives,
     or x is y with a qualifier behind a dash or in brackets ("wall-brick" and "wall").
     """
-    whole = [normalise(words(c.name)) for s in flat.spaces for c in s.classes]
-    also = [{normalise(words(n)) for n in c.synonyms} | {w} for w, c in zip(whole, _classes(flat), strict=True)]
-    options = [{normalise(a) for a in alternatives(c.name)} for c in _classes(flat)]
-    heads = [normalise(segments(c.name)[0]) for c in _classes(flat)]
+    also = [{_key(n) for n in (c.name, *c.synonyms)} for c in _classes(flat)]
+    options = [{_key(a) for a in alternatives(c.name)} for c in _classes(flat)]
+    heads = [_key(segments(c.name)[0]) for c in _classes(flat)]
     T = len(flat)
     equal, part = np.zeros((T, T), bool), np.zeros((T, T), bool)
     index: dict[str, set[int]] = {}
@@ -104,6 +103,11 @@ def name_evidence(flat: Flat) -> tuple[Bool[np.ndarray, "T T"], Bool[np.ndarray,
                 part[i, j] = True
     equal |= equal.T
     return equal & flat.cross, part & flat.cross & ~equal
+
+
+def _key(name: str) -> str:
+    """What equal names have in common: "Traffic-Lights" and "trafficlight" are one."""
+    return normalise(words(name)).replace(" ", "") or name.casefold()
 
 
 def text_similarity(
@@ -129,7 +133,7 @@ def text_similarity(
     return np.clip((mean + mean.T) / 2, -1, 1)
 
 
-def _classes(flat: Flat) -> list:  # type: ignore[type-arg]
+def _classes(flat: Flat) -> list[LabelClass]:
     return [c for s in flat.spaces for c in s.classes]
 
 

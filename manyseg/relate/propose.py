@@ -46,9 +46,9 @@ FEW = 10
 
 @dataclass(frozen=True)
 class Relation:
-    """How class `a` (dataset, class) relates to class `b` of another dataset: "equal", "part of" (a within b),
-    "contains", "overlaps" or "unrelated".
+    """How class `a` (dataset, class) relates to class `b` of another dataset.
 
+    `kind` is "equal", "part of" (a within b), "contains", "overlaps" or "unrelated".
     `score` in 0..1 is the probability of that kind, as far as the evidence is calibrated. `evidence` says why: the
     `names`, the cosine of the `text`, and of the `confusion` the shares of a's pixels called b and of b's called a.
     """
@@ -167,17 +167,23 @@ def _settle(
     if evidence.shares is None:
         if evidence.similarity is None:
             return np.where(evidence.name_part, CERTAIN, prior), clusters
-        return np.where(flat.cross, compete(prior, flat.ranges), NEVER), clusters
+        return _said(flat, evidence, compete(prior, flat.ranges)), clusters
     for _ in range(ROUNDS):
         group = _groups(T, clusters)
-        odds = compete(_with_confusion(flat, evidence, group), flat.ranges)
-        odds = np.where(flat.cross, odds, NEVER)
+        odds = _said(flat, evidence, compete(_with_confusion(flat, evidence, group), flat.ranges))
         equal = np.maximum(np.minimum(odds, odds.T), prior)
         settled = partition(equal, flat.dataset, must, must_not)
         if settled == clusters:
             break
         clusters = settled
     return odds, clusters
+
+
+def _said(flat: Flat, evidence: _Evidence, odds: Float[np.ndarray, "T T"]) -> Float[np.ndarray, "T T"]:
+    """Let a name that says of itself to be part of another count for as much as it says."""
+    if evidence.similarity is not None:
+        odds = np.where(evidence.name_part, np.maximum(odds, CERTAIN), odds)
+    return np.where(flat.cross, odds, NEVER)
 
 
 def _with_confusion(flat: Flat, evidence: _Evidence, group: Int[np.ndarray, "T"]) -> Float[np.ndarray, "T T"]:
@@ -287,15 +293,10 @@ def _taxonomy(
         groups.append(owners)
     place = {(s.name, n): (k, i) for k, s in enumerate(spaces) for i, n in enumerate(s.names)}
     names = _node_names(flat, clusters)
-    filled = sorted(
-        ((sorted((flat.labels[i] for i in g), key=place.__getitem__), names[k]) for k, g in enumerate(groups)),
-        key=lambda node: min(place[flat.labels[i]] for i in _core(node[1], names, clusters)),
-    )
-    return Taxonomy.from_groups(spaces, [g for g, _ in filled], [n for _, n in filled])
-
-
-def _core(name: str, names: Sequence[str], clusters: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    return clusters[names.index(name)]
+    first = [min(place[flat.labels[i]] for i in c) for c in clusters]
+    order = sorted(range(len(clusters)), key=first.__getitem__)
+    nodes = [sorted((flat.labels[i] for i in groups[k]), key=place.__getitem__) for k in order]
+    return Taxonomy.from_groups(spaces, nodes, [names[k] for k in order])
 
 
 def _node_names(flat: Flat, clusters: Sequence[tuple[int, ...]]) -> list[str]:

@@ -1,0 +1,139 @@
+"""How well relations between labels are found, against experts: the 448 classes of seven datasets, and a second policy.
+
+    python benchmarks/labels7.py            needs ../shared/data and the extra `offline`
+
+The experts' relations are read for scoring only. Two classes are related when MSeg's experts gave them a common
+universal class; for the second set, when they share a row of WildDash 2's label policy (names only, glued together).
+A related pair is a prediction of any kind but "unrelated". Part-of: pairs of which experts make one class narrower,
+that is, its universal classes hold in another class of more members; scored by the predicted kind and direction.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter, defaultdict
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.models.text import TextEncoder
+from manyseg.relate import Flat, merge, propose, recall_shares, shares
+
+DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+def pairs_of(relations):
+    return {frozenset((r.a, r.b)) for r in relations if r.kind != "unrelated"}
+
+
+def pairs_of_groups(groups, labels):
+    found = (combinations([labels[i] for i in g], 2) for g in groups)
+    return {frozenset(p) for group in found for p in group if p[0][0] != p[1][0]}
+
+
+def scores(found, truth, datasets=None):
+    if datasets is not None:
+        found, truth = ({p for p in s if all(d in datasets for d, _ in p)} for s in (found, truth))
+    hits = len(found & truth)
+    precision, recall = hits / max(len(found), 1), hits / max(len(truth), 1)
+    return precision, recall, 2 * hits / max(len(found) + len(truth), 1), len(found)
+
+
+def line(name, values, nodes, seconds):
+    p, r, f, n = values
+    print(f"{name:24} {p:9.3f} {r:7.3f} {f:7.3f} {n:6d} {nodes:6d} {seconds:7.1f}", flush=True)
+
+
+def labels7():
+    truth = json.loads((DATA / "labels7" / "mseg_relations.json").read_text())
+    spaces = [LabelSpace.of(d, [e["class"] for e in rows]) for d, rows in truth.items()]
+    universal = {(d, e["class"]): frozenset(e["universal"]) for d, rows in truth.items() for e in rows}
+    confusion = dict(np.load(DATA / "labels7" / "confusions.npz"))
+    related = {frozenset(p) for p in combinations(universal, 2) if p[0][0] != p[1][0] and universal[p[0]] & universal[p[1]]}
+    return spaces, confusion, related, universal
+
+
+def wilddash():
+    policy = json.loads((DATA / "class_lists" / "class_lists.json").read_text())["wilddash2 unified label policy"]
+    columns = {"wd2_name": "wd2", "mvd1p2_name": "mvd", "idd_name": "idd", "cs_name": "cs"}
+    void = {s["name"] for rows in policy["per_ds"].values() for s in rows if s["supercategory"] == "void"} | {"static", "dynamic", "ground"}
+    names, related = defaultdict(dict), set()
+    for row in policy["mapping"]:
+        cells = [(d, row[c]) for c, d in columns.items() if row[c] not in void]
+        for d, n in cells:
+            names[d][n] = None
+        related |= {frozenset(p) for p in combinations(cells, 2)}
+    return [LabelSpace.of(d, n) for d, n in names.items()], related
+
+
+def narrower(universal):
+    """Pairs (x, y), x part of y by the experts: y's universal class joins several classes of x's dataset, x's is one."""
+    count = Counter((d, u) for (d, _), us in universal.items() for u in us)
+    out = set()
+    for (a, x), us in universal.items():
+        for (b, y), vs in universal.items():
+            common = us & vs
+            if a != b and any(count[a, u] > 1 for u in common) and all(count[b, u] == 1 for u in common):
+                out.add(((a, x), (b, y)))
+    return out
+
+
+def part_scores(relations, truth):
+    found = {(r.a, r.b) if r.kind == "part of" else (r.b, r.a) for r in relations if r.kind in ("part of", "contains")}
+    hits = len(found & truth)
+    return hits / max(len(found), 1), hits / max(len(truth), 1)
+
+
+def main():
+    if not (DATA / "labels7").exists():
+        print("skipped: ../shared/data/labels7 is absent")
+        return 0
+    encode = TextEncoder().encode
+    spaces, confusion, related, universal = labels7()
+    encode([f"warm {n}" for n in ("up", "again")])
+    print(f"{'seven training sets':24} precision  recall      F1  pairs  nodes seconds")
+    for by_exact in (True, False):
+        start = time.perf_counter()
+        t = Taxonomy.by_name(spaces, exact=by_exact)
+        groups = {frozenset(p) for u in range(len(t.unified)) for p in combinations(t.members(u), 2)}
+        line("by_name " + ("exact" if by_exact else "normalised"), scores(groups, related), len(t.unified), time.perf_counter() - start)
+    flat = Flat(tuple(spaces))
+    S = recall_shares(shares(flat, confusion).called.astype(float), flat.dataset)
+    for cost in (0.05, 0.4):
+        start = time.perf_counter()
+        groups = merge(S, [len(s) for s in spaces], 0.4, cost)
+        line(f"programme, cost {cost}", scores(pairs_of_groups(groups, flat.labels), related), len(groups), time.perf_counter() - start)
+    kept, parts = {}, narrower(universal)
+    for by in ("names", "text", "confusion", "both"):
+        start = time.perf_counter()
+        p = propose(spaces, by=by, encode=encode, confusion=confusion)
+        kept[by] = pairs_of(p.relations)
+        line("ours, " + by, scores(kept[by], related), len(p.taxonomy.unified), time.perf_counter() - start)
+        precision, recall = part_scores(p.relations, parts)
+        print(f"{'   part of, directed':24} {precision:9.3f} {recall:7.3f}   of {len(parts)}")
+    print("\nF1 when only some of the datasets are given (proposed anew): mean, least")
+    names = [s.name for s in spaces]
+    for size in (2, 3):
+        for by in ("text", "both"):
+            f = []
+            for chosen in combinations(range(len(spaces)), size):
+                given = [spaces[i] for i in chosen]
+                inside = {k: v for k, v in confusion.items() if all(n in {s.name for s in given} for n in k.split("__"))}
+                found = pairs_of(propose(given, by=by, encode=encode, confusion=inside).relations)
+                f.append((scores(found, related, {s.name for s in given})[2], "+".join(names[i] for i in chosen)))
+            print(f"  {size} datasets, {by:5} {np.mean([v for v, _ in f]):6.3f} {min(f)[0]:6.3f} ({min(f)[1]})", flush=True)
+    spaces, related = wilddash()
+    print(f"\n{'WildDash 2 policy':24} precision  recall      F1  pairs  nodes seconds")
+    for by in ("names", "text"):
+        start = time.perf_counter()
+        p = propose(spaces, by=by, encode=encode)
+        line("ours, " + by, scores(pairs_of(p.relations), related), len(p.taxonomy.unified), time.perf_counter() - start)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
