@@ -67,7 +67,7 @@ def overlay(image: UInt8[Tensor, "3 _ _"], labels: Int[Tensor, "H W"], space: La
 def _legend(shares: list[tuple[int, float]], space: LabelSpace, height: int, text_size: int) -> Image.Image:
     """Draw a swatch, a name and a share for each class, in few columns, as high as the picture where that will do."""
     font, line, gap = _font(text_size), round(1.5 * text_size), text_size // 2
-    rows = max(1, (height - gap) // line, math.ceil(len(texts) / COLUMNS))
+    rows = max(1, (height - gap) // line, math.ceil(len(shares) / COLUMNS))
     texts = [f"{space.names[c]}  {_share(share)}" for c, share in shares]
     columns = [range(start, min(start + rows, len(texts))) for start in range(0, len(texts), rows)]
     widths = [2 * gap + text_size + gap + max(round(font.getlength(texts[i])) for i in column) for column in columns]

@@ -48,7 +48,7 @@ class Statistics:
             raise UserError(
                 f"statistics {self.key[:12]} and {other.key[:12]} are of different models or settings; collect again"
             )
-        for name in self.images.keys() & other.images.keys():
+        for name in (n for n in self.images if n in other.images):
             if twice := len(np.intersect1d(self.images[name], other.images[name])):
                 raise UserError(f"{twice} images of '{name}' are in both statistics; merge parts that do not overlap")
         images = {
