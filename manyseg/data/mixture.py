@@ -297,9 +297,10 @@ def _apportion(total: int, weights: Sequence[int]) -> list[int]:
 
     The counts sum to `total`, never fall as it grows, and stay as near to their shares as an order of images can.
     """
-    # At this time at most total - 1 images are due, as rounding adds at most 1/2 a dataset; the rest come one by one.
-    whole, time = sum(weights), max(0, total - 1 - (len(weights) + 1) // 2)
-    counts = [(2 * w * time + whole) // (2 * whole) for w in weights]
+    # What is due at this time is no more than `total`, as a dataset is at most 1/2 image ahead of its share; the rest
+    # comes one by one.
+    time = max(0, total - len(weights))
+    counts = [w * time // sum(weights) for w in weights]
     due = [(Fraction(2 * n + 1, w), d) for d, (n, w) in enumerate(zip(counts, weights, strict=True))]
     heapify(due)
     for _ in range(total - sum(counts)):
