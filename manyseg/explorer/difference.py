@@ -40,8 +40,8 @@ class Difference(NamedTuple):
 def difference(before: Taxonomy, after: Taxonomy) -> Difference:
     """Compare two taxonomies by their nodes' members, not by the nodes' names or order.
 
-    Each new node is paired with the old one that shares most classes with it (equal members first, then the most
-    shared, then the equal name); what is left over was added or removed.
+    Each new node is paired with the old one that shares the largest part of their classes with it, equal ones first,
+    at a tie the one of its name; what is left over was added or removed.
     """
     old, new = _members(before), _members(after)
     pairs = _pair(before, after, old, new)
@@ -80,9 +80,8 @@ def _pair(
     for v, members in enumerate(new):
         for u in {u for member in members for u in where.get(member, [])}:
             shared = len(old[u].keys() & members.keys())
-            same = shared == len(old[u]) == len(members)
             named = before.unified.names[u] == after.unified.names[v]
-            candidates.append((not same, -shared / len(old[u].keys() | members.keys()), not named, u, v))
+            candidates.append((-shared / len(old[u].keys() | members.keys()), not named, u, v))
     pairs: dict[int, int] = {}
     taken: set[int] = set()
     for *_, u, v in sorted(candidates):

@@ -69,7 +69,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("method", record.method),
         ("backbone", str(model.get("backbone", "not named"))),
         ("steps", f"{done:,}".replace(",", "\u2009") if done else "none yet"),
-        ("stages", " → ".join(name for name, _ in record.stages if name)),
+        ("stages", " → ".join(name for name, _ in record.stages) if len(record.stages) > 1 else ""),
         ("seed", str(record.recipe.get("seed", ""))),
         ("unified nodes", str(record.scores.get("unified_nodes") or max(len(record.taxonomy) - 1, 0) or "")),
         ("training time", f"{seconds / 60:.1f} min" if seconds else ""),
