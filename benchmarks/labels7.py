@@ -53,14 +53,20 @@ def labels7():
     spaces = [LabelSpace.of(d, [e["class"] for e in rows]) for d, rows in truth.items()]
     universal = {(d, e["class"]): frozenset(e["universal"]) for d, rows in truth.items() for e in rows}
     confusion = dict(np.load(DATA / "labels7" / "confusions.npz"))
-    related = {frozenset(p) for p in combinations(universal, 2) if p[0][0] != p[1][0] and universal[p[0]] & universal[p[1]]}
+    related = {
+        frozenset(p) for p in combinations(universal, 2) if p[0][0] != p[1][0] and universal[p[0]] & universal[p[1]]
+    }
     return spaces, confusion, related, universal
 
 
 def wilddash():
     policy = json.loads((DATA / "class_lists" / "class_lists.json").read_text())["wilddash2 unified label policy"]
     columns = {"wd2_name": "wd2", "mvd1p2_name": "mvd", "idd_name": "idd", "cs_name": "cs"}
-    void = {s["name"] for rows in policy["per_ds"].values() for s in rows if s["supercategory"] == "void"} | {"static", "dynamic", "ground"}
+    void = {s["name"] for rows in policy["per_ds"].values() for s in rows if s["supercategory"] == "void"} | {
+        "static",
+        "dynamic",
+        "ground",
+    }
     names, related = defaultdict(dict), set()
     for row in policy["mapping"]:
         cells = [(d, row[c]) for c, d in columns.items() if row[c] not in void]
@@ -71,7 +77,7 @@ def wilddash():
 
 
 def narrower(universal):
-    """Pairs (x, y), x part of y by the experts: y's universal class joins several classes of x's dataset, x's is one."""
+    """Pairs (x, y), x part of y by the experts: theirs joins several classes of x's dataset, but only y of y's."""
     count = Counter((d, u) for (d, _), us in universal.items() for u in us)
     out = set()
     for (a, x), us in universal.items():
@@ -100,13 +106,23 @@ def main():
         start = time.perf_counter()
         t = Taxonomy.by_name(spaces, exact=by_exact)
         groups = {frozenset(p) for u in range(len(t.unified)) for p in combinations(t.members(u), 2)}
-        line("by_name " + ("exact" if by_exact else "normalised"), scores(groups, related), len(t.unified), time.perf_counter() - start)
+        line(
+            "by_name " + ("exact" if by_exact else "normalised"),
+            scores(groups, related),
+            len(t.unified),
+            time.perf_counter() - start,
+        )
     flat = Flat(tuple(spaces))
     S = recall_shares(shares(flat, confusion).called.astype(float), flat.dataset)
     for cost in (0.05, 0.4):
         start = time.perf_counter()
         groups = merge(S, [len(s) for s in spaces], 0.4, cost)
-        line(f"programme, cost {cost}", scores(pairs_of_groups(groups, flat.labels), related), len(groups), time.perf_counter() - start)
+        line(
+            f"programme, cost {cost}",
+            scores(pairs_of_groups(groups, flat.labels), related),
+            len(groups),
+            time.perf_counter() - start,
+        )
     kept, parts = {}, narrower(universal)
     for by in ("names", "text", "confusion", "both"):
         start = time.perf_counter()
@@ -122,16 +138,23 @@ def main():
             f = []
             for chosen in combinations(range(len(spaces)), size):
                 given = [spaces[i] for i in chosen]
-                inside = {k: v for k, v in confusion.items() if all(n in {s.name for s in given} for n in k.split("__"))}
+                inside = {
+                    k: v for k, v in confusion.items() if all(n in {s.name for s in given} for n in k.split("__"))
+                }
                 found = pairs_of(propose(given, by=by, encode=encode, confusion=inside).relations)
                 f.append((scores(found, related, {s.name for s in given})[2], "+".join(names[i] for i in chosen)))
-            print(f"  {size} datasets, {by:5} {np.mean([v for v, _ in f]):6.3f} {min(f)[0]:6.3f} ({min(f)[1]})", flush=True)
+            print(
+                f"  {size} datasets, {by:5} {np.mean([v for v, _ in f]):6.3f} {min(f)[0]:6.3f} ({min(f)[1]})",
+                flush=True,
+            )
     spaces, related = wilddash()
     print(f"\n{'WildDash 2 policy':24} precision  recall      F1  pairs  nodes seconds")
     for by in ("names", "text"):
         start = time.perf_counter()
         p = propose(spaces, by=by, encode=encode)
-        line("ours, " + by, scores(pairs_of(p.relations), related), len(p.taxonomy.unified), time.perf_counter() - start)
+        line(
+            "ours, " + by, scores(pairs_of(p.relations), related), len(p.taxonomy.unified), time.perf_counter() - start
+        )
     return 0
 
 

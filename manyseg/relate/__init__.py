@@ -3,11 +3,11 @@
 Only numpy and scipy; a text encoder is any callable from texts to vectors.
 """
 
-from manyseg.relate.agreement import Agreement, agreement
+from manyseg.relate.compare import Agreement, agreement
 from manyseg.relate.evidence import TEMPLATES, Encode, Flat, shares, text_similarity
-from manyseg.relate.merge import merge, partition, recall_shares
 from manyseg.relate.pins import Pins
-from manyseg.relate.propose import Proposal, Relation, propose
+from manyseg.relate.programme import merge, partition, recall_shares
+from manyseg.relate.proposal import Proposal, Relation, propose
 
 __all__ = [
     "TEMPLATES",

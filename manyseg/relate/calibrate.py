@@ -31,18 +31,18 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return out
 
 
-def decoy_log_odds(candidates: Float[np.ndarray, "N"], decoys: Float[np.ndarray, "M"]) -> tuple[float, float]:
+def decoy_log_odds(candidates: Float[np.ndarray, " N"], decoys: Float[np.ndarray, " M"]) -> tuple[float, float]:
     """Fit (a, b): the log-odds that a candidate of similarity s is related is a + b s.
 
     Candidates are pairs across datasets, decoys pairs within one. The model is the mixture of known negatives: density
     of candidates = (density of decoys) (1 + exp(a + b s)), as related pairs are rare; its likelihood is that of telling
-    candidates from decoys. Few pairs are held back by a weak prior: even odds half-way between the middle of the
-    decoys' upper half and 1, half a nat of penalty for a slope off by its own size.
+    candidates from decoys. Where there are few pairs a weak normal prior holds: even odds half-way between the upper
+    quartile of the decoys and 1, give or take 2 nats, and from there to 1 another 4 nats, give or take 20.
     """
     k = len(candidates) / max(len(decoys), 1)
     centre = (1 + (float(np.quantile(decoys, 0.75)) if len(decoys) else 0.5)) / 2
     scale = max(1 - centre, 1e-3)
-    prior = np.array([0.0, 4.0])
+    prior, width = np.array([0.0, 4.0]), np.array([2.0, 20.0])
     x1, x0 = (candidates - centre) / scale, (decoys - centre) / scale
 
     def loss(t: np.ndarray) -> tuple[float, np.ndarray]:
@@ -51,16 +51,16 @@ def decoy_log_odds(candidates: Float[np.ndarray, "N"], decoys: Float[np.ndarray,
         d1 = (k / (1 + k * (1 + e1)) - 1 / (1 + e1)) * e1
         d0 = k / (1 + k * (1 + e0)) * e0
         grad = np.array([d1.sum() + d0.sum(), (d1 * x1).sum() + (d0 * x0).sum()])
-        pull = (t - prior) / np.array([2.0, 4.0])
-        return float(fit + 0.5 * (pull @ pull)), grad + pull / np.array([2.0, 4.0])
+        pull = (t - prior) / width
+        return float(fit + 0.5 * (pull @ pull)), grad + pull / width
 
     a, b = minimize(loss, prior, jac=True, method="L-BFGS-B", bounds=[(-20, 20), (0.5, 40)]).x
     return float(a - b * centre / scale), float(b / scale)
 
 
 def cross_log_odds(
-    score: Float[np.ndarray, "N"], test: Float[np.ndarray, "N"], negative: float, positive: float
-) -> Float[np.ndarray, "N"]:
+    score: Float[np.ndarray, " N"], test: Float[np.ndarray, " N"], negative: float, positive: float
+) -> Float[np.ndarray, " N"]:
     """Log-odds of being related as a rising function of `score`, by a `test` that knows nothing of the score.
 
     `negative` and `positive` are the mean test values of unrelated and of related pairs. The mean test near a score is

@@ -10,6 +10,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -36,7 +37,7 @@ class Flat:
         return len(self.dataset)
 
     @cached_property
-    def dataset(self) -> Int[np.ndarray, "T"]:
+    def dataset(self) -> Int[np.ndarray, " T"]:
         """The position of each class's dataset."""
         return np.repeat(np.arange(len(self.spaces)), [len(s) for s in self.spaces])
 
@@ -49,7 +50,7 @@ class Flat:
     def ranges(self) -> list[slice]:
         """The stretch of the list that each dataset takes."""
         ends = np.cumsum([0, *(len(s) for s in self.spaces)])
-        return [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        return [slice(int(a), int(b)) for a, b in pairwise(ends)]
 
     @cached_property
     def cross(self) -> Bool[np.ndarray, "T T"]:
@@ -72,7 +73,7 @@ def alternatives(name: str, synonyms: Sequence[str] = ()) -> list[str]:
 
 
 def segments(name: str, synonyms: Sequence[str] = ()) -> list[str]:
-    """The alternatives split further at dashes and brackets: "wall-brick" has "wall" and "brick"."""
+    """Split the alternatives further at dashes and brackets: "wall-brick" has "wall" and "brick"."""
     found = [words(p) for n in (name, *synonyms) for p in re.split(r"[/,;|&()]|-| or ", n)]
     return list(dict.fromkeys(w for w in found if w)) or [name.casefold()]
 
@@ -106,13 +107,11 @@ def name_evidence(flat: Flat) -> tuple[Bool[np.ndarray, "T T"], Bool[np.ndarray,
 
 
 def _key(name: str) -> str:
-    """What equal names have in common: "Traffic-Lights" and "trafficlight" are one."""
+    """Reduce a name to what equal names have in common: "Traffic-Lights" and "trafficlight" are one."""
     return normalise(words(name)).replace(" ", "") or name.casefold()
 
 
-def text_similarity(
-    flat: Flat, encode: Encode, templates: Sequence[str] = TEMPLATES
-) -> Float[np.ndarray, "T T"]:
+def text_similarity(flat: Flat, encode: Encode, templates: Sequence[str] = TEMPLATES) -> Float[np.ndarray, "T T"]:
     """Cosine of the class texts, 1 for equal names.
 
     Two names are as similar as their most similar alternatives; the score is the mean of that and of the most
@@ -129,8 +128,9 @@ def text_similarity(
     vectors = _vectors(list(keys), encode, templates)
     whole = _best(vectors, rows[0], rows[0])
     loose = _best(vectors, rows[1], rows[0])
-    mean: Float[np.ndarray, "T T"] = (whole + np.maximum(loose, loose.T)) / 2
-    return np.clip((mean + mean.T) / 2, -1, 1)
+    mean = (whole + np.maximum(loose, loose.T)) / 2
+    out: Float[np.ndarray, "T T"] = np.clip((mean + mean.T) / 2, -1, 1)
+    return out
 
 
 def _classes(flat: Flat) -> list[LabelClass]:
@@ -151,7 +151,8 @@ def _vectors(keys: Sequence[tuple[str, str, str]], encode: Encode, templates: Se
     for i, (part, _, description) in enumerate(keys):
         if description:
             out[i] = (out[i] + unit[position[f"{part}: {description}"]]) / 2
-    return (out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+    unit_rows: np.ndarray = out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+    return unit_rows.astype(np.float32)
 
 
 def _best(vectors: np.ndarray, left: list[list[int]], right: list[list[int]]) -> np.ndarray:
@@ -221,7 +222,7 @@ def check_names(flat: Flat, confusion: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def cell_sums(values: np.ndarray, group: Int[np.ndarray, "T"]) -> np.ndarray:
+def cell_sums(values: np.ndarray, group: Int[np.ndarray, " T"]) -> np.ndarray:
     """Float[G, G]: sum `values` over all pairs of groups; `group` numbers them 0 .. G - 1."""
     order = np.argsort(group, kind="stable")
     starts = np.searchsorted(group[order], np.arange(group.max() + 1))

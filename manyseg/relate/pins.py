@@ -1,7 +1,7 @@
 """What a person decided about pairs of classes: a small TOML file that outlives every re-run.
 
-    must = ["street:rider = park:cyclist"]
-    must_not = ["street:wall = park:wall"]
+must = ["street:rider = park:cyclist"]
+must_not = ["street:wall = park:wall"]
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Pins:
         except FileNotFoundError:
             raise UserError(f"{path}: there is no such file of pinned pairs") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-            raise UserError(f"{path}: not a TOML file ({e}); write lines like must = [\"a:car = b:auto\"]") from None
+            raise UserError(f'{path}: not a TOML file ({e}); write lines like must = ["a:car = b:auto"]') from None
         if unknown := set(table) - {"must", "must_not"}:
             raise UserError(f"{path}: unknown key '{min(unknown)}'; the keys are must and must_not")
         pairs = {}
@@ -61,6 +61,6 @@ class Pins:
 def _pair(path: str | Path, key: str, entry: object) -> tuple[Label, Label]:
     sides = [s.strip() for s in entry.split(" = ")] if isinstance(entry, str) else []
     if len(sides) != 2 or not all(d.strip() and c.strip() for d, _, c in (s.partition(":") for s in sides)):
-        raise UserError(f"{path}: {key} has {entry!r}; write it as \"dataset:class = dataset:class\"")
+        raise UserError(f'{path}: {key} has {entry!r}; write it as "dataset:class = dataset:class"')
     (a, _, x), (b, _, y) = (s.partition(":") for s in sides)
     return (a.strip(), x.strip()), (b.strip(), y.strip())

@@ -25,8 +25,8 @@ from manyseg.relate.evidence import (
     text_similarity,
     words,
 )
-from manyseg.relate.merge import partition
 from manyseg.relate.pins import Pins
+from manyseg.relate.programme import partition
 
 __all__ = ["Proposal", "Relation", "propose"]
 
@@ -75,22 +75,20 @@ def propose(
     encode: Encode | None = None,
     confusion: Mapping[str, np.ndarray] | None = None,
     pins: Pins | None = None,
-    background: Sequence[LabelSpace] = (),
     templates: Sequence[str] = TEMPLATES,
 ) -> Proposal:
     """Find equal, part-of and overlapping classes, and build the unified space from them.
 
     `by` "text" and "both" need `encode`; "confusion" and "both" need `confusion`: counts `a__b`, [i, j] = pixels of
-    class i of a that b's head called j. `background` are other label spaces whose names only calibrate the texts; they
-    help where the given spaces are small. Nothing is tuned on known relations (see `calibrate`), nothing is random,
-    and the order of datasets and classes does not matter. Raises UserError on evidence that is missing or misshapen.
+    class i of a that b's head called j. Nothing is tuned on known relations (see `calibrate`), nothing is random, and
+    the order of datasets and classes does not matter. Raises UserError on evidence that is missing or misshapen.
     """
     pins = pins or Pins()
     pins.check(spaces)
     Taxonomy.disjoint(spaces)  # refuses two datasets of one name
     ordered = [LabelSpace(s.name, tuple(sorted(s.classes, key=lambda c: c.name))) for s in spaces]
     flat = Flat(tuple(sorted(ordered, key=lambda s: s.name)))
-    evidence = _gather(spaces, flat, by, encode, confusion, background, templates)
+    evidence = _gather(spaces, flat, by, encode, confusion, templates)
     index = {label: i for i, label in enumerate(flat.labels)}
     must, must_not = ([(index[x], index[y]) for x, y in pairs] for pairs in (pins.must, pins.must_not))
     odds, clusters = _settle(flat, evidence, must, must_not)
@@ -120,7 +118,6 @@ def _gather(
     by: By,
     encode: Encode | None,
     confusion: Mapping[str, np.ndarray] | None,
-    background: Sequence[LabelSpace],
     templates: Sequence[str],
 ) -> _Evidence:
     if by not in ("names", "text", "confusion", "both"):
@@ -131,7 +128,8 @@ def _gather(
         if encode is None:
             raise UserError(f"relating labels by {by} needs a text encoder; give one, or relate them by names")
         similarity = text_similarity(flat, encode, templates)
-        a, b = _text_calibration(flat, similarity, encode, background, templates)
+        upper = np.triu(np.ones(similarity.shape, bool), 1)
+        a, b = decoy_log_odds(similarity[upper & flat.cross], similarity[upper & ~flat.cross])
         prior = np.where(same, np.maximum(a + b * similarity, CERTAIN), a + b * similarity)
     if by in ("confusion", "both"):
         if not confusion:
@@ -143,18 +141,6 @@ def _gather(
     if by == "names":
         prior = np.where(same, CERTAIN, NEVER)
     return _Evidence(same, part, similarity, prior, known)
-
-
-def _text_calibration(
-    flat: Flat, similarity: np.ndarray, encode: Encode, background: Sequence[LabelSpace], templates: Sequence[str]
-) -> tuple[float, float]:
-    names = {s.name for s in flat.spaces}
-    others = [s for s in background if s.name not in names]
-    if others:
-        wide = Flat((*flat.spaces, *sorted(others, key=lambda s: s.name)))
-        similarity, flat = text_similarity(wide, encode, templates), wide
-    upper = np.triu(np.ones(similarity.shape, bool), 1)
-    return decoy_log_odds(similarity[upper & flat.cross], similarity[upper & ~flat.cross])
 
 
 def _settle(
@@ -186,7 +172,7 @@ def _said(flat: Flat, evidence: _Evidence, odds: Float[np.ndarray, "T T"]) -> Fl
     return np.where(flat.cross, odds, NEVER)
 
 
-def _with_confusion(flat: Flat, evidence: _Evidence, group: Int[np.ndarray, "T"]) -> Float[np.ndarray, "T T"]:
+def _with_confusion(flat: Flat, evidence: _Evidence, group: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T T"]:
     """Join text and confusion as independent witnesses, less what they have in common."""
     assert evidence.shares is not None
     share, seen, free = _pooled(flat, evidence.shares, group)
@@ -218,7 +204,7 @@ def _correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _pooled(
-    flat: Flat, known: Shares, group: Int[np.ndarray, "T"]
+    flat: Flat, known: Shares, group: Int[np.ndarray, " T"]
 ) -> tuple[Float[np.ndarray, "T T"], Bool[np.ndarray, "T T"], Bool[np.ndarray, "T T"]]:
     """Share of x that goes to y, from all pairs of their clusters; whether there are any; whether y may hold x.
 
@@ -237,7 +223,7 @@ def _pooled(
     return cells[pair], (count > 0)[pair], possible[pair]
 
 
-def _groups(T: int, clusters: Sequence[tuple[int, ...]]) -> Int[np.ndarray, "T"]:
+def _groups(T: int, clusters: Sequence[tuple[int, ...]]) -> Int[np.ndarray, " T"]:
     group = np.empty(T, int)
     for g, members in enumerate(clusters):
         group[list(members)] = g
@@ -247,7 +233,7 @@ def _groups(T: int, clusters: Sequence[tuple[int, ...]]) -> Int[np.ndarray, "T"]
 KINDS: tuple[Kind, ...] = ("unrelated", "equal", "part of", "contains", "overlaps")
 
 
-def _kinds(flat: Flat, group: Int[np.ndarray, "T"], odds: Float[np.ndarray, "T T"]) -> Int[np.ndarray, "T T"]:
+def _kinds(flat: Flat, group: Int[np.ndarray, " T"], odds: Float[np.ndarray, "T T"]) -> Int[np.ndarray, "T T"]:
     """Kind of every pair, a position in KINDS; [x, y] says how x relates to y.
 
     Where both directions are likely but the two are not one node, the dataset that has both x and a namesake of y
@@ -316,7 +302,7 @@ def _node_names(flat: Flat, clusters: Sequence[tuple[int, ...]]) -> list[str]:
 
 def _relations(
     flat: Flat,
-    group: Int[np.ndarray, "T"],
+    group: Int[np.ndarray, " T"],
     kinds: Int[np.ndarray, "T T"],
     odds: Float[np.ndarray, "T T"],
     evidence: _Evidence,

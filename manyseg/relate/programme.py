@@ -23,7 +23,7 @@ MOST_CLUSTERS = 20_000
 """Candidate clusters of one component up to which `partition` is exact; beyond, it first joins the surest pair."""
 
 
-def recall_shares(called: Float[np.ndarray, "T T"], dataset: Int[np.ndarray, "T"]) -> Float[np.ndarray, "T T"]:
+def recall_shares(called: Float[np.ndarray, "T T"], dataset: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T T"]:
     """S of the published rule: the recall share of x in y for other datasets, x's own recall on the diagonal."""
     S = np.where(dataset[:, None] == dataset[None], 0.0, called)
     np.fill_diagonal(S, np.diag(called))
@@ -43,9 +43,10 @@ def merge(
     S[x, y] is the share of class x that the head of y's dataset calls y; S[x, x] the recall by x's own head.
     The cost of a cluster is the sum over its classes of own recall less the mean share over the cluster (itself
     included). A pair is admissible where S exceeds the own recall less `tau` both ways, and kept where its cost is at
-    most `pair_cost`; a cluster grows while every pair is kept and its cost is at most `tau`. Minimised: the sum of |C| cost(C) - lam (|C| - 1) over the chosen clusters.
-    The paper writes pair_cost 0.05; its released label spaces fit 0.4 better (see docs). `sizes` are the numbers of
-    classes of the datasets, in order.
+    most `pair_cost`; a cluster grows while every pair is kept and its cost is at most `tau`, and has `max_size`
+    classes at most. Minimised: the sum of |C| cost(C) - lam (|C| - 1) over the chosen clusters C.
+    AutoUniSeg writes pair_cost 0.05; its released label spaces fit 0.4, which keeps every admissible pair, better.
+    `sizes` are the numbers of classes of the datasets, in order.
     """
     T = sum(sizes)
     if S.shape != (T, T):
@@ -53,13 +54,14 @@ def merge(
     dataset = np.repeat(np.arange(len(sizes)), sizes)
     own = np.diag(S)
     floor = np.maximum(own - tau, 0)
-    admissible = (S > floor[:, None]) & (S.T > floor[None]) & (dataset[:, None] != dataset[None])
+    above = floor[:, None] < S
+    admissible = above & above.T & (dataset[:, None] != dataset[None])
     pair = (own[:, None] - S + own[None] - S.T) / 2
     kept = admissible & (pair <= pair_cost)
     limit = len(sizes) if max_size is None else max_size
     clusters: list[tuple[int, ...]] = []
     costs: list[float] = []
-    grown = [(i,) for i in range(T)]
+    grown: list[tuple[int, ...]] = [(i,) for i in range(T)]
     for size in range(2, limit + 1):
         following = []
         for c in grown:
@@ -79,15 +81,16 @@ def merge(
 
 def partition(
     weight: Float[np.ndarray, "T T"],
-    dataset: Int[np.ndarray, "T"],
+    dataset: Int[np.ndarray, " T"],
     must: Collection[tuple[int, int]] = (),
     must_not: Collection[tuple[int, int]] = (),
 ) -> list[tuple[int, ...]]:
     """Cluster classes so that the sum of `weight` within clusters is largest, one class a dataset.
 
     `weight[x, y]` is symmetric: log-odds that x and y are equal; only pairs of positive weight may share a cluster.
-    `must` pairs share one, whatever their weight; `must_not` pairs never do. Raises UserError where these contradict
-    each other or would put two classes of one dataset into one cluster.
+    `must` pairs share one, whatever their weight, and then count as one class of summed weight; `must_not` pairs
+    never do. Raises UserError where these contradict each other or would put two classes of one dataset into one
+    cluster.
     """
     weight = np.where(dataset[:, None] == dataset[None], 0, weight)
     for x, y in must_not:
@@ -119,7 +122,7 @@ def _units(T: int, must: Collection[tuple[int, int]]) -> list[tuple[int, ...]]:
 
 
 def _check_units(
-    units: Sequence[tuple[int, ...]], dataset: Int[np.ndarray, "T"], must_not: Collection[tuple[int, int]]
+    units: Sequence[tuple[int, ...]], dataset: Int[np.ndarray, " T"], must_not: Collection[tuple[int, int]]
 ) -> None:
     apart = {frozenset(p) for p in must_not}
     for unit in units:
@@ -155,37 +158,39 @@ def _solve(
     dataset: np.ndarray,
 ) -> list[tuple[int, ...]]:
     """Partition one connected component exactly, or nearly where it has too many candidate clusters."""
-    parts = [units[u] for u in component]
-    while True:
-        gain, fits = _pairwise(parts, weight, dataset)
-        if fits.sum() == len(parts) * (len(parts) - 1):
-            return [tuple(i for p in parts for i in p)]
-        clusters = _cliques(fits)
-        if clusters is not None:
-            values = np.array([-sum(gain[i, j] for i in c for j in c if i < j) for c in clusters])
-            chosen = _with_singletons(len(parts), _choose(len(parts), clusters, values))
-            return [tuple(i for p in c for i in parts[p]) for c in chosen]
+    gain = np.array(
+        [[weight[np.ix_(units[u], units[v])].sum() if v in edges[u] else 0.0 for v in component] for u in component]
+    )
+    kinds = [{int(dataset[i]) for i in units[u]} for u in component]
+    fits = (gain > 0) & np.array([[a.isdisjoint(b) for b in kinds] for a in kinds])
+    parts: list[tuple[int, ...]] = [(k,) for k in range(len(component))]
+    while (clusters := _cliques(fits)) is None:
         i, j = divmod(int(np.where(fits, gain, -np.inf).argmax()), len(parts))
-        parts = [p for k, p in enumerate(parts) if k not in (i, j)] + [parts[i] + parts[j]]
+        rest = [k for k in range(len(parts)) if k not in (i, j)]
+        parts = [*(parts[k] for k in rest), parts[i] + parts[j]]
+        joined_gain, joined_fits = gain[i] + gain[j], fits[i] & fits[j]
+        gain = _with_last(gain, rest, joined_gain)
+        fits = _with_last(fits, rest, joined_fits)
+    values = np.array([-sum(gain[i, j] for i in c for j in c if i < j) for c in clusters])
+    chosen = _with_singletons(len(parts), _choose(len(parts), clusters, values))
+    return [tuple(i for p in c for k in parts[p] for i in units[component[k]]) for c in chosen]
 
 
-def _pairwise(
-    parts: Sequence[tuple[int, ...]], weight: np.ndarray, dataset: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Summed weight of every two parts, and whether they may share a cluster."""
-    n = len(parts)
-    gain, fits = np.zeros((n, n)), np.zeros((n, n), bool)
-    kinds = [{int(dataset[i]) for i in p} for p in parts]
-    for i in range(n):
-        for j in range(i + 1, n):
-            if kinds[i].isdisjoint(kinds[j]):
-                gain[i, j] = gain[j, i] = weight[np.ix_(parts[i], parts[j])].sum()
-                fits[i, j] = fits[j, i] = gain[i, j] > 0
-    return gain, fits
+def _with_last(square: np.ndarray, rest: Sequence[int], last: np.ndarray) -> np.ndarray:
+    """Keep the rows and columns `rest`, and add `last` as the last of both."""
+    out = np.zeros((len(rest) + 1, len(rest) + 1), square.dtype)
+    out[:-1, :-1] = square[np.ix_(rest, rest)]
+    out[-1, :-1] = out[:-1, -1] = last[rest]
+    return out
 
 
 def _cliques(fits: np.ndarray) -> list[tuple[int, ...]] | None:
-    """List every clique of two and more, or None where there are more than `MOST_CLUSTERS`."""
+    """List the cliques of two and more, or None where there are more than `MOST_CLUSTERS`.
+
+    Where all fit together the whole is best, as every weight is positive, and listed alone.
+    """
+    if len(fits) > 1 and fits.sum() == len(fits) * (len(fits) - 1):
+        return [tuple(range(len(fits)))]
     out: list[tuple[int, ...]] = []
     grown: list[tuple[tuple[int, ...], np.ndarray]] = [((i,), fits[i]) for i in range(len(fits))]
     while grown:
@@ -200,10 +205,10 @@ def _cliques(fits: np.ndarray) -> list[tuple[int, ...]] | None:
     return out
 
 
-def _choose(T: int, clusters: Sequence[tuple[int, ...]], costs: Float[np.ndarray, "N"]) -> list[tuple[int, ...]]:
+def _choose(T: int, clusters: Sequence[tuple[int, ...]], costs: Float[np.ndarray, " N"]) -> list[tuple[int, ...]]:
     """Pick disjoint clusters of least total cost (exact 0/1 programme, component by component)."""
-    useful = np.flatnonzero(costs < 0)
-    if not len(useful):
+    useful: list[int] = np.flatnonzero(costs < 0).tolist()
+    if not useful:
         return []
     rows = np.concatenate([clusters[k] for k in useful])
     columns = np.repeat(np.arange(len(useful)), [len(clusters[k]) for k in useful])
@@ -211,14 +216,14 @@ def _choose(T: int, clusters: Sequence[tuple[int, ...]], costs: Float[np.ndarray
     _, label = connected_components((incidence.T @ incidence) > 0, directed=False)
     chosen: list[tuple[int, ...]] = []
     for part in range(label.max() + 1):
-        mine = np.flatnonzero(label == part)
+        mine: list[int] = np.flatnonzero(label == part).tolist()
         if len(mine) == 1:
             chosen.append(clusters[useful[mine[0]]])
             continue
         block = incidence[:, mine]
         block = block[block.sum(1) > 0]
         answer = milp(
-            costs[useful[mine]],
+            costs[[useful[k] for k in mine]],
             constraints=LinearConstraint(block, -np.inf, 1),
             integrality=np.ones(len(mine)),
             bounds=Bounds(0, 1),
@@ -226,7 +231,7 @@ def _choose(T: int, clusters: Sequence[tuple[int, ...]], costs: Float[np.ndarray
         )
         if answer.x is None:
             raise UserError(f"the merge programme found no solution ({answer.message}); lower tau or set max_size")
-        chosen += [clusters[useful[k]] for k in mine[answer.x > 0.5]]
+        chosen += [clusters[useful[k]] for k, x in zip(mine, answer.x, strict=True) if x > 0.5]
     return chosen
 
 
