@@ -106,7 +106,8 @@ def read_rgb(image: Image.Image, least: Size | None = None, turn: bool = False) 
     elif image.mode == "F":
         raise ValueError("floating-point pixels; save the image with 8 or 16 bits")
     pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    # Left in the order of the file, colour last: a crop is cheaper to copy than the image.
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def read_index(path: Path, *, wide: bool) -> np.ndarray:
