@@ -82,6 +82,38 @@ def data(
 
 
 @app.command()
+def labels(
+    sources: Annotated[list[str], typer.Argument(metavar="RECIPE|RUN|CARD...", help="Whose labels to relate.")],
+    by: Annotated[Evidence | None, typer.Option(help="What to look at  [default: all there is]")] = None,
+    confusion: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Counts a__b: class of a by what b's head called it.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A Hugging Face encoder, name or path  [default: offline]")
+    ] = None,
+    pins: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Pairs that must, or must not, unite.")] = None,
+    taxonomy: Annotated[
+        Path | None, typer.Option(metavar="FILE.tsv", help="Check and show this table, not the proposal.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.tsv", help="Write the table.")] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page to explore it.")] = None,
+) -> None:
+    """Propose the unified label space of several datasets, before any training, and show why."""
+    from manyseg.unify import unify
+
+    unify(
+        sources,
+        by=by.value if by else None,
+        confusion=confusion,
+        text=text,
+        pins=pins,
+        taxonomy=taxonomy,
+        out=out,
+        html=html,
+    )
+
+
+@app.command()
 def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What to train, on what, how.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder  [default: runs/<recipe's name>]")] = None,

@@ -1,0 +1,119 @@
+"""The whole thing on a generated world whose true unified space is known: train, evaluate, compare, report."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from manyseg.data.world import World, write_world
+from manyseg.errors import UserError
+from manyseg.labels import Taxonomy
+from manyseg.methods import METHODS
+from manyseg.relate import agreement
+from manyseg.report import compare
+from manyseg.run import Run, predict_run, train_recipe
+
+__all__ = ["run_demo"]
+
+MARK = "written by manyseg demo"
+
+RECIPE = """\
+# One of the demo's recipes; all differ in [method] only.
+seed = 0
+
+[data]
+crop = [96, 128]
+scale = [0.8, 1.4]
+workers = 1
+sets = [
+    {{ card = "world/fine.toml", root = "world/fine", per_step = 2 }},
+    {{ card = "world/coarse.toml", root = "world/coarse", per_step = 2 }},
+    {{ card = "world/partial.toml", root = "world/partial", per_step = 2 }},
+]
+unseen = [ {{ card = "world/unseen.toml", root = "world/unseen" }} ]
+
+[model]
+backbone = "tiny"
+pretrained = false
+channels = 48
+
+[method]
+{method}
+
+[train]
+steps = {steps}
+lr = 5e-3
+backbone_lr_factor = 1.0
+eval_every = {eval_every}
+"""
+
+STEPS = 300
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
+    """Write the world to `out`, train every method on it for `steps` steps, and return the comparing report.
+
+    A folder that an earlier demo wrote is replaced; any other is refused.
+    """
+    out = Path(out)
+    start = time.monotonic()
+    _claim(out)
+    world = write_world(out / "world", train=images, val=images // 3)
+    console.print(f"{out / 'world'}: a generated street world; three datasets whose labels disagree, and one unseen")
+    runs = {}
+    for name in METHODS:
+        recipe = out / f"{name}.toml"
+        option = f'taxonomy = "world/{world.truth.name}"' if name == "manual" else ""
+        recipe.write_text(
+            RECIPE.format(method=f'name = "{name}"\n{option}'.strip(), steps=steps, eval_every=max(steps // 4, 1))
+        )
+        console.rule(f"[bold]{name}", align="left")
+        runs[name] = train_recipe(recipe, out=out / "runs" / name)
+    last = next(reversed(runs.values()))
+    predict_run(last, [world.folder / "unseen" / "images"], labels="unified", out=out / "predictions")
+    comparison = compare(list(runs.values()))
+    report = out / "report.html"
+    report.write_text(comparison.to_html(), encoding="utf-8")
+    console.rule("[bold]all methods", align="left")
+    console.print(comparison.to_table())
+    console.print(_recovery(runs, world))
+    console.print(f"{time.monotonic() - start:.0f} s in all. Open these:")
+    for path, what in (
+        (report, "the methods side by side"),
+        (last / "report.html", f"one run ({last.name}) in full: curves, classes, confusions, pictures"),
+        (out / "predictions", "masks and overlays of the unseen camera in the unified labels"),
+        (last / "taxonomy.tsv", "the label space as a table; correct it and train on it with the method manual"),
+    ):
+        console.print(f"  {path}: {what}")
+    return report
+
+
+def _claim(out: Path) -> None:
+    mark = out / ".manyseg-demo"
+    if mark.exists():
+        shutil.rmtree(out)
+    elif out.exists() and any(out.iterdir()):
+        raise UserError(f"{out}: not empty and not an earlier demo's; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    mark.write_text(MARK + "\n")
+
+
+def _recovery(runs: dict[str, Path], world: World) -> Table:
+    """Say how much of the planted taxonomy each method's label space has: pairs of classes that share a node."""
+    table = Table(title="The planted label space, recovered", title_justify="left")
+    for column in ("method", "nodes", "precision", "recall", "F1"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for name, folder in runs.items():
+        run = Run.open(folder)
+        true = Taxonomy.read(world.truth, run.spaces)
+        found = agreement(run.taxonomy, true)
+        given = " (given)" if name == "manual" else ""
+        scores = (f"{found.precision:.2f}", f"{found.recall:.2f}", f"{found.f1:.2f}")
+        table.add_row(name + given, f"{len(run.taxonomy.unified)} of {len(true.unified)}", *scores)
+    return table
