@@ -163,13 +163,12 @@ def _print(taxonomy: Taxonomy, relations: Sequence[Relation]) -> None:
     alone = [n for u, n in enumerate(taxonomy.unified.names) if len(taxonomy.members(u)) == 1]
     if alone:
         console.print(f"  of one class each: {', '.join(alone)}")
-    found = conflicts(taxonomy, relations)
-    for c in found[:SHOWN]:
-        console.print(
-            f"  look at ({c.kind}): {c.a[0]}:{c.a[1]} and {c.b[0]}:{c.b[1]}; evidence: {c.evidence or 'none'}"
-        )
-    if len(found) > SHOWN:
-        console.print(f"  look at: {len(found) - SHOWN} more, all in the page that --html writes")
+    doubts = conflicts(taxonomy, relations)
+    for c in doubts[:SHOWN]:
+        pair = f"{c.a[0]}:{c.a[1]} and {c.b[0]}:{c.b[1]}"
+        console.print(f"  look at ({c.kind}): {pair}; evidence: {c.evidence or 'none'}")
+    if len(doubts) > SHOWN:
+        console.print(f"  look at: {len(doubts) - SHOWN} more, all in the page that --html writes")
 
 
 def _print_difference(path: Path, found: Agreement) -> None:
