@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from manyseg.labels import IGNORE, LabelSpace
+from manyseg.labels import LabelSpace
 
 __all__ = ["Confusion", "count_pairs"]
 
@@ -27,10 +27,10 @@ def count_pairs(
     Pixels whose truth is IGNORE are not counted; a prediction of IGNORE ("no class") is the last column. Nothing is
     selected by a mask: ignored pixels fall into one more row, which is dropped.
     """
-    row = torch.where(truth == IGNORE, rows, truth).long()
-    column = torch.where(predicted == IGNORE, columns, predicted)
-    pairs = torch.bincount((row * (columns + 1) + column).flatten(), minlength=(rows + 1) * (columns + 1))
-    return pairs.view(rows + 1, columns + 1)[:rows]
+    # Both are one more than in the maps, where IGNORE is -1: row and column 0 are "no class".
+    pairs = torch.add(predicted.int(), truth.int(), alpha=columns + 1).add_(columns + 2)
+    counts = torch.bincount(pairs.flatten(), minlength=(rows + 1) * (columns + 1)).view(rows + 1, columns + 1)
+    return counts[1:].roll(-1, 1)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def _legend(shares: list[tuple[int, float]], space: LabelSpace, height: int, tex
     texts = [f"{space.names[c]}  {_share(share)}" for c, share in shares]
     columns = [range(start, min(start + rows, len(texts))) for start in range(0, len(texts), rows)]
     widths = [2 * gap + text_size + gap + max(round(font.getlength(texts[i])) for i in column) for column in columns]
-    out = Image.new("RGB", (sum(widths) + gap, max(height, gap + line)), "white")
+    out = Image.new("RGB", (sum(widths) + gap, max(height, gap + min(rows, len(texts)) * line)), "white")
     draw, left = ImageDraw.Draw(out), gap
     for column, width in zip(columns, widths, strict=True):
         for row, i in enumerate(column):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Annotated, ClassVar, TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int, UInt8
+from jaxtyping import Float, Float64, Int, UInt8
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,7 +31,7 @@ Scorer: TypeAlias = Callable[[Tensor], Tensor]
 BAND_PIXELS = 1 << 20
 """Native pixels whose corners are compared at once."""
 
-GATHERED = {"cpu": 1 << 20, "cuda": 1 << 26}
+GATHERED = {"cpu": 1 << 17, "cuda": 1 << 26}
 """Scores interpolated at once, by device: about a processor's cache, or enough to hide a kernel's launch."""
 
 GRID = 32
@@ -171,21 +171,30 @@ def argmax_map(scores: Float[Tensor, "B D h w"], size: Size) -> Int[Tensor, "B H
     b, d, h, w = scores.shape
     # Cells as rows of D: a pixel's scores are then gathered from four contiguous runs.
     cells = scores.permute(0, 2, 3, 1).reshape(-1, d).contiguous()
-    best, top = cells.max(1)
-    nothing = (best == -math.inf).view(b, h, w)
+    value, index = cells.max(1)
+    nothing, best = (value == -math.inf).view(b, h, w), index.view(b, h, w)
     # A constant over all classes decides nothing, so a neighbour without a class leaves the decision to the others.
-    cells = cells.masked_fill((best == -math.inf)[:, None], 0.0).clamp(min=torch.finfo(cells.dtype).min / 4)
-    best_class = top.view(b, h, w)
-    columns = _Axis.of(w, size[1], scores.device)
-    out = top.new_empty(b, *size)
+    cells = cells.masked_fill(nothing.view(-1, 1), 0.0).clamp_(min=torch.finfo(cells.dtype).min / 4)
+    rows, columns = _Axis.of(h, size[0], scores.device), _Axis.of(w, size[1], scores.device)
+    # Columns are spread before rows: far fewer of these short steps, and rows are then copied whole.
+    agreed = _agreed(best).index_select(2, columns.before)
+    out = best.new_empty(b, *size)
     step = max(1, BAND_PIXELS // max(1, b * size[1]))
     for start in range(0, size[0], step):
-        band = slice(start, start + step)
-        rows = _Axis.of(h, size[0], scores.device).part(band)
-        out[:, band] = _band(cells, best_class, rows, columns)
-        void = nothing.index_select(1, rows.nearest).index_select(2, columns.nearest)
-        out[:, band].masked_fill_(void, IGNORE)
+        band = rows.part(slice(start, start + step))
+        out[:, start : start + step] = _interpolated(cells, (h, w), agreed.index_select(1, band.before), band, columns)
+    if nothing.any():
+        out.masked_fill_(nothing.index_select(2, columns.nearest).index_select(1, rows.nearest), IGNORE)
     return out
+
+
+def _agreed(best: Int[Tensor, "B h w"]) -> Int[Tensor, "B h w"]:
+    """Return the class that is best at a cell and at the next ones down, right and across, or IGNORE if they differ."""
+    below = torch.cat([best[:, 1:], best[:, -1:]], 1)
+    same = best == below
+    for right in (best, below):
+        same &= best == torch.cat([right[..., 1:], right[..., -1:]], 2)
+    return torch.where(same, best, IGNORE)
 
 
 def class_sums(
@@ -232,21 +241,18 @@ class _Axis:
         return torch.where(self.share < 0.5, self.before, self.after)
 
 
-def _band(cells: Tensor, best: Int[Tensor, "B h w"], rows: _Axis, columns: _Axis) -> Int[Tensor, "B R W"]:
-    above, below = best.index_select(1, rows.before), best.index_select(1, rows.after)
-    out = above.index_select(2, columns.before)
-    mixed: Bool[Tensor, "B R W"] = above.index_select(2, columns.after) != out
-    mixed |= below.index_select(2, columns.before) != out
-    mixed |= below.index_select(2, columns.after) != out
-    image, row, column = mixed.nonzero(as_tuple=True)
-    (h, w), d = best.shape[1:], cells.shape[1]
-    limit = max(1, GATHERED.get(cells.device.type, GATHERED["cuda"]) // d)
-    found = [out.new_empty(0)]
-    for b, i, j in zip(*(torch.split(t, limit) for t in (image, row, column)), strict=True):
-        upper, lower = (b * h + rows.before[i]) * w, (b * h + rows.after[i]) * w
+def _interpolated(
+    cells: Float[Tensor, "cells D"], low: Size, agreed: Int[Tensor, "B R W"], rows: _Axis, columns: _Axis
+) -> Int[Tensor, "B R W"]:
+    """Fill in the pixels of IGNORE: interpolate their scores between four cells, and take the best class."""
+    pixels = (agreed == IGNORE).view(-1).nonzero().view(-1)
+    found = []
+    for pixel in torch.split(pixels, max(1, GATHERED.get(cells.device.type, GATHERED["cuda"]) // cells.shape[1])):
+        line, j = pixel // agreed.shape[2], pixel % agreed.shape[2]
+        image, i = line // agreed.shape[1], line % agreed.shape[1]
+        upper, lower = ((image * low[0] + row[i]) * low[1] for row in (rows.before, rows.after))
         left, right, share = columns.before[j], columns.after[j], columns.share[j][:, None]
         first = torch.lerp(cells[upper + left], cells[upper + right], share)
         second = torch.lerp(cells[lower + left], cells[lower + right], share)
         found.append(torch.lerp(first, second, rows.share[i][:, None]).argmax(1))
-    out[mixed] = torch.cat(found)
-    return out
+    return agreed.view(-1).index_copy_(0, pixels, torch.cat(found)).view_as(agreed)
