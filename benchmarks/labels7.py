@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.labels import LabelSpace, Taxonomy, normalise
 from manyseg.models.text import TextEncoder
 from manyseg.relate import Flat, merge, propose, recall_shares, shares
 
@@ -77,13 +77,18 @@ def wilddash():
 
 
 def narrower(universal):
-    """Pairs (x, y), x part of y by the experts: theirs joins several classes of x's dataset, but only y of y's."""
+    """Pairs (x, y), x part of y by the experts: theirs joins several classes of x's dataset, but only y of y's; no namesakes."""
     count = Counter((d, u) for (d, _), us in universal.items() for u in us)
     out = set()
     for (a, x), us in universal.items():
         for (b, y), vs in universal.items():
             common = us & vs
-            if a != b and any(count[a, u] > 1 for u in common) and all(count[b, u] == 1 for u in common):
+            if (
+                a != b
+                and normalise(x) != normalise(y)
+                and any(count[a, u] > 1 for u in common)
+                and all(count[b, u] == 1 for u in common)
+            ):
                 out.add(((a, x), (b, y)))
     return out
 

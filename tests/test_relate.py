@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass, LabelSpace, Taxonomy
 from manyseg.relate import Flat, Pins, agreement, merge, partition, propose, recall_shares, shares, text_similarity
-from manyseg.relate.calibrate import compete, cross_log_odds, decoy_log_odds, sigmoid
+from manyseg.relate.calibrate import compete, cross_log_odds, decoy_log_odds, sigmoid, suit_datasets
 from manyseg.relate.evidence import name_evidence
 
 A = LabelSpace.of("a", ["Road", "Cars", "building", "rider"])
@@ -190,6 +190,18 @@ def test_a_test_with_known_error_rates_recovers_the_share_of_related_pairs():
     p = sigmoid(cross_log_odds(score, test, 0.1, 0.7))
     assert np.abs(p - score).max() < 0.1
     assert (np.diff(p[np.argsort(score)]) >= -1e-12).all()
+
+
+def test_a_doubtful_pair_gains_where_its_datasets_have_much_in_common():
+    odds = np.full((12, 12), -4.0)  # three datasets of 4; the first two share 3 classes surely
+    for i, j in ((0, 4), (1, 5), (2, 6)):
+        odds[i, j] = odds[j, i] = 6
+    for i, j in ((3, 7), (3, 11)):
+        odds[i, j] = odds[j, i] = -1
+    suited = suit_datasets(odds, [slice(0, 4), slice(4, 8), slice(8, 12)])
+    assert suited[3, 7] > suited[3, 11]
+    assert suited[0, 4] > 3
+    np.testing.assert_allclose(suited, suited.T)
 
 
 def test_classes_of_one_dataset_compete():

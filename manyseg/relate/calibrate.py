@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import isotonic_regression, minimize
 
-__all__ = ["compete", "cross_log_odds", "decoy_log_odds", "logit", "sigmoid"]
+__all__ = ["compete", "cross_log_odds", "decoy_log_odds", "logit", "sigmoid", "suit_datasets"]
 
 LEAST = 1e-4
 """The smallest probability that calibration speaks of; the largest is 1 - 10 LEAST."""
@@ -78,6 +78,35 @@ def cross_log_odds(
     y = isotonic_regression(np.add.reduceat(test[order], starts) / n, weights=n.astype(float)).x
     out: np.ndarray = np.interp(score, x, logit((y - negative) / max(positive - negative, 1e-6)))
     return out
+
+
+def suit_datasets(log_odds: Float[np.ndarray, "T T"], ranges: list[slice], rounds: int = 30) -> np.ndarray:
+    """Adapt log-odds to how much every two datasets have in common, where one prior served all pairs before.
+
+    Each class x of a has a counterpart in b with a probability m(a, b), and is then any of b's classes alike; EM finds
+    m from the evidence itself, started at a half, with half a class counted for and half against. [x, y] and [y, x],
+    read from a and from b, are averaged.
+    """
+    cross = np.ones(log_odds.shape, bool)
+    for r in ranges:
+        cross[r, r] = False
+    if not cross.any():
+        return log_odds
+    base = logit(np.array(sigmoid(log_odds[cross]).mean()))
+    ratio = np.exp(np.clip(log_odds - base, -30, 30))
+    out = log_odds.copy()
+    for rows in ranges:
+        for columns in ranges:
+            if rows == columns:
+                continue
+            block = ratio[rows, columns]
+            m, n = 0.5, block.shape[1]
+            for _ in range(rounds):
+                total = block.sum(1) * m / n
+                m = float(((total / (1 - m + total)).sum() + 0.5) / (len(block) + 1))
+            out[rows, columns] = np.log(block) + np.log(m / n / (1 - m))
+    mean: np.ndarray = (out + out.T) / 2
+    return mean
 
 
 def compete(log_odds: Float[np.ndarray, "T T"], ranges: list[slice]) -> Float[np.ndarray, "T T"]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy, normalise
-from manyseg.relate.calibrate import compete, cross_log_odds, decoy_log_odds, logit, sigmoid
+from manyseg.relate.calibrate import compete, cross_log_odds, decoy_log_odds, logit, sigmoid, suit_datasets
 from manyseg.relate.evidence import (
     TEMPLATES,
     Encode,
@@ -130,7 +130,8 @@ def _gather(
         similarity = text_similarity(flat, encode, templates)
         upper = np.triu(np.ones(similarity.shape, bool), 1)
         a, b = decoy_log_odds(similarity[upper & flat.cross], similarity[upper & ~flat.cross])
-        prior = np.where(same, np.maximum(a + b * similarity, CERTAIN), a + b * similarity)
+        prior = suit_datasets(a + b * similarity.astype(np.float64), flat.ranges)
+        prior = np.where(same, np.maximum(prior, CERTAIN), prior)
     if by in ("confusion", "both"):
         if not confusion:
             raise UserError(f"relating labels by {by} needs confusions 'a__b'; give some, or relate labels by text")
