@@ -37,7 +37,7 @@ __all__ = [
     "upsampled",
 ]
 
-BAND_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
+BAND_BYTES = {"cpu": 8 << 20, "cuda": 64 << 20}
 """Size of one band of upsampled scores, by device: a processor's cache, or enough to hide a kernel's launch."""
 
 OHEM_SHARE = 16
@@ -123,10 +123,8 @@ def _soft(normalised: bool) -> PixelLoss:
 def _set(normalised: bool) -> PixelLoss:
     def loss(scores: Float[Tensor, "B D R W"], q: Float[Tensor, "B D R W"]) -> Float[Tensor, "B R W"]:
         logp = scores if normalised else scores.log_softmax(1)
-        none = ~(q > 0).any(1)
-        # Where nothing is allowed all is summed up instead, so that the gradient masked next is finite.
-        allowed = (q > 0) | none[:, None]
-        return (-logp.masked_fill(~allowed, -math.inf).logsumexp(1)).masked_fill(none, 0.0)
+        allowed = q > 0
+        return (-logp.masked_fill(~allowed, -math.inf).logsumexp(1)).masked_fill(~allowed.any(1), 0.0)
 
     return loss
 

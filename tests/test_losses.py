@@ -138,6 +138,14 @@ def test_a_class_without_nodes_scores_minus_infinity_and_disturbs_no_gradient():
     assert z.grad.flatten().tolist() == pytest.approx([0.26894, 0.73106, 0], abs=5e-6)
 
 
+def test_a_class_of_impossible_nodes_is_impossible_and_not_undefined():
+    z = torch.tensor([-math.inf, -math.inf, 1.0, 2.0]).view(1, 4, 1, 1).requires_grad_()
+    out = losses.class_logsumexp(z, links(torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]], dtype=torch.bool)))
+    assert out.flatten().tolist() == [-math.inf, pytest.approx(2.31326, abs=5e-6)]
+    out[0, 1].sum().backward()
+    assert z.grad.isfinite().all()
+
+
 @hypothesis.settings(deadline=None, max_examples=30)
 @hypothesis.given(st.integers(0, 10**6), st.integers(1, 5), st.integers(1, 7))
 def test_class_logsumexp_equals_the_masked_logsumexp_for_any_relation(seed, classes, nodes):
@@ -229,6 +237,20 @@ def test_under_autocast_and_in_half_precision_the_loss_is_computed_in_float32():
     assert loss.dtype == z.dtype == torch.float32
     assert scores.grad.dtype == torch.bfloat16
     assert loss.item() == pytest.approx(exact.item(), rel=1e-6)
+
+
+def test_a_pixel_loss_that_multiplies_matrices_does_so_in_float32_under_autocast():
+    seen = []
+
+    def loss(up, labels):
+        mixed = torch.einsum("ij,bjrw->birw", torch.ones(3, 3), up)
+        seen.append(mixed.dtype)
+        return mixed.sum(1) * (labels >= 0)
+
+    for scores in (torch.randn(1, 3, 2, 2), torch.randn(1, 3, 2, 2, requires_grad=True)):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            losses.upsampled(scores, torch.zeros(1, 4, 4, dtype=torch.long), loss)
+    assert seen == [torch.float32] * 2
 
 
 @pytest.mark.parametrize(
