@@ -50,8 +50,11 @@ def accelerator() -> Accelerator:
     """Return this process's device and place among the processes that torchrun or accelerate launched, if they did."""
     # Precision is torch's own autocast below: accelerate would fix it once a process, and patch `forward` for it.
     # A mixture may have no image of a dataset in a step, and a method may rest a part: hence unused parameters.
+    # Told so, accelerate also takes several processes on CPUs for what they are.
     return Accelerator(
-        mixed_precision="no", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision="no",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
 
 
