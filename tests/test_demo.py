@@ -1,0 +1,28 @@
+import pytest
+
+from manyseg.demo import run_demo
+from manyseg.errors import UserError
+from manyseg.methods import METHODS
+
+
+def test_the_demo_trains_every_method_and_leaves_pictures_and_a_report(tmp_path, capsys, monkeypatch):
+    out = tmp_path / "demo"
+    report = run_demo(out, steps=2, images=6)
+    shown = capsys.readouterr().out
+    assert report.read_text().rstrip().endswith("</html>")
+    for name in METHODS:
+        assert (out / "runs" / name / "report.html").exists()
+        assert name in shown
+    assert "The planted label space, recovered" in shown
+    assert len(list((out / "predictions" / "overlays").rglob("*.*"))) == 8
+    # A demo's own folder is replaced.
+    monkeypatch.setattr("manyseg.demo.METHODS", {"union": METHODS["union"]})
+    run_demo(out, steps=1, images=3)
+    assert [p.name for p in (out / "runs").iterdir()] == ["union"]
+
+
+def test_the_demo_never_replaces_a_folder_that_it_did_not_write(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="not empty"):
+        run_demo(tmp_path)
+    assert (tmp_path / "thesis.txt").exists()
