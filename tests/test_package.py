@@ -30,12 +30,16 @@ def test_no_dataset_is_named_in_code(path):
 
 
 def test_importing_the_package_is_quick_because_it_loads_no_framework():
-    code = "import sys, manyseg, manyseg.cli, manyseg.labels; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    code = (
+        "import sys, manyseg, manyseg.cli, manyseg.labels; print('torch' in sys.modules, 'transformers' in sys.modules)"
+    )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert out.stdout.split() == ["False", "False"]
 
 
 def test_no_file_of_the_project_is_large():
-    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=False).stdout.split("\n")
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=False).stdout.split(
+        "\n"
+    )
     large = [p for p in tracked if p and (ROOT / p).is_file() and (ROOT / p).stat().st_size > 1 << 20]
     assert not large
