@@ -6,6 +6,7 @@ stages ended with. `recipe.toml`, `spaces.json`, `files/` and weights are all th
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,10 +86,15 @@ def train_recipe(
     read = read_recipe(recipe, overrides)
     folder = Path(out) if out is not None else Path("runs") / Path(recipe).stem
     training = Training(read, folder, train.accelerator())
-    if not training.claim(resume):
-        print(f"{folder}: this run is finished; nothing to do")
-        return folder
-    training.run()
+    try:
+        if training.claim(resume):
+            training.run()
+        elif training.main:
+            print(f"{folder}: this run is finished; nothing to do")
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        raise UserError(f"{folder}: cannot be written ({e}); make room there, then go on with --resume") from e
     return folder
 
 

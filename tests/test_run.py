@@ -1,3 +1,4 @@
+import errno
 import json
 import shutil
 import tomllib
@@ -239,6 +240,9 @@ def test_a_run_predicts_without_its_data_and_cards(world, tmp_path):
     (home / "two.tsv").write_text(TAXONOMY)
     (home / "r.toml").write_text(RECIPE.replace('"multihead"', '"manual"\ntaxonomy = "two.tsv"'))
     train_recipe(home / "r.toml", out=tmp_path / "run", overrides=["train.steps=1"])
+    (home / "two.tsv").write_text(TAXONOMY.replace("sky\tsky\tsky\n", "blue\tsky\tsky\n"))
+    with pytest.raises(UserError, match=r"changed are: files/method-taxonomy\.tsv"):
+        train_recipe(home / "r.toml", out=tmp_path / "run", overrides=["train.steps=1"], resume=True)
     shutil.copy(home / "fine/images/val-0000.png", tmp_path / "image.png")
     shutil.rmtree(home)
     moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
@@ -282,6 +286,20 @@ def test_resuming_with_another_recipe_names_what_changed(trained, world):
     changes = ["train.lr=0.5", "data.sets.0.per_step=4", "train.log_every=7"]
     with pytest.raises(UserError, match=r"changed are: data\.sets\.0\.per_step, train\.lr; restore them"):
         train_recipe(world.folder / "trained.toml", out=trained, resume=True, overrides=changes)
+
+
+def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_run_goes_on_from_there(recipe, tmp_path, monkeypatch):
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages, "write_report", full)
+        with pytest.raises(UserError, match=r"run: cannot be written \(.*No space left on device\); make room there"):
+            train_recipe(recipe, out=tmp_path / "run")
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    train_recipe(recipe, out=tmp_path / "run", resume=True)
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+    assert (tmp_path / "run/report.html").exists()
 
 
 def test_the_default_folder_bears_the_recipes_name(recipe, tmp_path, monkeypatch):
