@@ -62,6 +62,9 @@ def write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mappin
             _sync(path)
             sums[path.name] = _sum(path)
         (aside / "state.json").write_text(json.dumps({"sha256": sums, "state": dict(state)}, indent=1))
+        for name in sums:
+            # Some releases of safetensors make files that only their owner may read.
+            shutil.copymode(aside / "state.json", aside / name)
         _sync(aside / "state.json")
         _sync(aside)
         if folder.exists():

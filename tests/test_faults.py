@@ -95,6 +95,8 @@ def test_a_checkpoint_holds_tensors_of_every_kind_to_the_last_bit(tmp_path):
     checkpoint.write(tmp_path / "c", {"model": tensors}, {"best": -math.inf})
     found = checkpoint.read(tmp_path / "c")
     assert found.state == {"best": -math.inf}
+    modes = {p.stat().st_mode for p in (tmp_path / "c").iterdir()}
+    assert len(modes) == 1  # whoever may read one file may read all
     loaded = found.tensors("model")
     assert loaded.keys() == tensors.keys()
     for name, value in tensors.items():
