@@ -37,7 +37,7 @@ __all__ = [
     "upsampled",
 ]
 
-BAND_BYTES = {"cpu": 8 << 20, "cuda": 64 << 20}
+BAND_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
 """Size of one band of upsampled scores, by device: a processor's cache, or enough to hide a kernel's launch."""
 
 OHEM_SHARE = 16

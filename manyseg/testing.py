@@ -106,7 +106,7 @@ def build(make: Make, seed: int = 0) -> Method:
 
 
 def train(method: Method, steps: int, lr: float = 7e-3) -> list[float]:
-    """Train on the toy world with AdamW, the rate falling from half-time on, and return the total loss of every step."""
+    """Train on the toy world with AdamW, the rate falling from half-time on; return the total loss of every step."""
     optimizer = torch.optim.AdamW(method.parameters(), lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 - 2 * step / steps))
     totals = []

@@ -32,7 +32,7 @@ class Method(nn.Module, ABC):
     """
 
     accepts: ClassVar[tuple[type[Annotation], ...]] = (Dense, Segments)
-    """Kinds of annotation whose loss this method can take."""
+    """Kinds of annotation whose loss this method can take; the trainer refuses others by name before it starts."""
 
     def __init__(self, pixels: Pixels, spaces: Sequence[LabelSpace]) -> None:
         super().__init__()
@@ -75,21 +75,6 @@ class Method(nn.Module, ABC):
     def default_stages(cls, steps: int) -> list[tuple[str, int, dict[str, Any]]]:
         """Divide a recipe's steps into stages (name, steps, options of this method). A hook; the default is one."""
         return [("train", steps, {})]
-
-    @final
-    def check(self, batches: Sequence[Batch]) -> None:
-        """Raise UserError for a batch of a space or of a kind of annotation that this method cannot learn from."""
-        for batch in batches:
-            name, kind = batch.space.name, type(batch.annotation)
-            if batch.space not in self.spaces:
-                known = ", ".join(s.name for s in self.spaces)
-                raise UserError(f"'{name}' is no label space of this model; it was built for: {known}")
-            if kind not in self.accepts:
-                accepted = " or ".join(k.__name__.lower() for k in self.accepts)
-                raise UserError(
-                    f"'{name}' is annotated with {kind.__name__.lower()}, {type(self).__name__} learns from {accepted}"
-                    "; leave the dataset out or choose another method"
-                )
 
     @final  # type: ignore[misc]  # torch declares `forward` as an attribute that may be assigned
     def forward(self, batches: Sequence[Batch]) -> dict[str, Float[Tensor, ""]]:

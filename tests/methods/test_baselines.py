@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from manyseg import losses
-from manyseg.data.annotation import Boxes, Dense, Tags
+from manyseg.data.annotation import Dense, Segments
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
@@ -302,19 +302,16 @@ def test_two_batches_of_one_dataset_add_up():
     )
 
 
-def test_annotations_that_no_loss_can_take_are_refused_with_the_dataset():
+@pytest.mark.parametrize("method", [MultiHead, Union, Manual])
+def test_a_baseline_learns_from_masks_and_segments_alone(method):
+    assert method.accepts == (Dense, Segments)
+
+
+def test_segments_are_learned_from_as_the_masks_that_they_are():
     method = MultiHead(Identity(), (A, B))
-    tags = Batch(B, ("x",), torch.zeros(1, 3, 2, 2), Tags(torch.tensor([[0]])))
-    boxes = tags._replace(annotation=Boxes(torch.zeros(1, 0, 4), torch.zeros(1, 0), torch.zeros(1, 2)))
-    for batch, kind in ((tags, "tags"), (boxes, "boxes")):
-        with pytest.raises(UserError, match=f"'b' is annotated with {kind}, MultiHead learns from dense or segments"):
-            method.check([dense(A, [[[0]]]), batch])
-
-
-def test_a_dataset_that_the_model_was_not_built_for_is_refused():
-    other = LabelSpace.of("other", ["x"])
-    with pytest.raises(UserError, match="'other' is no label space of this model; it was built for: a, b"):
-        MultiHead(Identity(), (A, B)).check([dense(other, [[[0]]])])
+    masks = dense(B, [[[2, 0, IGNORE]]])
+    segments = Segments(torch.tensor([[[1, 0, IGNORE]]]), torch.tensor([[0, 2]]))
+    assert method([masks._replace(annotation=segments)]) == method([masks])
 
 
 def test_relations_are_put_on_the_device_once():
