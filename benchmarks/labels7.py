@@ -77,7 +77,7 @@ def wilddash():
 
 
 def narrower(universal):
-    """Pairs (x, y), x part of y by the experts: theirs joins several classes of x's dataset, but only y of y's; no namesakes."""
+    """Pairs (x, y), x part of y: their common class joins several of x's dataset but only y of y's; no namesakes."""
     count = Counter((d, u) for (d, _), us in universal.items() for u in us)
     out = set()
     for (a, x), us in universal.items():

@@ -268,15 +268,12 @@ def _taxonomy(
     groups: list[list[int]] = []
     for members in clusters:
         rows = list(members)
-        owners = list(members)
-        for d, columns in enumerate(flat.ranges):
-            if d in flat.dataset[rows]:
-                continue
-            inside = (kinds[rows, columns] == 2).any(0)
-            support = np.where(inside, odds[rows, columns].mean(0), NEVER)
-            y = columns.start + int(support.argmax())
-            if support.max() > 0 and not any(frozenset((x, y)) in apart for x in rows):
-                owners.append(y)
+        support = np.where((kinds[rows] == 2).any(0), odds[rows].mean(0), NEVER)
+        support[np.isin(flat.dataset, flat.dataset[rows])] = NEVER
+        best: dict[int, int] = {}
+        for y in np.flatnonzero(support > 0)[np.argsort(support[support > 0], kind="stable")]:
+            best[int(flat.dataset[y])] = int(y)
+        owners = [*rows, *(y for y in best.values() if not any(frozenset((x, y)) in apart for x in rows))]
         groups.append(owners)
     place = {(s.name, n): (k, i) for k, s in enumerate(spaces) for i, n in enumerate(s.names)}
     names = _node_names(flat, clusters)
