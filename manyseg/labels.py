@@ -326,7 +326,7 @@ def _parse(
 
 
 def _column(header: Sequence[str], name: str) -> int | None:
-    """Find the column titled `name`, or the only one titled `name-<version>` (MSeg: `mapillary-public65`)."""
+    """Find the column titled `name`, or the only one titled `name-<version>` (MSeg: `street-public65`)."""
     if name in header[1:]:
         return header.index(name, 1)
     versions = [i for i, title in enumerate(header) if i and title.startswith(name + "-")]

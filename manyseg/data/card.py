@@ -23,19 +23,19 @@ __all__ = ["Card", "CardClass", "builtin_cards", "read_card"]
 
 Raw = StrictInt | StrictStr
 
-Encoding = Literal["index", "color", "cityscapes", "coco_panoptic", "coco_instances", "coco_boxes", "tags"]
+Encoding = Literal["index", "color", "instance_ids", "coco_panoptic", "coco_instances", "coco_boxes", "tags"]
 
 # What each encoding reads: keys that it needs, keys that it may have.
 KEYS: dict[str, tuple[set[str], set[str]]] = {
     "index": ({"mask"}, {"instances"}),
     "color": ({"mask"}, set()),
-    "cityscapes": ({"mask"}, set()),
+    "instance_ids": ({"mask"}, set()),
     "coco_panoptic": ({"mask", "annotations"}, set()),
     "coco_instances": ({"annotations"}, set()),
     "coco_boxes": ({"annotations"}, set()),
     "tags": ({"annotations"}, set()),
 }
-LIMITS = {"index": 1 << 16, "cityscapes": 1000}
+LIMITS = {"index": 1 << 16, "instance_ids": 1000}
 
 
 class CardClass(BaseModel):
@@ -94,7 +94,7 @@ class Card(BaseModel):
     def _fits_together(self) -> Card:
         self._check_files()
         self._check_values()
-        if self.encoding in ("cityscapes", "coco_panoptic") and not any(c.thing for c in self.classes.values()):
+        if self.encoding in ("instance_ids", "coco_panoptic") and not any(c.thing for c in self.classes.values()):
             raise ValueError("no class has `thing = true`, so all instances would be lost; mark the countable classes")
         _ = self.space  # its own checks: names, colours, at least one class
         return self
@@ -150,7 +150,7 @@ class Card(BaseModel):
     @property
     def kind(self) -> str:
         """The kind of annotation that the files hold: a key of `annotation.KINDS`."""
-        if self.encoding in ("cityscapes", "coco_panoptic", "coco_instances") or self.instances is not None:
+        if self.encoding in ("instance_ids", "coco_panoptic", "coco_instances") or self.instances is not None:
             return "segments"
         return {"coco_boxes": "boxes", "tags": "tags"}.get(self.encoding, "dense")
 

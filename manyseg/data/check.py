@@ -72,8 +72,13 @@ def check(card: Card | str | Path, root: str | Path) -> list[Finding]:
 
 
 def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], dict[str, Histogram]]:
-    """Read every file of every split; return the findings, and the histogram of every split that could be opened."""
+    """Read every file of every split; return the findings, and the histogram of every split that could be opened.
+
+    Raises UserError if `root` is no folder, or the card is at fault.
+    """
     card = card if isinstance(card, Card) else read_card(card)
+    if not Path(root).is_dir():
+        raise UserError(f"{root}: there is no such folder; give the root of dataset '{card.name}'")
     findings: list[Finding] = []
     folders: list[Folder] = []
     histograms = {}
@@ -209,7 +214,8 @@ def _merge(findings: Iterable[Finding]) -> Iterator[Finding]:
 
 def print_cards() -> None:
     """Print the cards that come with the package."""
-    table = Table("card", "classes", "things", "annotation", "splits", "images", box=None, header_style="bold")
+    table = Table("card", "classes", "things", "annotation", "splits", box=None, header_style="bold")
+    table.add_column("images", overflow="fold")
     for name in builtin_cards():
         card = read_card(name)
         things = sum(c.thing for c in card.space.classes)

@@ -70,7 +70,7 @@ def value_table(card: Card) -> np.ndarray:
             table[(r << 16) | (g << 8) | b] = position
         else:
             table[value] = position
-            if card.encoding == "cityscapes" and value > 0:
+            if card.encoding == "instance_ids" and value > 0:
                 table[value * 1000 : (value + 1) * 1000] = position
     return table
 
@@ -85,7 +85,7 @@ def raster(card: Card, table: np.ndarray, mask: Path, instances: Path | None) ->
     if instances is not None:
         return _with_instances(mask, codes, instances, strict)
     known = np.ones(len(table), bool)
-    if card.encoding == "cityscapes":
+    if card.encoding == "instance_ids":
         # A thing without a number is a group; stuff has no number.
         known[:1000] = ~strict[table[:1000]] | (table[:1000] < 0)
     return Regions(plane, table, known)
@@ -95,7 +95,7 @@ def _values(card: Card, mask: Path) -> np.ndarray:
     if card.encoding == "color":
         return read_colors(mask)
     numbers = [v for v in (*card.positions, *card.ignore) if isinstance(v, int)]
-    return read_index(mask, wide=card.encoding == "cityscapes" or max(numbers) > 255)
+    return read_index(mask, wide=card.encoding == "instance_ids" or max(numbers) > 255)
 
 
 def _counts(card: Card, values: np.ndarray) -> tuple[tuple[Any, int], ...]:

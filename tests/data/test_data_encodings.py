@@ -114,7 +114,7 @@ def test_instances_of_another_size_are_an_error(dataset):
 
 INSTANCE_IDS = """
 mask = "m/{id}.png"
-encoding = "cityscapes"
+encoding = "instance_ids"
 ignore = [0, 30]
 [classes]
 road = 7
