@@ -27,6 +27,12 @@ CONCEPTS = (
 )  # fmt: skip
 """The true unified nodes, in order."""
 
+COLORS = (
+    (120, 180, 230), (150, 110, 90), (60, 130, 60), (110, 90, 120), (245, 240, 200),
+    (220, 140, 200), (30, 60, 160), (20, 140, 160), (220, 40, 60), (250, 140, 20),
+)  # fmt: skip
+"""A colour for every concept; a class has that of its first one."""
+
 THINGS = ("car", "truck", "person", "traffic cone")
 
 DATASETS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -93,7 +99,11 @@ class World:
 def space(dataset: str) -> LabelSpace:
     """Return the label space of one of the world's datasets."""
     return LabelSpace(
-        dataset, tuple(LabelClass(n, thing=all(p in THINGS for p in parts)) for n, parts in DATASETS[dataset].items())
+        dataset,
+        tuple(
+            LabelClass(name, COLORS[CONCEPTS.index(parts[0])], all(p in THINGS for p in parts))
+            for name, parts in DATASETS[dataset].items()
+        ),
     )
 
 
@@ -267,5 +277,7 @@ def _card(name: str) -> str:
         "[classes]",
     ]
     for i, c in enumerate(space(name).classes):
-        lines.append(f'"{c.name}" = {{ value = {i}, thing = {str(c.thing).lower()} }}')
+        assert c.color is not None
+        color = "#" + bytes(c.color).hex()
+        lines.append(f'"{c.name}" = {{ value = {i}, thing = {str(c.thing).lower()}, color = "{color}" }}')
     return "\n".join(lines) + "\n"
