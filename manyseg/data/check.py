@@ -215,11 +215,10 @@ def _merge(findings: Iterable[Finding]) -> Iterator[Finding]:
 def print_cards() -> None:
     """Print the cards that come with the package."""
     table = Table("card", "classes", "things", "annotation", "splits", box=None, header_style="bold")
-    table.add_column("images", overflow="fold")
     for name in builtin_cards():
         card = read_card(name)
         things = sum(c.thing for c in card.space.classes)
-        table.add_row(name, str(len(card.space)), str(things), card.kind, " ".join(card.splits), card.image)
+        table.add_row(name, str(len(card.space)), str(things), card.kind, " ".join(card.splits))
     Console().print(table)
 
 

@@ -91,7 +91,7 @@ def test_a_tag_without_a_value_is_its_name(read):
         ("masks/{id}.png", "masks/{name}.png", r"`mask` has the names \['name'\] but `image` has \['id'\]"),
         ('train = "train.txt", val = "val.txt"', "", "`splits` is empty"),
         ('train = "train.txt", val = "val.txt"', 'train = "a", val = "b"', "`image` has no '{split}'"),
-        ('"index"', '"cityscapes"', "no class has `thing = true`"),
+        ('"index"', '"instance_ids"', "no class has `thing = true`"),
         ("road = 0", "road = 0\nroad = 1", "not valid TOML"),
     ],
 )

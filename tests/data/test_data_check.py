@@ -67,6 +67,11 @@ def test_a_good_dataset_has_no_findings_and_a_right_histogram(root):
     assert histograms["val"].images.tolist() == [2, 2]
 
 
+def test_a_root_that_does_not_exist_is_an_error(root):
+    with pytest.raises(UserError, match="nowhere: there is no such folder"):
+        check(root / "card.toml", root / "nowhere")
+
+
 def test_an_image_without_a_mask(root):
     (root / "masks/t2.png").unlink()
     f = only(root)
