@@ -99,7 +99,7 @@ def predict_image(
     The method is put into eval mode. Raises UserError if it does not know `space`.
     """
     method.eval()
-    batch = image[None].to(next(method.parameters()).device)
+    batch = image[None].to(next(method.parameters()).device, memory_format=torch.channels_last)
     return predict_map(lambda view: method.predict(view, space), batch, options, size)[0].cpu()
 
 

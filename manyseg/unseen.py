@@ -52,8 +52,7 @@ def relate_by_text(space: LabelSpace, taxonomy: Taxonomy, encode: Encode) -> Rel
 
     The similarity of a class and a node is the best cosine between the class's name and synonyms and the names of the
     node and its members. Near enough is calibrated within the unified names, without any label: classes of one dataset
-    differ by definition, so a true match must be nearer than half of the nodes are to their nearest false one. A class
-    that is nobody's nearest takes its own nearest node, if that is near enough and no other class's only one.
+    differ by definition, so a true match must be nearer than half of the nodes are to their nearest false one.
     """
     targets = [sorted({c.name, *c.synonyms}) for c in space.classes]
     nodes = [
@@ -65,13 +64,7 @@ def relate_by_text(space: LabelSpace, taxonomy: Taxonomy, encode: Encode) -> Rel
     classes, unified = parts[: len(targets)], parts[len(targets) :]
     similarity = _best_cosines(classes, unified)
     near = np.array(similarity > _threshold(_best_cosines(unified, unified), taxonomy), bool)
-    relation = np.array(near & (similarity == similarity.max(0, keepdims=True)), bool)
-    for d in np.flatnonzero(~relation.any(1)):
-        u = int(np.where(near[d], similarity[d], -np.inf).argmax())
-        owners = relation[:, u]
-        if near[d, u] and all(relation[o].sum() > 1 for o in np.flatnonzero(owners)):
-            relation[:, u] = False
-            relation[d, u] = True
+    relation: Relation = np.array(near & (similarity == similarity.max(0, keepdims=True)), bool)
     return relation
 
 

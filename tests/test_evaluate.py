@@ -355,11 +355,11 @@ def test_text_relates_each_node_to_the_nearest_class_above_a_threshold_set_by_th
     np.testing.assert_array_equal(relation, [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
 
 
-def test_a_class_that_is_no_nodes_nearest_may_take_a_node_that_its_owner_can_spare():
+def test_a_class_does_not_take_a_node_that_is_nearer_to_another():
     taxonomy = Taxonomy.disjoint([LabelSpace.of("a", ["car", "truck", "road"])])
-    # Both vehicles are nearest to `vehicle`/`truck`; the class `car` would own its node anyway.
-    relation = relate_by_text(LabelSpace.of("t", ["vehicle", "street"]), taxonomy, encode)
-    np.testing.assert_array_equal(relation, [[1, 1, 0], [0, 0, 1]])
+    # `truck` is nearer to lorry than to vehicle; nothing is left for a second name of it.
+    relation = relate_by_text(LabelSpace.of("t", ["vehicle", "street", "lorry", "lake"]), taxonomy, encode)
+    np.testing.assert_array_equal(relation, [[1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]])
 
 
 def test_a_map_of_counts_sends_each_node_to_its_class():
