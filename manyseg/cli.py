@@ -22,6 +22,10 @@ app = typer.Typer(
 )
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a value of the recipe.")]
+SetTest = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="TEST.B=V", help="How the network is asked: test.flip=true, test.scales=[0.75,1.5]."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 
 
@@ -132,11 +136,12 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="What to segment.")],
     labels: Annotated[str, typer.Option(help="A training dataset's name, or 'unified'.")] = "unified",
     out: Annotated[Path, typer.Option(help="Where masks and overlays go.")] = Path("predictions"),
+    overrides: SetTest = None,
 ) -> None:
     """Segment images in any dataset's labels or the unified ones: masks, and overlays with a legend."""
     from manyseg.run import predict_run
 
-    predict_run(run, images, labels=labels, out=out)
+    predict_run(run, images, labels=labels, out=out, overrides=overrides or [])
 
 
 @app.command(name="eval")
@@ -148,11 +153,18 @@ def evaluate(
     ] = None,
     relate: Annotated[Relate, typer.Option(help="How an unseen dataset's classes are related.")] = Relate.names,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the scores as JSON.")] = None,
+    cross: Annotated[bool, typer.Option("--cross", help="Print every head on every dataset, by fitted maps.")] = False,
+    overrides: SetTest = None,
 ) -> None:
     """Evaluate a run on its own datasets or on others, and print a table."""
-    from manyseg.run import evaluate_run
+    from manyseg.run import cross_run, evaluate_run
 
-    scores = evaluate_run(run, data or [], relate=relate.value)
+    if cross:
+        if json is not None:
+            raise typer.BadParameter("--cross prints a table of fitted maps; it goes without --json")
+        print(cross_run(run, data or [], overrides=overrides or []).to_markdown())
+        return
+    scores = evaluate_run(run, data or [], relate=relate.value, overrides=overrides or [])
     print(scores.to_markdown())
     if json is not None:
         scores.write(json)

@@ -18,7 +18,7 @@ from manyseg import checkpoint, train
 from manyseg.data.card import read_card
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
-from manyseg.evaluate import evaluate
+from manyseg.evaluate import collect, evaluate
 from manyseg.inference import TestOptions
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.methods import Method
@@ -28,8 +28,9 @@ from manyseg.recipe import Recipe, build_method, read_recipe
 from manyseg.scores import Protocol, Scores
 from manyseg.spaces import read_spaces
 from manyseg.stages import Training
+from manyseg.unseen import CrossTable, cross_table
 
-__all__ = ["Recipe", "Run", "evaluate_run", "predict_run", "read_recipe", "train_recipe"]
+__all__ = ["Recipe", "Run", "cross_run", "evaluate_run", "predict_run", "read_recipe", "train_recipe"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,19 @@ class Run:
     spaces: tuple[LabelSpace, ...]
 
     @classmethod
-    def open(cls, folder: str | Path) -> Run:
-        """Read a run's recipe and label spaces; raises UserError naming what is missing or damaged."""
+    def open(cls, folder: str | Path, overrides: Sequence[str] = ()) -> Run:
+        """Read a run's recipe and label spaces; raises UserError naming what is missing or damaged.
+
+        `overrides` like `test.flip=true` change how the network is asked; what it was trained with is past changing.
+        """
         folder = Path(folder)
         if not (folder / "recipe.toml").is_file():
             raise UserError(f"{folder}: no run is there (no recipe.toml); give the folder of a run")
-        return cls(folder, read_recipe(folder / "recipe.toml"), read_spaces(folder / "spaces.json"))
+        if past := [o for o in overrides if not o.startswith("test.")]:
+            raise UserError(
+                f"--set {past[0]}: a run is trained already; only keys of [test] can be set, as test.flip=true"
+            )
+        return cls(folder, read_recipe(folder / "recipe.toml", overrides), read_spaces(folder / "spaces.json"))
 
     @cached_property
     def taxonomy(self) -> Taxonomy:
@@ -98,32 +106,58 @@ def train_recipe(
     return folder
 
 
-def evaluate_run(folder: str | Path, data: Sequence[str] = (), *, relate: Protocol = "names") -> Scores:
+def evaluate_run(
+    folder: str | Path, data: Sequence[str] = (), *, relate: Protocol = "names", overrides: Sequence[str] = ()
+) -> Scores:
     """Score a run's best weights on its recipe's datasets, or on those of `data`, each `CARD=ROOT[:SPLIT]`.
 
     The split defaults to `val`. With `relate = "labels"` the map of an unseen dataset is fitted on its split `train`.
     """
-    run = Run.open(folder)
-    if data:
-        folders = [_folder(text) for text in data]
-    else:
-        folders = [s.open_eval(run.recipe.base) for s in (*run.recipe.data.sets, *run.recipe.data.unseen)]
+    run = Run.open(folder, overrides)
+    folders = _asked(run, data)
     fit, encode = {}, None
     trained = {s.name for s in run.spaces}
     if relate == "labels":
-        fit = {f.space.name: Folder(f.card, f.root, "train") for f in folders if f.space.name not in trained}
+        fit = {f.space.name: _fitting(f) for f in folders if f.space.name not in trained}
     if relate == "text":
         encode = TextEncoder().encode
     return evaluate(run.method(), folders, relate=relate, encode=encode, fit=fit, options=run.recipe.test)
 
 
+def cross_run(folder: str | Path, data: Sequence[str] = (), *, overrides: Sequence[str] = ()) -> CrossTable:
+    """Score every head of a run, and its unified nodes, on every dataset through maps fitted on their split `train`.
+
+    `data` is as in `evaluate_run`. The table of AutoUniSeg's Table 3; see `manyseg.unseen.cross_table`.
+    """
+    run = Run.open(folder, overrides)
+    folders, method, options = _asked(run, data), run.method(), run.recipe.test
+    fit = collect(method, [_fitting(f) for f in folders], options)
+    return cross_table({f.space.name: f.space for f in folders}, fit, collect(method, folders, options))
+
+
 def predict_run(
-    folder: str | Path, paths: Sequence[str | Path], *, labels: str = "unified", out: str | Path = "predictions"
+    folder: str | Path,
+    paths: Sequence[str | Path],
+    *,
+    labels: str = "unified",
+    out: str | Path = "predictions",
+    overrides: Sequence[str] = (),
 ) -> list[Path]:
     """Segment images and folders with a run's best weights; see `manyseg.predict.predict_paths`."""
-    run = Run.open(folder)
+    run = Run.open(folder, overrides)
     options = PHOTOS if run.recipe.test == TestOptions() else run.recipe.test
     return predict_paths(run.method(), run.spaces, paths, labels, out, options)
+
+
+def _asked(run: Run, data: Sequence[str]) -> list[Folder]:
+    if data:
+        return [_folder(text) for text in data]
+    return [s.open_eval(run.recipe.base) for s in (*run.recipe.data.sets, *run.recipe.data.unseen)]
+
+
+def _fitting(folder: Folder) -> Folder:
+    """Return the split that maps are fitted on; it must not be the one that is scored."""
+    return Folder(folder.card, folder.root, "train")
 
 
 def _folder(text: str) -> Folder:

@@ -105,6 +105,18 @@ def test_another_dataset_is_evaluated_by_card_and_root_with_a_fitted_map(run, wo
     assert scores["mean_miou_seen"] is None
 
 
+def test_every_head_is_scored_on_every_dataset_through_fitted_maps(run):
+    shown = _say("eval", run, "--cross")
+    assert "| head | fine | coarse | unseen | mean |" in shown
+    assert [line.split(" | ")[0] for line in shown.splitlines()[2:5]] == ["| fine", "| coarse", "| unified"]
+
+
+def test_what_is_asked_at_test_time_can_be_set_and_nothing_else(run):
+    assert "fine" in _say("eval", run, "--set", "test.flip=true")
+    with pytest.raises(UserError, match="only keys of \\[test\\]"):
+        _say("eval", run, "--set", "train.steps=3")
+
+
 @pytest.mark.parametrize(("labels", "classes"), [("unified", 15), ("coarse", 6)])
 def test_images_are_predicted_in_any_label_space(run, world, tmp_path, labels, classes):
     images = world.folder / "unseen" / "images"
