@@ -1,0 +1,134 @@
+"""The label graph network: label nodes and unified nodes, joined by a learnable bipartite adjacency (AutoUniSeg).
+
+Source: Ma, Chen, Xue, Pu, "Automated Label Unification for Multi-Dataset Semantic Segmentation with GNNs" (NeurIPS
+2024), section 3.2. It knows of no label: datasets are numbers of classes.
+
+Axes: T classes of all datasets together, K datasets, U unified nodes, F features of a node, C channels of an embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+__all__ = ["TEMPERATURE", "Graph", "LabelGraph", "aggregate"]
+
+TEMPERATURE = 0.07
+"""Divides the adjacency's logits (the authors' code; equation 2 shows none)."""
+
+LINKED = 0.9
+"""Share with which a linked class starts: at a share of 0.9999, where 0/1 logits begin, no gradient is left."""
+
+
+class Graph(NamedTuple):
+    """What a pass through the graph gives."""
+
+    nodes: Float[Tensor, "U C"]
+    """X, the embeddings of the unified nodes; not normalised."""
+    shares: Float[Tensor, "T U"]
+    """S: of every node, how much it belongs to each class; sums to 1 over a dataset, or less with a none row."""
+
+
+class LabelGraph(nn.Module):
+    """Three GraphSAGE layers over a graph whose edges, from classes to unified nodes, are learned.
+
+    `sizes` are the datasets' numbers of classes; `links` says which class starts linked to which node.
+    `labels` are the classes' features (of a text encoder, constant), or the width of features that are learned.
+    `dataset_embedding` adds a learned vector a dataset to its classes' features (equation 1; left out in the authors'
+    configurations). `saturated` starts from logits 0 and 1 as the authors do, at which linked columns never move.
+    `null_row` lets a node belong to no class of a dataset: it competes with the dataset's classes (ours).
+    """
+
+    datasets: Tensor
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        links: Bool[Tensor, "T U"],
+        labels: Float[Tensor, "T F"] | int,
+        channels: int,
+        *,
+        hidden: int = 2048,
+        dropout: float = 0.5,
+        dataset_embedding: bool = False,
+        saturated: bool = False,
+        null_row: bool = False,
+    ) -> None:
+        super().__init__()
+        T, U = links.shape
+        self.sizes = list(sizes)
+        if isinstance(labels, int):
+            self.labels: Tensor = nn.Parameter(_small(T, labels))
+        else:
+            self.register_buffer("labels", labels.clone())
+        F = self.labels.shape[1]
+        self.unified = nn.Parameter(_small(U, F))
+        self.dataset = nn.Parameter(_small(len(sizes), F)) if dataset_embedding else None
+        self.register_buffer(
+            "datasets", torch.arange(len(sizes)).repeat_interleave(torch.tensor(self.sizes)), persistent=False
+        )
+        parts = [_start(part, saturated, null_row) for part in torch.split(links, self.sizes)]
+        self.adjacency = nn.Parameter(torch.cat([part for part, _ in parts]))
+        self.none = nn.Parameter(torch.stack([none for _, none in parts])) if null_row else None
+        self.inward = nn.Linear(F, hidden)
+        self.layers = nn.ModuleList(nn.Linear(2 * hidden, hidden) for _ in range(3))
+        for parameter in self.layers.parameters():
+            nn.init.uniform_(parameter, -1 / math.sqrt(hidden), 1 / math.sqrt(hidden))
+        self.outward = nn.Linear(hidden, channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def edges(self) -> list[nn.Parameter]:
+        """Return the parameters that decide which class a node belongs to."""
+        return [self.adjacency] if self.none is None else [self.adjacency, self.none]
+
+    def shares(self) -> Float[Tensor, "T U"]:
+        """Return S: for every dataset, a softmax over its classes for every node (equation 2)."""
+        out = []
+        for k, part in enumerate(torch.split(self.adjacency, self.sizes)):
+            rivals = part if self.none is None else torch.cat([part, self.none[k : k + 1]])
+            out.append((rivals / TEMPERATURE).softmax(0)[: len(part)])
+        return torch.cat(out)
+
+    def forward(self) -> Graph:
+        """Pass messages, and return the nodes' embeddings and shares. In float32, under autocast too."""
+        with torch.autocast(self.adjacency.device.type, enabled=False):
+            shares = self.shares()
+            labels = self.labels if self.dataset is None else self.labels + self.dataset[self.datasets]
+            classes, nodes = self.inward(labels).relu(), self.inward(self.unified).relu()
+            for layer in self.layers:
+                classes, nodes = self.dropout(classes), self.dropout(nodes)
+                to_classes, to_nodes = aggregate(shares, classes, nodes)
+                classes = layer(torch.cat([classes, to_classes], 1)).tanh()
+                nodes = layer(torch.cat([nodes, to_nodes], 1)).tanh()
+            return Graph(self.outward(nodes), shares)
+
+
+def aggregate(
+    shares: Float[Tensor, "T U"], classes: Float[Tensor, "T H"], nodes: Float[Tensor, "U H"]
+) -> tuple[Float[Tensor, "T H"], Float[Tensor, "U H"]]:
+    """Return the messages to classes and to nodes: the neighbours' means, weighted by the shares.
+
+    That is A H with A = [[0, S], [S^T, 0]] and its rows divided by their sums, without the (T + U)^2 matrix.
+    """
+    least = torch.finfo(shares.dtype).tiny
+    to_classes = (shares @ nodes) / shares.sum(1, keepdim=True).clamp(min=least)
+    to_nodes = (shares.T @ classes) / shares.sum(0)[:, None].clamp(min=least)
+    return to_classes, to_nodes
+
+
+def _small(rows: int, columns: int) -> Tensor:
+    return nn.init.trunc_normal_(torch.empty(rows, columns), std=0.02)
+
+
+def _start(
+    links: Bool[Tensor, "D U"], saturated: bool, null_row: bool
+) -> tuple[Float[Tensor, "D U"], Float[Tensor, " U"]]:
+    """Return a dataset's first logits, and its none row's, which is linked to the nodes that nothing else is."""
+    rivals = len(links) - 1 + null_row
+    height = 1.0 if saturated else TEMPERATURE * math.log(LINKED / (1 - LINKED) * max(rivals, 1))
+    return height * links.float(), height * (~links.any(0)).float()
