@@ -19,7 +19,7 @@ from manyseg.errors import UserError
 
 __all__ = ["merge", "partition", "recall_shares"]
 
-MOST_CLUSTERS = 20_000
+MOST_CLUSTERS = 2_000
 """Candidate clusters of one component up to which `partition` is exact; beyond, it first joins the surest pair."""
 
 
