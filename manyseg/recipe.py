@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -20,10 +20,15 @@ from manyseg.models import Pixels
 from manyseg.tables import check, close, keywords, override, read_toml
 from manyseg.train import TrainOptions
 
-__all__ = ["STAGE", "Recipe", "Stage", "StageOptions", "build_method", "read_recipe"]
+__all__ = ["Recipe", "Stage", "StageOptions", "build_method", "read_recipe", "statistics_file"]
 
 STAGE = "stage:"
-"""`taxonomy = "stage:<name>"` stands for the taxonomy that the named earlier stage of the same run ended with."""
+"""`taxonomy = "stage:<name>"` stands for the taxonomy that the named earlier stage of the same run ended with.
+
+`statistics = "stage:<name>"` stands for the statistics that are then collected at that stage's end.
+"""
+
+STATISTICS = "statistics"
 
 
 class StageOptions(BaseModel):
@@ -66,7 +71,8 @@ class Recipe(BaseModel):
             parts = [(s.name, n, s.method, s.train) for s, n in zip(self.stage, shares, strict=True)]
         else:
             kind = _kind(self.method, self._file, ("method",))
-            parts = [(name, n, own, {}) for name, n, own in kind.default_stages(self.train.steps)]
+            plans = kind.default_stages(_with_defaults(kind.__init__, self.method), self.train.model_dump())
+            parts = [(p.name, p.steps, dict(p.options), dict(p.train)) for p in plans]
         return [self._stage(*part) for part in parts]
 
     def portable(self, folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
@@ -91,8 +97,8 @@ class Recipe(BaseModel):
             tree["model"]["pretrained"] = self._relative(tree["model"]["pretrained"], folder)
         files = {}
         for where, options in [("method", tree["method"]), *((s["name"], s["method"]) for s in tree.get("stage", []))]:
-            for key in _paths(_kind({**self.method, **options}, self._file, ("method",))):
-                if key in options and not str(options[key]).startswith(STAGE):
+            for key, words in _paths(_kind({**self.method, **options}, self._file, ("method",))).items():
+                if key in options and options[key] not in words and not str(options[key]).startswith(STAGE):
                     source = self.base / options[key]
                     if not source.is_file():
                         raise UserError(f"{self._file}: {where}.{key}: there is no file {source}")
@@ -112,9 +118,10 @@ class Recipe(BaseModel):
         given = {k: v for k, v in table.items() if k != "name"}
         checked = check(keywords(kind.__init__, kind.__name__), given, self._file, (*where, "method"))
         options = {k: getattr(checked, k) for k in given}
-        for key in _paths(kind):
-            if isinstance(options.get(key), str | Path) and not str(options[key]).startswith(STAGE):
-                options[key] = self.base / options[key]
+        for key, words in _paths(kind).items():
+            value = options.get(key)
+            if isinstance(value, str | Path) and value not in words and not str(value).startswith(STAGE):
+                options[key] = self.base / value
         if "steps" in overrides:
             raise UserError(f"{self._file}: stage.{name}.train.steps: write the stage's steps beside its name")
         settings = self.train.model_dump() | overrides | {"steps": steps}
@@ -133,6 +140,10 @@ class Stage(NamedTuple):
     train: TrainOptions
     own: dict[str, Any]
     overrides: dict[str, Any]
+
+    def reads_statistics_of(self, name: str) -> bool:
+        """Say whether this stage is built from the statistics of the stage called `name`."""
+        return str(self.options.get(STATISTICS)) == STAGE + name
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -154,7 +165,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         if stage.name in names[:i]:
             raise UserError(f"{path}: two stages are called '{stage.name}'; give one of them another name")
         for key, value in stage.options.items():
-            if isinstance(value, str) and value.startswith(STAGE) and value.removeprefix(STAGE) not in names[:i]:
+            if str(value).startswith(STAGE) and str(value).removeprefix(STAGE) not in names[:i]:
                 earlier = ", ".join(names[:i]) or "none"
                 raise UserError(
                     f"{path}: stage.{stage.name}.method.{key} is '{value}'; the stages before it: {earlier}"
@@ -171,11 +182,17 @@ def build_method(
         network["pretrained"] = False
     elif isinstance(network.get("pretrained"), str):
         network["pretrained"] = str(recipe.base / network["pretrained"])
-    options = {
-        k: folder / "stages" / v.removeprefix(STAGE) / "taxonomy.tsv" if str(v).startswith(STAGE) else v
-        for k, v in stage.options.items()
-    }
+    options = dict(stage.options)
+    for key, value in options.items():
+        if str(value).startswith(STAGE):
+            place = folder / "stages" / str(value).removeprefix(STAGE)
+            options[key] = statistics_file(place) if key == STATISTICS else place / "taxonomy.tsv"
     return stage.kind(Pixels.build(**network), spaces, **options)
+
+
+def statistics_file(place: Path) -> Path:
+    """Return where the folder of a finished stage keeps its statistics."""
+    return place / "statistics.npz"
 
 
 def _kind(table: dict[str, Any], file: Path, where: Sequence[str]) -> type[Method]:
@@ -186,9 +203,11 @@ def _kind(table: dict[str, Any], file: Path, where: Sequence[str]) -> type[Metho
     return METHODS[name]
 
 
-def _paths(kind: type[Method]) -> list[str]:
-    """Return the options of a method that may be paths: those whose type says so."""
-    return [k for k, hint in get_type_hints(kind.__init__).items() if Path in (hint, *get_args(hint))]
+def _paths(kind: type[Method]) -> dict[str, tuple[Any, ...]]:
+    """Return the options of a method that may be paths, as their types say, and the words that are none."""
+    hints = get_type_hints(kind.__init__).items()
+    found = {k: (hint, *get_args(hint)) for k, hint in hints if Path in (hint, *get_args(hint))}
+    return {k: tuple(w for p in parts if get_origin(p) is Literal for w in get_args(p)) for k, parts in found.items()}
 
 
 def _with_defaults(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -21,14 +21,15 @@ from manyseg.data.annotation import KINDS, Dense, Segments
 from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture
 from manyseg.errors import UserError
-from manyseg.evaluate import evaluate
+from manyseg.evaluate import collect, evaluate, statistics_key
 from manyseg.methods import Method
 from manyseg.optimize import seed_everything
 from manyseg.passes import device_of, predictor
-from manyseg.recipe import Recipe, Stage, build_method
+from manyseg.recipe import Recipe, Stage, build_method, statistics_file
 from manyseg.report import Shown, environment, write_report, write_samples
 from manyseg.scores import Scores
 from manyseg.spaces import write_spaces
+from manyseg.statistics import Statistics
 from manyseg.tables import flatten, read_toml, to_toml
 from manyseg.unseen import relate_by_names
 
@@ -55,6 +56,12 @@ class Training:
         self.stages = recipe.stages
         self.seen = [f for s in recipe.data.sets if _scorable(f := s.open_eval(recipe.base))]
         self.unseen = [f for s in recipe.data.unseen if _scorable(f := s.open_eval(recipe.base))]
+        # Opened here, so that a split that is not there is an error before the first step.
+        self.measured = {
+            stage.name: [s.open_statistics(recipe.base) for s in recipe.data.sets]
+            for i, stage in enumerate(self.stages)
+            if any(later.reads_statistics_of(stage.name) for later in self.stages[i + 1 :])
+        }
         for stage in self.stages:
             _check_kinds(stage, self.mixture.folders)
 
@@ -132,13 +139,31 @@ class Training:
             stage=stage.name,
             first=first,
         )
-        if self.main and number < len(self.stages) - 1:
-            place = self.folder / "stages" / stage.name
-            checkpoint.write(place, {"model": method.state_dict()}, {"stage": stage.name})
+        if number < len(self.stages) - 1:
+            self._keep(stage.name, method)
+        return method
+
+    def _keep(self, stage: str, method: Method) -> None:
+        """Write what later stages start from: the weights, the taxonomy and, if one of them asks, the statistics."""
+        place = self.folder / "stages" / stage
+        statistics = self._statistics(stage, method, statistics_file(place)) if stage in self.measured else None
+        if self.main:
+            checkpoint.write(place, {"model": method.state_dict()}, {"stage": stage})
             checkpoint.discard_previous(place)
             method.taxonomy.write(place / "taxonomy.tsv")
+            if statistics is not None:
+                statistics.save(statistics_file(place))
         self.accelerator.wait_for_everyone()
-        return method
+
+    def _statistics(self, stage: str, method: Method, path: Path) -> Statistics:
+        """Collect what the stage's model says of every dataset, or read it where the run had come as far before."""
+        heads = (*method.spaces, method.taxonomy.unified)
+        known = Statistics.load(path) if path.exists() else None
+        # The folder is written anew when all have read it.
+        self.accelerator.wait_for_everyone()
+        if known is not None and known.key == statistics_key(method, heads, self.recipe.test):
+            return known
+        return collect(method, self.measured[stage], self.recipe.test, heads=heads, activation=method.activation)
 
     def _evaluate(self, method: Method) -> train.Scores:
         if self.main:

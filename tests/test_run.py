@@ -14,7 +14,7 @@ from manyseg import checkpoint, stages
 from manyseg.data.annotation import Boxes
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass, LabelSpace
-from manyseg.methods import METHODS
+from manyseg.methods import METHODS, StagePlan
 from manyseg.methods.baselines import Manual, MultiHead
 from manyseg.recipe import read_recipe
 from manyseg.run import Run, evaluate_run, predict_run, train_recipe
@@ -440,15 +440,17 @@ def test_a_methods_own_stages_are_written_into_the_run(recipe, tmp_path, monkeyp
         """Has two stages of its own."""
 
         @classmethod
-        def default_stages(cls, steps):
-            return [("early", steps // 4, {}), ("late", steps - steps // 4, {"ohem": 0.5})]
+        def default_stages(cls, options, train):
+            early = train["steps"] // 4
+            late = StagePlan("late", train["steps"] - early, {"ohem": 0.5}, {"lr": train["lr"] / 10})
+            return [StagePlan("early", early), late]
 
     monkeypatch.setitem(METHODS, "staged", Staged)
     recipe.write_text(RECIPE.replace('"multihead"', '"staged"'))
     run = train_recipe(recipe, out=tmp_path / "run")
     assert [line["stage"] for line in lines(run) if "loss" in line] == ["early", "late", "late", "late"]
     found = Run.open(run)
-    assert [(s.name, s.train.steps, s.options) for s in found.recipe.stages] == [
-        ("early", 1, {}), ("late", 3, {"ohem": 0.5}),
+    assert [(s.name, s.train.steps, s.options, s.train.lr) for s in found.recipe.stages] == [
+        ("early", 1, {}, 1e-3), ("late", 3, {"ohem": 0.5}, 1e-4),
     ]  # fmt: skip
     assert found.method().ohem == 0.5

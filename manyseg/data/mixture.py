@@ -62,10 +62,19 @@ class SetOptions(DatasetOptions, AugmentOptions):
         default="native", description="Kind of annotation to train on, weakened from what the files hold."
     )
     weight: float = Field(default=1.0, ge=0, description="Multiplies this dataset's losses.")
+    statistics_split: str | None = Field(
+        default=None,
+        description="Split whose labels the statistics between stages read, by default eval_split. Scores of that "
+        "split have then seen its labels; a run that reports them names a part of train that is not trained on.",
+    )
 
     def open_train(self, base: Path) -> Folder:
         """Open the split that is trained on, weakened as asked."""
         return self.open(base, self.split, self.annotation)
+
+    def open_statistics(self, base: Path) -> Folder:
+        """Open the split that statistics between stages are collected on, with all that its files say."""
+        return self.open(base, self.statistics_split or self.eval_split)
 
     @property
     def own(self) -> dict[str, Any]:

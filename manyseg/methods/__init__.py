@@ -1,9 +1,9 @@
 """The methods by the names that recipes use. Adding one is a file, its test, and a line here."""
 
-from manyseg.methods.base import Method, PixelMethod
+from manyseg.methods.base import Method, PixelMethod, StagePlan
 from manyseg.methods.baselines import Manual, MultiHead, Union
 
-__all__ = ["METHODS", "Method", "PixelMethod"]
+__all__ = ["METHODS", "Method", "PixelMethod", "StagePlan"]
 
 METHODS: dict[str, type[Method]] = {
     "multihead": MultiHead,

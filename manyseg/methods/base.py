@@ -6,11 +6,12 @@ Axes: B images, D classes of one dataset, U unified nodes, C channels, H W pixel
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, final
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from manyseg import losses
@@ -21,7 +22,16 @@ from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import Links
 from manyseg.models import Features, Pixels
 
-__all__ = ["Method", "PixelMethod"]
+__all__ = ["Method", "PixelMethod", "StagePlan"]
+
+
+class StagePlan(NamedTuple):
+    """A stage that a method proposes: `options` go over the recipe's [method] table, `train` over its [train]."""
+
+    name: str
+    steps: int
+    options: Mapping[str, Any] = MappingProxyType({})
+    train: Mapping[str, Any] = MappingProxyType({})
 
 
 class Method(nn.Module, ABC):
@@ -71,10 +81,23 @@ class Method(nn.Module, ABC):
     def on_step(self, step: int) -> None:
         """Prepare step number `step` (from 0) before its batches arrive. A hook; the default does nothing."""
 
+    @property
+    def activation(self) -> Callable[[UInt8[Tensor, "B 3 H W"]], Float[Tensor, "B U h w"]] | None:
+        """What statistics sum up by true class: images to a value of every unified node. A hook; the default is none.
+
+        It is read where a later stage says `statistics = "stage:<name>"` of a stage with this method.
+        """
+        return None
+
     @classmethod
-    def default_stages(cls, steps: int) -> list[tuple[str, int, dict[str, Any]]]:
-        """Divide a recipe's steps into stages (name, steps, options of this method). A hook; the default is one."""
-        return [("train", steps, {})]
+    def default_stages(cls, options: Mapping[str, Any], train: Mapping[str, Any]) -> list[StagePlan]:
+        """Divide `train["steps"]` into stages. A hook; the default is one stage.
+
+        `options` are the [method] table with this method's defaults filled in, unchecked; `train` is the [train] table.
+        An option of a later stage may be "stage:<name>" of an earlier one: `statistics` then is the path of what
+        `evaluate.collect` found at its end, any other the path of its taxonomy.
+        """
+        return [StagePlan("train", train["steps"])]
 
     @final  # type: ignore[misc]  # torch declares `forward` as an attribute that may be assigned
     def forward(self, batches: Sequence[Batch]) -> dict[str, Float[Tensor, ""]]:
