@@ -56,10 +56,8 @@ def main(most):
             p = propose(spaces, by=by, encode=encode, confusion=confusion, templates=("{}",))
             seconds, busy = time.perf_counter() - start, time.process_time() - busy
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            print(
-                f"{datasets * 50:7d} {datasets:8d} {by:9} {len(p.taxonomy.unified):6d} {seconds:7.1f} {busy:7.1f} {peak:8.2f}",
-                flush=True,
-            )
+            size = f"{datasets * 50:7d} {datasets:8d} {by:9} {len(p.taxonomy.unified):6d}"
+            print(f"{size} {seconds:7.1f} {busy:7.1f} {peak:8.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,9 @@ held. Union CE, own-class CE, NLL+ and logit-sum CE are all `cross_entropy`; the
 - NLL+ (union CE where every class is one node): the same, and one more channel for the nodes of no class;
 - logit-sum CE: the sums `M z` of each class's unified scores.
 
+In null BCE and relational BCE (`binary_cross_entropy`) nothing competes: each label has nodes that should be 1, nodes
+that should be 0, and nodes that it says nothing of.
+
 Axes: B images, D classes (or channels that compete), U unified nodes, h w feature resolution, H W native size.
 """
 
@@ -29,8 +32,12 @@ from manyseg.labels import IGNORE
 __all__ = [
     "Links",
     "PixelLoss",
+    "Targets",
+    "binary_cross_entropy",
     "class_logsumexp",
+    "class_max",
     "cross_entropy",
+    "null_table",
     "set_nll",
     "soft_cross_entropy",
     "supervised",
@@ -79,15 +86,73 @@ def class_logsumexp(scores: Float[Tensor, "B U h w"], links: Links) -> Float[Ten
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).index_select(1, links.nodes)
     if links.single:
         return scores
-    b, _, h, w = scores.shape
     with torch.no_grad():
-        floor = scores.new_full((b, len(links.matrix), h, w), -math.inf)
-        floor.scatter_reduce_(1, links.classes[:, None, None].expand(b, -1, h, w), scores, "amax")
+        floor = _largest(scores, links)
     # The maximum is a constant: its gradient cancels between the two terms.
     info = torch.finfo(scores.dtype)
     shifted = (scores - floor.clamp(min=info.min).index_select(1, links.classes)).exp()
     total = torch.zeros_like(floor).index_add(1, links.classes, shifted)
     return floor + total.clamp(min=info.tiny).log()
+
+
+def class_max(scores: Float[Tensor, "B U h w"], links: Links) -> Float[Tensor, "B D h w"]:
+    """Return the largest score of each class's nodes; -inf for a class without nodes."""
+    scores = scores.index_select(1, links.nodes)
+    return scores if links.single else _largest(scores, links)
+
+
+def _largest(scores: Float[Tensor, "B E h w"], links: Links) -> Float[Tensor, "B D h w"]:
+    b, _, h, w = scores.shape
+    lowest = scores.new_full((b, len(links.matrix), h, w), -math.inf)
+    return lowest.scatter_reduce(1, links.classes[:, None, None].expand(b, -1, h, w), scores, "amax")
+
+
+# Targets of binary losses.
+
+
+class Targets(NamedTuple):
+    """What every label asks of the nodes, on a device: a binary loss has one channel of scores for each of `nodes`.
+
+    A few padded lists stand for a one-hot target: what a pixel's label asks is looked up, and nothing of size U x H x W
+    is ever made.
+    """
+
+    nodes: Int[Tensor, " A"]
+    """The nodes that any label judges; first come those that all labels judge. No other one needs a score."""
+    always: int
+    """How many channels all labels judge."""
+    extra: Int[Tensor, "L K"]
+    """The further channels that label l judges; the rest of its row is IGNORE."""
+    positive: Int[Tensor, "L J"]
+    """The channels that label l wants to be 1; the rest of its row is IGNORE."""
+
+    @classmethod
+    def of(cls, table: Int[Tensor, "L U"], device: torch.device) -> Targets:
+        """List the entries of a table of 1 (positive), 0 (negative) and -1 (null: no loss).
+
+        From a CPU tensor this costs no synchronisation with the device. Raises ValueError for a label without positive.
+        """
+        if not (table == 1).any(1).all():
+            raise ValueError("a label has no positive node; its pixels are to be ignored")
+        judged = table >= 0
+        every = judged.all(0)
+        nodes = torch.cat([every.nonzero(), (judged.any(0) & ~every).nonzero()]).flatten()
+        always = int(every.sum())
+        extra = judged[:, nodes].clone()
+        extra[:, :always] = False
+        lists = (_padded(extra).to(device), _padded(table[:, nodes] == 1).to(device))
+        return cls(nodes.to(device), always, *lists)
+
+
+def null_table(relation: Bool[Tensor, "D U"]) -> Int[Tensor, "D U"]:
+    """Return the targets of null BCE: 1 for a class's nodes, 0 for other nodes of its dataset, -1 for all others."""
+    return torch.where(relation, 1, torch.where(relation.any(0), 0, -1))
+
+
+def _padded(mask: Bool[Tensor, "L A"]) -> Int[Tensor, "L K"]:
+    """List the true positions of every row, the shorter lists filled up with IGNORE."""
+    order: Tensor = mask.int().argsort(stable=True, dim=1, descending=True)[:, : int(mask.sum(1).max())]
+    return order.masked_fill(~mask.gather(1, order), IGNORE)
 
 
 # Losses of pixels.
@@ -129,6 +194,25 @@ def _set(normalised: bool) -> PixelLoss:
     return loss
 
 
+def _binary(targets: Targets) -> PixelLoss:
+    """Return the sum of the judged channels' BCE: softplus(z) for each, less z for the positive ones."""
+
+    def loss(scores: Float[Tensor, "B A R W"], labels: Int[Tensor, "B R W"]) -> Float[Tensor, "B R W"]:
+        rows = labels.clamp(min=0).long()
+        total = F.softplus(scores[:, : targets.always]).sum(1) - _pick(scores, targets.positive[rows]).sum(1)
+        if targets.extra.shape[1]:
+            # Null channels become -inf, whose softplus is 0 with a gradient of 0.
+            total = total + F.softplus(_pick(scores, targets.extra[rows], -math.inf)).sum(1)
+        return total.masked_fill(labels == IGNORE, 0.0)
+
+    return loss
+
+
+def _pick(scores: Float[Tensor, "B A R W"], lists: Int[Tensor, "B R W K"], null: float = 0.0) -> Tensor:
+    channels = lists.movedim(-1, 1)
+    return scores.gather(1, channels.clamp(min=0)).masked_fill(channels == IGNORE, null)
+
+
 # Means over the supervised pixels.
 
 
@@ -157,6 +241,26 @@ def cross_entropy(
         else:
             labels = torch.where(first == IGNORE, IGNORE, labels)
             pixel_loss = _partial(allowed, normalised)
+    if ohem is not None:
+        labels = _hardest(scores, labels, pixel_loss, ohem)
+    return upsampled(scores, labels, pixel_loss) / supervised(labels != IGNORE)
+
+
+def binary_cross_entropy(
+    scores: Float[Tensor, "B A h w"],
+    labels: Int[Tensor, "B H W"],
+    targets: Targets,
+    *,
+    ohem: float | None = None,
+) -> Float[Tensor, ""]:
+    """Return the mean over the supervised pixels of the SUM of the judged nodes' BCE; 0 with a graph if there is none.
+
+    `scores` are logits of `targets.nodes`, in that order. With `null_table` it is UniSeg's null BCE (Kim et al. 2022,
+    stage 1), with more positives its relational BCE. The divisor counts pixels, not pixels and nodes, over all
+    processes (`supervised`). `ohem` keeps the pixels whose nodes are all right with less than this probability; see
+    `cross_entropy`.
+    """
+    pixel_loss = _binary(targets)
     if ohem is not None:
         labels = _hardest(scores, labels, pixel_loss, ohem)
     return upsampled(scores, labels, pixel_loss) / supervised(labels != IGNORE)
