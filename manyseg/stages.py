@@ -102,7 +102,7 @@ class Training:
         assert method is not None
         checkpoint.read(self.folder / "best").load_into(method)
         if self.main:
-            method.taxonomy.write(self.folder / "taxonomy.tsv")
+            _write_tables(self.folder, method)
         scores = evaluate(method, [*self.seen, *self.unseen], options=self.recipe.test)
         if self.main:
             self._write_results(method, scores)
@@ -150,7 +150,7 @@ class Training:
         if self.main:
             checkpoint.write(place, {"model": method.state_dict()}, {"stage": stage})
             checkpoint.discard_previous(place)
-            method.taxonomy.write(place / "taxonomy.tsv")
+            _write_tables(place, method)
             if statistics is not None:
                 statistics.save(statistics_file(place))
         self.accelerator.wait_for_everyone()
@@ -167,7 +167,7 @@ class Training:
 
     def _evaluate(self, method: Method) -> train.Scores:
         if self.main:
-            method.taxonomy.write(self.folder / "taxonomy.tsv")
+            _write_tables(self.folder, method)
         found = evaluate(method, self.seen, options=self.recipe.test).to_json()["datasets"]
         return {name: {"miou": s["miou"], "pixel_accuracy": s["pixel_accuracy"]} for name, s in found.items()}
 
@@ -189,6 +189,12 @@ class Training:
         for folder in (*self.seen, *self.unseen):
             write_samples(self.folder, folder.space, method.taxonomy.unified, _shown(method, folder, self.recipe))
         console.print(f"{write_report(self.folder)}: the report of this run")
+
+
+def _write_tables(place: Path, method: Method) -> None:
+    method.taxonomy.write(place / "taxonomy.tsv")
+    for name, text in method.tables.items():
+        (place / name).write_text(text, encoding="utf-8")
 
 
 def _take_over(method: Method, weights: dict[str, Tensor]) -> str:

@@ -2,6 +2,7 @@
 
 from manyseg.methods.base import Method, PixelMethod, StagePlan
 from manyseg.methods.baselines import Manual, MultiHead, Union
+from manyseg.methods.uniseg import UniSeg
 
 __all__ = ["METHODS", "Method", "PixelMethod", "StagePlan"]
 
@@ -9,4 +10,5 @@ METHODS: dict[str, type[Method]] = {
     "multihead": MultiHead,
     "union": Union,
     "manual": Manual,
+    "uniseg": UniSeg,
 }

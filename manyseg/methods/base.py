@@ -89,6 +89,11 @@ class Method(nn.Module, ABC):
         """
         return None
 
+    @property
+    def tables(self) -> Mapping[str, str]:
+        """What a run writes beside its taxonomy, for people to read and edit: file names to texts. A hook; none."""
+        return {}
+
     @classmethod
     def default_stages(cls, options: Mapping[str, Any], train: Mapping[str, Any]) -> list[StagePlan]:
         """Divide `train["steps"]` into stages. A hook; the default is one stage.
