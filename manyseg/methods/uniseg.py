@@ -23,7 +23,7 @@ from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import Links, Targets
 from manyseg.methods.base import PixelMethod, StagePlan, dense_labels
 from manyseg.models import Pixels
-from manyseg.relate import PartOf, calibrated_bars, mine, published_bars, read_relations, relations_tsv
+from manyseg.relate import PartOf, mine_calibrated, mine_published, read_relations, relations_tsv
 from manyseg.statistics import Statistics
 
 __all__ = ["UniSeg"]
@@ -43,9 +43,9 @@ class UniSeg(PixelMethod):
     before (without statistics there are none yet), "none", or a table that a run wrote and a person may have edited.
 
     Mined is a node whose mean cosine on a class's pixels is larger than that of the class's own node and than `tau`;
-    `tau = "calibrated"` sets each node's own bar instead (`relate.calibrated_bars`). With `allow_own` nodes of other
-    classes of the same dataset are mined too. At test a class is read from its own node alone. `exact = False` compares
-    names as `labels.normalise` folds them, and the synonyms that cards list.
+    `tau = "calibrated"` judges each node by its own answers instead (`relate.mine_calibrated`). With `allow_own` nodes
+    of other classes of the same dataset are mined too, by the published rule. At test a class is read from its own node
+    alone. `exact = False` compares names as `labels.normalise` folds them, and the synonyms that cards list.
     """
 
     def __init__(
@@ -162,5 +162,6 @@ def _mined(
                 "collect them with a UniSeg model of the same datasets"
             )
     means = {s.name: statistics.mean(s.name) for s in taxonomy.spaces}
-    bars = calibrated_bars(taxonomy, means) if tau == "calibrated" else published_bars(taxonomy, means, tau)
-    return mine(taxonomy, means, bars, allow_own=allow_own)
+    if tau == "calibrated":
+        return mine_calibrated(taxonomy, means)
+    return mine_published(taxonomy, means, tau=tau, allow_own=allow_own)

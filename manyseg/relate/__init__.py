@@ -5,7 +5,7 @@ Only numpy and scipy; a text encoder is any callable from texts to vectors.
 
 from manyseg.relate.compare import Agreement, agreement
 from manyseg.relate.evidence import TEMPLATES, Encode, Flat, shares, text_similarity
-from manyseg.relate.part_of import PartOf, calibrated_bars, mine, published_bars, read_relations, relations_tsv
+from manyseg.relate.part_of import PartOf, mine_calibrated, mine_published, read_relations, relations_tsv
 from manyseg.relate.pins import Pins
 from manyseg.relate.programme import merge, partition, recall_shares
 from manyseg.relate.proposal import Proposal, Relation, propose
@@ -20,12 +20,11 @@ __all__ = [
     "Proposal",
     "Relation",
     "agreement",
-    "calibrated_bars",
     "merge",
-    "mine",
+    "mine_calibrated",
+    "mine_published",
     "partition",
     "propose",
-    "published_bars",
     "read_relations",
     "recall_shares",
     "relations_tsv",

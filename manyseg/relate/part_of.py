@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,9 +19,15 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from manyseg.errors import UserError
-from manyseg.labels import Taxonomy
+from manyseg.labels import LabelSpace, Taxonomy
 
-__all__ = ["PartOf", "calibrated_bars", "mine", "published_bars", "read_relations", "relations_tsv"]
+__all__ = ["PartOf", "mine_calibrated", "mine_published", "read_relations", "relations_tsv"]
+
+SURE = 0.75
+"""How near its own class a node's answer must be, between the class it was best taught to refuse (0) and its own (1).
+
+A class half of which is the node's class lies about half-way: it contains the node and is no part of it.
+"""
 
 COLUMNS = ("dataset", "class", "part of")
 """Columns of a table of relations that are read; `score` and `bar` follow them and are for people."""
@@ -45,56 +51,98 @@ Means = Mapping[str, Float[np.ndarray, "D U"]]
 """By dataset, the mean activation of every node on the pixels of every class; a class without pixels has NaN."""
 
 
-def mine(taxonomy: Taxonomy, means: Means, bars: Means, *, allow_own: bool = True) -> tuple[PartOf, ...]:
-    """List every further node whose mean activation on a class exceeds the bar, by dataset, class, then score.
+def mine_published(
+    taxonomy: Taxonomy, means: Means, *, tau: float = -0.08, allow_own: bool = True
+) -> tuple[PartOf, ...]:
+    """Relate a class to every node that is more active on its pixels than its own node and than `tau`.
 
-    A class's own nodes are none of them. Other nodes of its dataset are only with `allow_own`. A class without pixels
-    has no relation: nothing speaks for one.
+    UniSeg's rule, inferred from the authors' published tables, which agree with it and bound tau (of cosines) to
+    -0.0807..-0.0790. Other nodes of the class's dataset count only with `allow_own`. A class without pixels has no
+    relation: nothing speaks for one. In the order of datasets and classes, the most active node first.
     """
     out = []
     for space in taxonomy.spaces:
-        relation = taxonomy.relations[space.name]
+        relation, mean = taxonomy.relations[space.name], means[space.name]
+        bar = np.maximum(tau, np.where(relation, mean, -np.inf).max(1, keepdims=True))
         possible = ~relation if allow_own else ~relation & ~relation.any(0)
-        found: Bool[np.ndarray, "D U"] = possible & (means[space.name] > bars[space.name])
-        for c, row in enumerate(found):
-            for u in sorted(np.flatnonzero(row), key=lambda u: -means[space.name][c, u]):
-                score, bar = (float(m[space.name][c, u]) for m in (means, bars))
-                out.append(PartOf(space.name, space.names[c], taxonomy.unified.names[u], score, bar))
-    return tuple(out)
+        out += [_part_of(taxonomy, means, space, c, u, bar[c, 0]) for c, u in _where(possible & (mean > bar))]
+    return _ordered(taxonomy, out)
 
 
-def published_bars(taxonomy: Taxonomy, means: Means, tau: float) -> Means:
-    """Return UniSeg's bar: `tau`, or the mean of the class's own best node where that is larger.
+def mine_calibrated(taxonomy: Taxonomy, means: Means) -> tuple[PartOf, ...]:
+    """Relate classes to nodes without a threshold of activation, by what the nodes answer where the truth is known.
 
-    The rule is inferred from the authors' published tables, which agree with it and bound tau to -0.0807..-0.0790.
+    In the datasets that have a node its answer is known on its own class (1) and on the class that it was best taught
+    to refuse (0). On this scale it must answer `SURE` or more to a class of another dataset, and more than 0 itself,
+    where a sigmoid says no; so must it to its own class, or it is not to be trusted elsewhere either. Of a node of
+    several datasets the most demanding one counts.
+
+    Classes of one dataset exclude each other: no class can be part of two of them, directly or by what its parts are
+    part of. Relations are accepted from the surest on, unless they contradict those before. So a class has at most one
+    relation into any dataset, and none into one that has its name.
     """
-    out = {}
+    own, refused = _references(taxonomy, means)
+    usable = own > np.maximum(refused, 0)  # False where either is unknown, too.
+    bar = np.maximum(refused + SURE * (own - refused), 0, where=usable, out=np.full_like(own, np.inf))
+    found = []
     for space in taxonomy.spaces:
         mean = means[space.name]
-        own = np.where(taxonomy.relations[space.name], mean, -np.inf).max(1)
-        out[space.name] = np.broadcast_to(np.maximum(tau, own)[:, None], mean.shape)
-    return out
+        possible = ~taxonomy.relations[space.name] & (mean > bar)
+        found += [
+            ((mean[c, u] - refused[u]) / (own[u] - refused[u]), _part_of(taxonomy, means, space, c, u, bar[u]))
+            for c, u in _where(possible)
+        ]
+    consistent = _Consistent(taxonomy)
+    surest = [r for _, r in sorted(found, key=lambda item: (-item[0], item[1][:3]))]
+    return _ordered(taxonomy, [r for r in surest if consistent.accepts(r)])
 
 
-def calibrated_bars(taxonomy: Taxonomy, means: Means) -> Means:
-    """Return, for every node, the middle between its own class and the class it was best taught to refuse.
-
-    Both are known within the datasets that have the node: its mean on its own class there, and the largest mean on a
-    class that is none of it. A class of another dataset that lies above the middle looks to the node like its own. No
-    threshold is set by hand, and nodes that answer faintly are judged by their own measure. Of a node of several
-    datasets the higher middle counts. A node without such evidence has an infinite bar.
-    """
-    middles = []
+def _references(taxonomy: Taxonomy, means: Means) -> tuple[Float[np.ndarray, " U"], Float[np.ndarray, " U"]]:
+    """Return each node's least mean on an own class and its largest on a class that is none of it; NaN if unknown."""
+    own, refused = (np.full(len(taxonomy.unified), fill) for fill in (np.inf, -np.inf))
     for space in taxonomy.spaces:
         relation, mean = taxonomy.relations[space.name], means[space.name]
-        known = ~np.isnan(mean[:, :1])
-        own = np.where(relation & known, mean, np.inf).min(0)
-        refused = np.where(~relation & relation.any(0) & known, mean, -np.inf).max(0)
-        usable = np.isfinite(own) & np.isfinite(refused)
-        middles.append(np.where(usable, np.add(own, refused, where=usable, out=np.zeros_like(own)) / 2, -np.inf))
-    bar = np.max(middles, axis=0)
-    bar = np.where(np.isfinite(bar), bar, np.inf)
-    return {s.name: np.broadcast_to(bar, means[s.name].shape) for s in taxonomy.spaces}
+        rival = ~relation & relation.any(0)
+        # Neither minimum nor maximum lets a NaN pass by: a class without pixels leaves its nodes unknown.
+        own = np.minimum(own, np.where(relation, mean, np.inf).min(0))
+        refused = np.maximum(refused, np.fmax.reduce(np.where(rival, mean, -np.inf), axis=0))
+    return own, np.where(np.isfinite(refused), refused, np.nan)
+
+
+class _Consistent:
+    """Relations accepted so far; `reaches[a, b]` says that node a is part of node b, by any number of steps."""
+
+    def __init__(self, taxonomy: Taxonomy) -> None:
+        self.taxonomy = taxonomy
+        n = len(taxonomy.unified)
+        self.reaches = np.eye(n, dtype=bool)
+        self.excludes = np.zeros((n, n), bool)
+        for relation in taxonomy.relations.values():
+            links = relation.astype(np.int64)
+            self.excludes |= np.outer(relation.any(0), relation.any(0)) & (links.T @ links == 0)
+
+    def accepts(self, relation: PartOf) -> bool:
+        """Take a relation in, unless a node would then be part of two that exclude each other."""
+        space, node = self.taxonomy.space(relation.dataset), self.taxonomy.unified.positions[relation.node]
+        own = self.taxonomy.relations[relation.dataset][space.positions[relation.label]]
+        parts, wholes = self.reaches[:, own].any(1), self.reaches[node]
+        if (self.reaches[parts].any(0) @ self.excludes)[wholes].any():
+            return False
+        self.reaches |= np.outer(parts, wholes)
+        return True
+
+
+def _part_of(taxonomy: Taxonomy, means: Means, space: LabelSpace, c: int, u: int, bar: float) -> PartOf:
+    return PartOf(space.name, space.names[c], taxonomy.unified.names[u], float(means[space.name][c, u]), float(bar))
+
+
+def _where(found: Bool[np.ndarray, "D U"]) -> Iterator[tuple[int, int]]:
+    yield from zip(*(axis.tolist() for axis in np.nonzero(found)), strict=True)
+
+
+def _ordered(taxonomy: Taxonomy, relations: Sequence[PartOf]) -> tuple[PartOf, ...]:
+    place = {(s.name, n): (i, c) for i, s in enumerate(taxonomy.spaces) for c, n in enumerate(s.names)}
+    return tuple(sorted(relations, key=lambda r: (place[r.dataset, r.label], -r.score, r.node)))
 
 
 # The table.

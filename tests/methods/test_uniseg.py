@@ -15,7 +15,7 @@ from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.methods.uniseg import UniSeg
 from manyseg.models import Features
 from manyseg.recipe import read_recipe
-from manyseg.relate import PartOf, mine, published_bars, read_relations, relations_tsv
+from manyseg.relate import PartOf, mine_calibrated, mine_published, read_relations, relations_tsv
 from manyseg.run import Run, train_recipe
 from manyseg.statistics import Statistics
 
@@ -143,7 +143,7 @@ def mined(row, taxonomy, *, tau=-0.08, allow_own=True):
     first = taxonomy.spaces[0].name
     for node, value in row.items():
         means[first][0, taxonomy.unified.positions[node]] = value
-    found = mine(taxonomy, means, published_bars(taxonomy, means, tau), allow_own=allow_own)
+    found = mine_published(taxonomy, means, tau=tau, allow_own=allow_own)
     assert {(r.dataset, r.label) for r in found} <= {(first, "motorcyclist")}
     return [r.node for r in found]
 
@@ -199,6 +199,90 @@ def test_a_class_without_pixels_has_no_relation():
     taxonomy = Taxonomy.by_name((N, M))
     means = {s.name: np.full((len(s), 3), 0.9) for s in (N, M)}
     assert method(N, M, statistics=statistics(taxonomy, means, pixels=0)).part_of == ()
+
+
+# The self-calibrating rule. Dataset f tells cars from trucks, k only knows vehicles; p has other words.
+
+F_ = LabelSpace.of("f", ["car", "truck"])
+K = LabelSpace.of("k", ["vehicle", "road"])
+P = LabelSpace.of("p", ["auto", "lane"])
+    LabelSpace.of(n, c) for n, c in (("f", ["car", "truck"]), ("k", ["vehicle", "road"]), ("p", ["auto", "lane"]))
+)
+
+
+def answers(**rows):
+    """Mean answers of the nodes car, truck, vehicle, road, auto, lane by class; of an own class 0.4, else -0.4."""
+    taxonomy = Taxonomy.by_name((F_, K, P))
+    means = {s.name: np.where(taxonomy.relations[s.name], 0.4, -0.4) for s in (F_, K, P)}
+    for label, values in rows.items():
+        space = next(s for s in (F_, K, P) if label in s.names)
+        for node, value in values.items():
+            means[space.name][space.positions[label], taxonomy.unified.positions[node]] = value
+    return taxonomy, means
+
+
+def calibrated(**rows):
+    return {(r.label, r.node) for r in mine_calibrated(*answers(**rows))}
+
+
+def test_a_node_must_answer_nearly_as_to_its_own_class():
+    # Three quarters of the way from -0.4 to 0.4 are 0.2.
+    assert calibrated(car={"vehicle": 0.21}) == {("car", "vehicle")}
+    assert calibrated(car={"vehicle": 0.19}) == set()
+    # What the node was taught to refuse moves the bar: from 0.2 to 0.4, three quarters of the way are 0.35.
+    assert calibrated(car={"vehicle": 0.34}, road={"vehicle": 0.2}) == set()
+    (found,) = mine_calibrated(*answers(car={"vehicle": 0.36}, road={"vehicle": 0.2}))
+    assert found == PartOf("f", "car", "vehicle", pytest.approx(0.36), pytest.approx(0.35))
+
+
+def test_a_parent_half_of_whose_pixels_are_the_child_is_no_part_of_it():
+    assert calibrated(car={"vehicle": 0.4}, truck={"vehicle": 0.4}, vehicle={"car": 0.0, "truck": 0.0}) == {
+        ("car", "vehicle"),
+        ("truck", "vehicle"),
+    }
+
+
+def test_a_node_that_denies_its_own_class_is_not_trusted():
+    assert calibrated(vehicle={"vehicle": -0.01}, car={"vehicle": 0.4}) == set()
+
+
+def test_of_two_classes_that_exclude_each_other_only_the_surer_is_a_whole():
+    assert calibrated(car={"vehicle": 0.3, "road": 0.35}) == {("car", "road")}
+
+
+def test_parts_of_parts_may_not_exclude_each_other():
+    """A lane that is part of vehicle, which is part of auto, would be an auto: the weakest link goes."""
+    links = {"lane": {"vehicle": 0.30}, "vehicle": {"auto": 0.35}}
+    assert calibrated(**links) == {("vehicle", "auto")}
+    links["lane"]["vehicle"] = 0.4
+    assert calibrated(**links) == {("lane", "vehicle")}
+
+
+def test_a_class_has_no_relation_into_a_dataset_that_has_its_name():
+    twin = LabelSpace.of("twin", ["car", "bus"])
+    taxonomy = Taxonomy.by_name((F_, twin))
+    means = {s.name: np.where(taxonomy.relations[s.name], 0.4, -0.4) for s in (F_, twin)}
+    means["f"][0, taxonomy.unified.positions["bus"]] = 0.4
+    assert mine_calibrated(taxonomy, means) == ()
+    means["f"][1, taxonomy.unified.positions["bus"]] = 0.4
+    assert [r[:3] for r in mine_calibrated(taxonomy, means)] == [("f", "truck", "bus")]
+
+
+def test_a_node_of_a_class_without_pixels_is_not_trusted_nor_is_such_a_class_related():
+    taxonomy, means = answers(car={"vehicle": 0.4}, auto={"vehicle": 0.4})
+    means["p"][0] = np.nan
+    assert [r.label for r in mine_calibrated(taxonomy, means)] == ["car"]
+    means["k"][0] = np.nan
+    assert mine_calibrated(taxonomy, means) == ()
+
+
+def test_the_method_mines_by_the_rule_that_tau_names():
+    taxonomy = Taxonomy.by_name((F_, K))
+    means = {s.name: np.where(taxonomy.relations[s.name], 0.4, -0.4) for s in (F_, K)}
+    means["f"][0, 2] = 0.3  # Enough like a vehicle, yet more like a car.
+    known = statistics(taxonomy, means)
+    assert [r.node for r in method(F_, K, statistics=known, tau="calibrated").part_of] == ["vehicle"]
+    assert method(F_, K, statistics=known).part_of == ()
 
 
 # 6. Relational BCE.
