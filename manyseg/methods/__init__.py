@@ -2,6 +2,7 @@
 
 from manyseg.methods.base import Method, PixelMethod, StagePlan
 from manyseg.methods.baselines import Manual, MultiHead, Union
+from manyseg.methods.htss import HTSS
 from manyseg.methods.uniseg import UniSeg
 
 __all__ = ["METHODS", "Method", "PixelMethod", "StagePlan"]
@@ -11,4 +12,5 @@ METHODS: dict[str, type[Method]] = {
     "union": Union,
     "manual": Manual,
     "uniseg": UniSeg,
+    "htss": HTSS,
 }

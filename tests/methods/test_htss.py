@@ -1,0 +1,374 @@
+"""HTSS on hand-computed values: a "network" that passes its image on makes every logit an input."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torch import nn
+
+from manyseg import losses, testing
+from manyseg.data.annotation import Boxes, Dense, Tags, stack
+from manyseg.data.batch import Batch
+from manyseg.errors import UserError
+from manyseg.labels import IGNORE, LabelSpace, Taxonomy
+from manyseg.methods.htss import HTSS
+from manyseg.models import Features
+
+
+class Identity(nn.Module):
+    """The embedding is the image itself."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, image):
+        return Features((image,), image.float())
+
+
+def build(nodes, datasets, **options):
+    """Build HTSS with the logits of its classifiers as the channels of the image."""
+    spaces = [LabelSpace.of(d, classes) for d, classes in datasets.items()]
+    groups = [[(d, c) for d, classes in datasets.items() for c in classes if u in classes[c]] for u in nodes]
+    taxonomy = Taxonomy.from_groups(spaces, groups, nodes)
+    channels = HTSS(Identity(1), spaces, taxonomy=taxonomy, **options).head.out_channels
+    method = HTSS(Identity(channels), spaces, taxonomy=taxonomy, **options)
+    with torch.no_grad():
+        method.head.weight.copy_(torch.eye(channels)[:, :, None, None])
+        method.head.bias.zero_()
+    return method
+
+
+# Channels: the root's a, V; then V's car, bus.
+NODES = ("a", "car", "bus")
+DATASETS = {
+    "fine": {"a": ["a"], "car": ["car"], "bus": ["bus"]},
+    "coarse": {"a": ["a"], "V": ["car", "bus"]},
+    "weak": {"car": ["car"], "bus": ["bus"]},
+    "cars": {"a": ["a"], "car": ["car"]},
+}
+
+
+def image(*pixels):
+    """Make one image of one row from the logits of its pixels."""
+    return torch.tensor(pixels, dtype=torch.float32).T[None, :, None, :].clone()
+
+
+def loss(method, dataset, pixels, annotation):
+    """Return the loss of one image, and its gradient: a list of the channels' for every pixel."""
+    space = next(s for s in method.spaces if s.name == dataset)
+    z = pixels.requires_grad_()
+    value = method([Batch(space, ("x",), z, annotation)])[f"{dataset}/pixel"]
+    value.backward()
+    return value.item(), z.grad[0, :, 0].T.tolist()
+
+
+def dense(*labels):
+    return Dense(torch.tensor([[labels]]))
+
+
+def boxes(width, *rows):
+    """Make boxes (first column, past the last column, class) of one image of one row."""
+    corners = torch.tensor([[x0, 0, x1, 1] for x0, x1, _ in rows], dtype=torch.float32).view(1, -1, 4)
+    return Boxes(corners, torch.tensor([[c for *_, c in rows]]).long(), torch.tensor([[1, width]]))
+
+
+def log_softmax(values, i):
+    return values[i] - math.log(sum(map(math.exp, values)))
+
+
+def test_a_leafs_probability_is_the_product_down_the_tree():
+    method = build(NODES, DATASETS, decode="leaf")
+    scores = method.predict(image([0, 1, 2, 0]), method.taxonomy.unified).exp().flatten()
+    assert scores.tolist() == pytest.approx([0.26894, 0.64391, 0.08714], abs=1e-5)
+    coarse = method.predict(image([0, 1, 2, 0]), method.spaces[1]).exp().flatten()
+    assert coarse.tolist() == pytest.approx([0.26894, 0.73106], abs=1e-5)
+
+
+def test_the_loss_of_a_label_is_that_of_the_classifiers_down_to_it():
+    method = build(NODES, DATASETS)
+    assert loss(method, "coarse", image([0, 1, 2, 0]), dense(1))[0] == pytest.approx(0.31326, abs=1e-5)
+    assert loss(method, "fine", image([0, 1, 2, 0]), dense(1))[0] == pytest.approx(0.32595, abs=1e-5)
+    method = build(NODES, DATASETS, deeper_weight=1.0)
+    assert loss(method, "fine", image([0, 1, 2, 0]), dense(1))[0] == pytest.approx(0.44019, abs=1e-5)
+
+
+def test_a_label_that_stops_at_a_concept_leaves_its_classifier_without_gradient():
+    _, [gradient] = loss(build(NODES, DATASETS), "coarse", image([0, 1, 2, 0]), dense(1))
+    assert gradient[:2] == pytest.approx([0.26894, -0.26894], abs=1e-5)
+    assert gradient[2:] == [0, 0]
+
+
+def test_ignored_pixels_change_no_loss_and_no_mean():
+    for mean in ("classifier", "pixel"):
+        method = build(NODES, DATASETS, mean=mean)
+        one = loss(method, "fine", image([0, 1, 2, 0]), dense(1))[0]
+        two = loss(method, "fine", image([0, 1, 2, 0], [5, 1, 0, 3]), dense(1, IGNORE))[0]
+        assert two == pytest.approx(one, rel=1e-6)
+
+
+def test_a_classifiers_mean_is_over_its_own_pixels_or_over_all_labelled_ones():
+    pixels = ([0, 1, 2, 0], [1, 0, 0, 0])
+    root = -(log_softmax([0, 1], 1) + log_softmax([1, 0], 0)) / 2
+    deeper = -log_softmax([2, 0], 0)
+    own = build(NODES, DATASETS, deeper_weight=0.5)
+    assert loss(own, "fine", image(*pixels), dense(1, 0))[0] == pytest.approx(root + 0.5 * deeper, rel=1e-5)
+    every = build(NODES, DATASETS, deeper_weight=0.5, mean="pixel")
+    assert loss(every, "fine", image(*pixels), dense(1, 0))[0] == pytest.approx(root + 0.25 * deeper, rel=1e-5)
+
+
+def test_with_unit_weights_and_one_mean_the_loss_is_nll_of_sets_of_leaves():
+    nodes = ["a", "car", "bus", "tram"]
+    datasets = {
+        "fine": {n: [n] for n in nodes},
+        "middle": {"a": ["a"], "road": ["car", "bus"], "rail": ["tram"]},
+        "coarse": {"a": ["a"], "V": ["car", "bus", "tram"]},
+    }
+    method = build(nodes, datasets, deeper_weight=1.0, mean="pixel")
+    torch.manual_seed(0)
+    z = torch.randn(2, method.head.out_channels, 4, 5)
+    for space in method.spaces:
+        labels = torch.randint(-1, len(space), (2, 4, 5))
+        found = method([Batch(space, ("x", "y"), z, Dense(labels))])[f"{space.name}/pixel"]
+        scores = losses.class_logsumexp(method.unified(z), method.links(space))
+        expected = losses.cross_entropy(scores, labels, normalised=True)
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_a_dataset_that_labels_a_single_child_contributes_nothing_to_its_classifier():
+    _, [gradient] = loss(build(NODES, DATASETS), "cars", image([0, 1, 2, 0]), dense(1))
+    assert gradient[0] > 0
+    assert gradient[2:] == [0, 0]
+
+
+def test_descending_takes_the_best_child_from_the_root_on():
+    logits = [math.log(0.4), math.log(0.6), 0.0, 0.0]
+    descends, leafs = build(NODES, DATASETS), build(NODES, DATASETS, decode="leaf")
+    unified = descends.taxonomy.unified
+    assert descends.predict(image(logits), unified).argmax().item() in (1, 2)
+    assert leafs.predict(image(logits), unified).argmax().item() == 0
+    assert descends.predict(image([0, 1, 2, 0]), unified).argmax().item() == 1
+    # Datasets are read by probability in either case.
+    for space in descends.spaces:
+        assert torch.equal(descends.predict(image(logits), space), leafs.predict(image(logits), space))
+
+
+def test_every_concept_has_a_probability_through_its_leaves():
+    method = build(NODES, DATASETS)
+    space, leaves = method.hierarchy.space, torch.from_numpy(method.hierarchy.leaves)
+    p = method.predict(image([0, 1, 2, 0]), space, leaves).exp().flatten().tolist()
+    assert space.names == ("a", "car", "bus", "V")
+    assert p == pytest.approx([0.26894, 0.64391, 0.08714, 0.73106], abs=1e-5)
+
+
+# A split class: Bicyclist is a person with a bicycle, one a living thing, one a vehicle.
+# Channels: the root's living, vehicle; then vehicle's bicycle, car; then living's person, cyclist.
+CROSSING = {
+    "coarse": {"living": ["person", "cyclist"], "vehicle": ["bicycle", "car"]},
+    "street": {"walker": ["person"], "Bicyclist": ["cyclist", "bicycle"], "car": ["car"]},
+}
+
+
+def test_a_split_class_teaches_the_classifiers_that_the_model_itself_decides_for():
+    method = build(("person", "cyclist", "bicycle", "car"), CROSSING)
+    assert [method.hierarchy.space.names[n] for n in method._order] == [
+        *("living", "vehicle"),
+        *("bicycle", "car"),
+        *("person", "cyclist"),
+    ]
+    value, [gradient] = loss(method, "street", image([1, 0, 0, 0, 0, 0]), dense(1))
+    assert value == pytest.approx(0.1 * math.log(2), rel=1e-5)
+    assert gradient == pytest.approx([0, 0, 0, 0, 0.05, -0.05])
+    value, [gradient] = loss(method, "street", image([0, 1, 0, 0, 0, 0]), dense(1))
+    assert gradient == pytest.approx([0, 0, -0.05, 0.05, 0, 0])
+
+
+# Weak labels.
+
+
+def test_boxes_teach_only_inside_and_only_where_the_parent_agrees_and_never_the_root():
+    method = build(NODES, DATASETS, deeper_weight=1.0)
+    pixels = ([0, 1, 2, 0], [1, 0, 2, 0], [0, 1, 2, 0])
+    # Both first pixels are under a box of a bus; the second is no vehicle to the root, the third is under no box.
+    value, gradient = loss(method, "weak", image(*pixels), boxes(3, (0, 2, 1)))
+    assert value == pytest.approx(-log_softmax([2, 0], 1), rel=1e-5)
+    assert gradient[0] == pytest.approx([0, 0, 0.88080, -0.88080], abs=1e-5)
+    assert gradient[1] == [0, 0, 0, 0]
+    assert gradient[2] == [0, 0, 0, 0]
+
+
+def test_overlapping_boxes_share_a_pixel_by_their_number():
+    rows = boxes(1, (0, 1, 0), (0, 1, 0), (0, 1, 1))
+    value, [gradient] = loss(build(NODES, DATASETS, deeper_weight=1.0), "weak", image([0, 1, 2, 0]), rows)
+    assert value == pytest.approx(-(2 * log_softmax([2, 0], 0) + log_softmax([2, 0], 1)) / 3, rel=1e-5)
+    assert gradient[2:] == pytest.approx([0.88080 - 2 / 3, 0.11920 - 1 / 3], abs=1e-5)
+    # As a set of what is possible, both children together say nothing.
+    value, [gradient] = loss(build(NODES, DATASETS, weak_loss="set_nll"), "weak", image([0, 1, 2, 0]), rows)
+    assert value == pytest.approx(0, abs=1e-6)
+    assert gradient == pytest.approx([0, 0, 0, 0], abs=1e-6)
+
+
+def test_tags_are_soft_labels_of_every_pixel_that_passes_the_gate():
+    tags = Tags(torch.tensor([[0, 1]]))
+    pixels = ([0, 1, 2, 0], [1, 0, 2, 0])
+    value, gradient = loss(build(NODES, DATASETS, deeper_weight=1.0), "weak", image(*pixels), tags)
+    assert value == pytest.approx(-(log_softmax([2, 0], 0) + log_softmax([2, 0], 1)) / 2, rel=1e-5)
+    assert gradient[1] == [0, 0, 0, 0]
+    value, gradient = loss(build(NODES, DATASETS), "weak", image(*pixels), Tags(torch.tensor([[IGNORE]])))
+    assert (value, gradient) == (0, [[0] * 4] * 2)
+
+
+def test_an_image_without_a_box_has_no_loss_but_a_graph():
+    assert loss(build(NODES, DATASETS), "weak", image([0, 1, 2, 0]), boxes(1)) == (0, [[0, 0, 0, 0]])
+
+
+def test_without_a_gate_every_covered_pixel_counts_and_the_root_learns_too():
+    method = build(NODES, DATASETS | {"weak": {"a": ["a"], "car": ["car"], "bus": ["bus"]}}, gate="none")
+    value, gradient = loss(method, "weak", image([1, 0, 2, 0], [0, 1, 2, 0]), boxes(2, (0, 1, 2)))
+    assert value == pytest.approx(-log_softmax([1, 0], 1) - 0.1 * log_softmax([2, 0], 1), rel=1e-5)
+    assert gradient[0] == pytest.approx([0.73106, -0.73106, 0.088080, -0.088080], abs=1e-5)
+    assert gradient[1] == [0, 0, 0, 0]
+
+
+# Channels: the root's human, vehicle; vehicle's car, bus, void; human's person, rider, void.
+TWO = {
+    "fine": {n: [n] for n in ("car", "bus", "person", "rider")},
+    "coarse": {"human": ["person", "rider"], "vehicle": ["car", "bus"]},
+}
+
+
+def test_void_takes_the_mass_of_boxes_of_other_concepts():
+    method = build(("car", "bus", "person", "rider"), TWO, void="class", deeper_weight=1.0)
+    names = [method.hierarchy.space.names[n] for n in method.hierarchy.children(method.hierarchy.root)]
+    rows = boxes(1, (0, 1, 0), (0, 1, 0), (0, 1, 2))
+    for concept, own, mass in (("vehicle", 0, 2 / 3), ("human", 0, 1 / 3)):
+        root = [float(n == concept) for n in names]
+        value, [gradient] = loss(method, "fine", image([*root, 0, 0, 0, 0, 0, 0]), rows)
+        assert value == pytest.approx(math.log(3), rel=1e-5)
+        classifier = next(c for c in method.classifiers if c.concept == method.hierarchy.space.positions[concept])
+        expected = np.full(3, 1 / 3)
+        expected[[own, 2]] -= (mass, 1 - mass)
+        assert gradient[classifier.channels] == pytest.approx(expected, abs=1e-5)
+        assert sum(map(abs, gradient)) == pytest.approx(np.abs(expected).sum(), abs=1e-5)
+
+
+def test_the_chain_asks_all_ancestors_where_the_parent_alone_is_asked_by_default():
+    nodes = ["a", "car", "bus", "tram"]
+    datasets = {
+        "fine": {n: [n] for n in nodes},
+        "middle": {"a": ["a"], "road": ["car", "bus"], "rail": ["tram"]},
+        "coarse": {"a": ["a"], "V": ["car", "bus", "tram"]},
+    }
+    # V decides for road, but the root does not decide for V.
+    logits = {"a": 1, "V": 0, "road": 1, "tram": 0, "car": 0, "bus": 0}
+    for gate, trained in (("parent", True), ("chain", False)):
+        method = build(nodes, datasets, gate=gate)
+        pixel = [logits[method.hierarchy.space.names[n]] for n in method._order]
+        value, _ = loss(method, "fine", image(pixel), boxes(1, (0, 1, 1)))
+        assert (value > 0) == trained
+
+
+def test_weak_labels_that_can_reach_no_classifier_are_warned_of_once():
+    method = build(NODES, DATASETS)
+    with pytest.warns(UserWarning, match="tags of 'coarse' reach no classifier"):
+        assert loss(method, "coarse", image([0, 1, 2, 0]), Tags(torch.tensor([[0]])))[0] == 0
+    loss(method, "coarse", image([0, 1, 2, 0]), Tags(torch.tensor([[0]])))
+
+
+def test_boxes_at_the_image_scale_are_painted_at_the_scores_resolution():
+    method = build(NODES, DATASETS, deeper_weight=1.0)
+    z = image([0, 1, 2, 0], [0, 1, 0, 0])
+    rows = Boxes(torch.tensor([[[0.0, 0, 4, 8]]]), torch.tensor([[1]]), torch.tensor([[8, 8]]))
+    value, gradient = loss(method, "weak", z, rows)
+    assert value == pytest.approx(-log_softmax([2, 0], 1), rel=1e-5)
+    assert gradient[1] == [0, 0, 0, 0]
+
+
+# Options and the exam.
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gate": "some"}, "method.gate is 'some'; choose 'parent', 'chain' or 'none'"),
+        ({"deeper_weight": 0}, "method.deeper_weight is 0"),
+        ({"taxonomy": testing.toy_taxonomy()}, "the taxonomy relates the label spaces of fine"),
+    ],
+)
+def test_wrong_options_are_errors(options, message):
+    with pytest.raises(UserError, match=message):
+        HTSS(Identity(4), [LabelSpace.of("x", ["a", "b"])], **options)
+
+
+def test_a_table_is_read(tmp_path):
+    testing.toy_taxonomy().write(tmp_path / "t.tsv")
+    method = HTSS(Identity(4), testing.toy_spaces(), taxonomy=tmp_path / "t.tsv")
+    assert method.hierarchy.space.names[-1] == "vehicle"
+
+
+VARIANTS = {
+    "tree": {},
+    "whole": {"adapt": True, "void": "class", "mean": "pixel", "gate": "none", "decode": "leaf"},
+}
+
+
+@pytest.mark.parametrize("check", testing.EXAM[1:], ids=lambda check: check.__name__)
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_exam_with_a_tree(check, options):
+    """A flat tree, and learning, are asked of every method in test_exam.py."""
+    check(lambda pixels, spaces: HTSS(pixels, spaces, taxonomy=testing.toy_taxonomy(), **options))
+
+
+# The planted world.
+
+
+def loosely_boxed(batch, space):
+    """Weaken masks of cars and trucks to boxes that are 3 pixels too large on every side."""
+    out = []
+    for labels in batch.annotation.labels.numpy():
+        found = [
+            ([x.start - 3, y.start - 3, x.stop + 3, y.stop + 3], c)
+            for c, name in enumerate(space.names)
+            for y, x in ndimage.find_objects(ndimage.label(labels == batch.space.positions[name])[0])
+        ]
+        corners = torch.tensor([box for box, _ in found], dtype=torch.float32).view(-1, 4)
+        out.append(Boxes(corners, torch.tensor([c for _, c in found]).long(), torch.tensor(labels.shape)))
+    return batch._replace(space=space, annotation=stack(out))
+
+
+def planted(weak, steps=200):
+    """Train on masks of vehicles and boxes that alone know cars from trucks; return the IoU of every unified node."""
+    fine, coarse, _ = testing.toy_spaces()
+    boxed = LabelSpace.of("boxed", ["car", "truck"])
+    groups = [[("coarse", n)] for n in ("road", "sky")] + [[("coarse", "vehicle"), ("boxed", n)] for n in boxed.names]
+    taxonomy = Taxonomy.from_groups((coarse, boxed), groups, fine.names)
+    torch.manual_seed(0)
+    pixels = testing.Pixels.build(backbone="tiny", pretrained=False, channels=32)
+    method = HTSS(pixels, (coarse, boxed), taxonomy=taxonomy, deeper_weight=0.3)
+    optimizer = torch.optim.AdamW(method.parameters(), 7e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 - 2 * step / steps))
+    method.train()
+    for step in range(steps):
+        own, dense, _ = testing.toy_batches(step)
+        batches = [dense, loosely_boxed(own, boxed)] if weak else [dense]
+        optimizer.zero_grad()
+        torch.stack(list(method(batches).values())).sum().backward()
+        optimizer.step()
+        schedule.step()
+    truth = testing.toy_batches(10**6, images=4)[0]
+    with torch.no_grad():
+        scores = method.eval().predict(truth.image.float(), taxonomy.unified)
+    found = nn.functional.interpolate(scores, size=truth.annotation.labels.shape[1:], mode="bilinear").argmax(1)
+    labels = truth.annotation.labels
+    iou = [((found == u) & (labels == u)).sum() / ((found == u) | (labels == u)).sum() for u in range(4)]
+    return dict(zip(fine.names, torch.stack(iou).tolist(), strict=True))
+
+
+def test_boxes_alone_make_two_classes_recognisable_and_the_rest_no_worse():
+    without, with_boxes = planted(weak=False), planted(weak=True)
+    assert min(with_boxes["car"], with_boxes["truck"]) > 0.75
+    assert min(without["car"], without["truck"]) < 0.35
+    for name in ("road", "sky"):
+        assert with_boxes[name] > without[name] - 0.02
