@@ -203,19 +203,17 @@ def test_a_class_without_pixels_has_no_relation():
 
 # The self-calibrating rule. Dataset f tells cars from trucks, k only knows vehicles; p has other words.
 
-F_ = LabelSpace.of("f", ["car", "truck"])
+F = LabelSpace.of("f", ["car", "truck"])
 K = LabelSpace.of("k", ["vehicle", "road"])
 P = LabelSpace.of("p", ["auto", "lane"])
-    LabelSpace.of(n, c) for n, c in (("f", ["car", "truck"]), ("k", ["vehicle", "road"]), ("p", ["auto", "lane"]))
-)
 
 
 def answers(**rows):
     """Mean answers of the nodes car, truck, vehicle, road, auto, lane by class; of an own class 0.4, else -0.4."""
-    taxonomy = Taxonomy.by_name((F_, K, P))
-    means = {s.name: np.where(taxonomy.relations[s.name], 0.4, -0.4) for s in (F_, K, P)}
+    taxonomy = Taxonomy.by_name((F, K, P))
+    means = {s.name: np.where(taxonomy.relations[s.name], 0.4, -0.4) for s in (F, K, P)}
     for label, values in rows.items():
-        space = next(s for s in (F_, K, P) if label in s.names)
+        space = next(s for s in (F, K, P) if label in s.names)
         for node, value in values.items():
             means[space.name][space.positions[label], taxonomy.unified.positions[node]] = value
     return taxonomy, means
@@ -260,8 +258,8 @@ def test_parts_of_parts_may_not_exclude_each_other():
 
 def test_a_class_has_no_relation_into_a_dataset_that_has_its_name():
     twin = LabelSpace.of("twin", ["car", "bus"])
-    taxonomy = Taxonomy.by_name((F_, twin))
-    means = {s.name: np.where(taxonomy.relations[s.name], 0.4, -0.4) for s in (F_, twin)}
+    taxonomy = Taxonomy.by_name((F, twin))
+    means = {s.name: np.where(taxonomy.relations[s.name], 0.4, -0.4) for s in (F, twin)}
     means["f"][0, taxonomy.unified.positions["bus"]] = 0.4
     assert mine_calibrated(taxonomy, means) == ()
     means["f"][1, taxonomy.unified.positions["bus"]] = 0.4
@@ -277,12 +275,12 @@ def test_a_node_of_a_class_without_pixels_is_not_trusted_nor_is_such_a_class_rel
 
 
 def test_the_method_mines_by_the_rule_that_tau_names():
-    taxonomy = Taxonomy.by_name((F_, K))
-    means = {s.name: np.where(taxonomy.relations[s.name], 0.4, -0.4) for s in (F_, K)}
+    taxonomy = Taxonomy.by_name((F, K))
+    means = {s.name: np.where(taxonomy.relations[s.name], 0.4, -0.4) for s in (F, K)}
     means["f"][0, 2] = 0.3  # Enough like a vehicle, yet more like a car.
     known = statistics(taxonomy, means)
-    assert [r.node for r in method(F_, K, statistics=known, tau="calibrated").part_of] == ["vehicle"]
-    assert method(F_, K, statistics=known).part_of == ()
+    assert [r.node for r in method(F, K, statistics=known, tau="calibrated").part_of] == ["vehicle"]
+    assert method(F, K, statistics=known).part_of == ()
 
 
 # 6. Relational BCE.
