@@ -22,7 +22,7 @@ from manyseg.explorer import conflicts, write_explorer
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.models.text import TextEncoder
 from manyseg.recipe import Recipe, read_recipe
-from manyseg.relate import Agreement, Pins, Proposal, Relation, agreement, propose
+from manyseg.relate import Agreement, PartOf, Pins, Proposal, Relation, add_mined, agreement, propose, read_relations
 from manyseg.run import Run
 from manyseg.statistics import UNIFIED
 
@@ -100,13 +100,18 @@ def unify(
         shown, before = Taxonomy.read(taxonomy, source.spaces), proposal.taxonomy
         _print_difference(taxonomy, agreement(shown, proposal.taxonomy))
     _print(shown, proposal.relations)
+    relations = proposal.relations
+    if source.run is not None and (source.run.folder / "relations.tsv").exists():
+        mined = read_relations(source.run.folder / "relations.tsv", source.run.taxonomy)
+        relations = add_mined(relations, mined, source.run.taxonomy)
+        _print_mined(mined)
     if out is not None:
         shown.write(out)
         console.print(f"{out}: the table; correct it in any spreadsheet, check it by --taxonomy, train on it (manual)")
     if html is not None:
-        write_explorer(html, shown, proposal.relations, _crops(source.folders), before)
+        write_explorer(html, shown, relations, _crops(source.folders), before)
         console.print(f"{html}: the same to look at, with the reason for every merge")
-    return Proposal(shown, proposal.relations)
+    return Proposal(shown, relations)
 
 
 def _is_recipe(path: Path) -> bool:
@@ -180,6 +185,13 @@ def _print_difference(path: Path, found: Agreement) -> None:
             console.print(f"  {title}: {a[0]}:{a[1]} with {b[0]}:{b[1]}")
         if len(pairs) > SHOWN:
             console.print(f"  {title}: {len(pairs) - SHOWN} more")
+
+
+def _print_mined(mined: Sequence[PartOf]) -> None:
+    """List what the run found out in training; to correct it, edit its relations.tsv and name that as relations."""
+    for m in mined:
+        score = "by hand" if np.isnan(m.score) else f"{m.score:.3f}, bar {m.bar:.3f}"
+        console.print(f"  mined in training: {m.dataset}:{m.label} is part of {m.node} ({score})")
 
 
 def _crops(folders: Sequence[Folder]) -> Mapping[tuple[str, str], list[UInt8[np.ndarray, "h w 3"]]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +21,9 @@ from jaxtyping import Bool, Float
 
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.relate.proposal import Relation
 
-__all__ = ["PartOf", "mine_calibrated", "mine_published", "read_relations", "relations_tsv"]
+__all__ = ["PartOf", "add_mined", "mine_calibrated", "mine_published", "read_relations", "relations_tsv"]
 
 SURE = 0.75
 """How near its own class a node's answer must be, between the class it was best taught to refuse (0) and its own (1).
@@ -143,6 +145,31 @@ def _where(found: Bool[np.ndarray, "D U"]) -> Iterator[tuple[int, int]]:
 def _ordered(taxonomy: Taxonomy, relations: Sequence[PartOf]) -> tuple[PartOf, ...]:
     place = {(s.name, n): (i, c) for i, s in enumerate(taxonomy.spaces) for c, n in enumerate(s.names)}
     return tuple(sorted(relations, key=lambda r: (place[r.dataset, r.label], -r.score, r.node)))
+
+
+def add_mined(relations: Sequence[Relation], mined: Sequence[PartOf], taxonomy: Taxonomy) -> tuple[Relation, ...]:
+    """Put what was mined beside other evidence: the source `mined`, or `mined back` where the second class is the part.
+
+    A node stands for each of its classes in other datasets. A pair that is there already keeps its kind, unless it is
+    called unrelated; the others follow as "part of", with (1 + cosine) / 2 as score, or 1 where a person says so.
+    """
+    out = {frozenset((r.a, r.b)): r for r in relations}
+    for m in mined:
+        part, cosine = (m.dataset, m.label), round(m.score, 3)
+        for whole in taxonomy.members(taxonomy.unified.positions[m.node]):
+            if whole[0] == m.dataset:
+                continue
+            known = out.get(frozenset((part, whole)))
+            value: float | str = "by hand" if np.isnan(cosine) else cosine
+            if known is None or known.kind == "unrelated":
+                before = {} if known is None else known.evidence
+                score = 1.0 if np.isnan(cosine) else (1 + cosine) / 2
+                known = Relation(part, whole, "part of", score, {**before, "mined": value})
+            else:
+                source = "mined" if known.a == part else "mined back"
+                known = replace(known, evidence={**known.evidence, source: value})
+            out[frozenset((part, whole))] = known
+    return tuple(out.values())
 
 
 # The table.

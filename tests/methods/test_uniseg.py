@@ -1,6 +1,7 @@
 """UniSeg on hand-computed values: numbers 1 to 8 are the method reference's hand tests."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.methods.uniseg import UniSeg
 from manyseg.models import Features
 from manyseg.recipe import read_recipe
-from manyseg.relate import PartOf, mine_calibrated, mine_published, read_relations, relations_tsv
+from manyseg.relate import PartOf, Relation, add_mined, mine_calibrated, mine_published, read_relations, relations_tsv
 from manyseg.run import Run, train_recipe
 from manyseg.statistics import Statistics
+from manyseg.unify import unify
 
 D = LabelSpace.of("d", ["u0", "u2"])
 E = LabelSpace.of("e", ["u0", "u1", "u2"])
@@ -380,7 +382,7 @@ def recipe(world):
     return path
 
 
-def test_one_recipe_goes_through_both_stages_and_leaves_relations_to_edit_and_train_on(recipe, world, tmp_path):
+def test_one_recipe_goes_through_both_stages_and_leaves_relations_to_edit_and_train_on(recipe, world, tmp_path, capsys):
     first, second = read_recipe(recipe).stages
     assert (first.name, first.train.steps, first.train.lr) == ("null", 3, 4e-3)
     assert (second.name, second.train.steps) == ("relational", 1)
@@ -395,6 +397,17 @@ def test_one_recipe_goes_through_both_stages_and_leaves_relations_to_edit_and_tr
     assert text == relations_tsv(trained.part_of)
     found = read_relations(folder / "relations.tsv", run.taxonomy)
     assert [r[:3] for r in found] == [r[:3] for r in trained.part_of]
+
+    shown = unify([str(folder)], by="names", html=tmp_path / "labels.html").relations
+    assert capsys.readouterr().out.count("mined in training: ") == len(found)
+    pairs = {(r.a, r.b) for r in shown if "mined" in r.evidence} | {
+        (r.b, r.a) for r in shown if "mined back" in r.evidence
+    }
+    crossing = {
+        ((r.dataset, r.label), m) for r in found for m in run.taxonomy.members(run.taxonomy.unified.positions[r.node])
+    }
+    assert pairs == {(a, b) for a, b in crossing if a[0] != b[0]}
+    assert '"mined"' in (tmp_path / "labels.html").read_text()
 
     edited = world.folder / "edited.tsv"
     edited.write_text("".join(text.splitlines(keepends=True)[:2]))
@@ -434,6 +447,22 @@ def test_a_wrong_table_of_relations_is_an_error_with_file_and_row(tmp_path, text
         method(relations=path)
     with pytest.raises(UserError, match="no such table"):
         method(relations=tmp_path / "none.tsv")
+
+
+def test_what_was_mined_is_shown_beside_other_evidence():
+    taxonomy = Taxonomy.by_name((N, M))
+    other = Relation(("m", "rider"), ("n", "motorcyclist"), "contains", 0.9, {"text": 0.5})
+    found = [
+        PartOf("n", "motorcyclist", "rider", 0.3, 0.2),
+        PartOf("m", "rider", "motorcyclist"),
+        PartOf("m", "rider", "road"),
+    ]
+    both, new = add_mined([other], found, taxonomy)
+    assert (both.a, both.kind, both.score) == (("m", "rider"), "contains", 0.9)
+    assert both.evidence == {"text": 0.5, "mined back": 0.3, "mined": "by hand"}
+    assert (new.a, new.b, new.kind, new.score) == (("m", "rider"), ("n", "road"), "part of", 1.0)
+    (turned,) = add_mined([replace(other, kind="unrelated")], found[:1], taxonomy)
+    assert (turned.a, turned.kind, turned.score) == (("n", "motorcyclist"), "part of", 0.65)
 
 
 def test_rows_of_other_datasets_are_skipped(tmp_path):
