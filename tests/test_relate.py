@@ -238,6 +238,17 @@ def test_names_say_equal_and_part_of():
     }
 
 
+def test_a_description_lists_the_parts_that_its_dataset_does_not_label_itself():
+    coarse = LabelClass("moving", description="a car, truck or other vehicle; the load on top")
+    flat = Flat(
+        (LabelSpace("a", (coarse, LabelClass("truck"))), LabelSpace.of("b", ["Car", "truck", "bicycle", "bus"]))
+    )
+    equal, part = name_evidence(flat)
+    assert [flat.labels[i][1] for i in np.flatnonzero(part[:, 0])] == ["Car"]
+    assert not part[0].any()
+    assert equal[1, 3]
+
+
 def test_equal_names_have_cosine_one_and_a_description_moves_a_class():
     encode = meaning(road=[1, 0], bank=[0, 1], river=[0, 0, 1])
     plain = Flat((LabelSpace.of("a", ["Road", "bank"]), LabelSpace.of("b", ["road"])))
@@ -386,6 +397,15 @@ def test_pins_survive_a_run(tmp_path):
     assert kinds(p)[("a", "building"), ("b", "house")] == "equal"
     assert kinds(p).get((("a", "Cars"), ("b", "car")), "unrelated") == "unrelated"
     assert agreement(t, Taxonomy.by_name([A, B])).surplus == ((("a", "building"), ("b", "house")),)
+
+
+def test_what_a_name_says_to_be_part_of_another_holds_for_its_equals():
+    coarse = LabelSpace("c", (LabelClass("beings", description="person or animal"), LabelClass("rest")))
+    spaces = (LabelSpace.of("a", ["person", "sky"]), LabelSpace.of("b", ["pedestrian"]), coarse)
+    pins = Pins(must=((("a", "person"), ("b", "pedestrian")),))
+    found = propose(spaces, by="names", pins=pins).taxonomy
+    node = int(np.flatnonzero(found.relations["b"][0])[0])
+    assert set(found.members(node)) == {("a", "person"), ("b", "pedestrian"), ("c", "beings")}
 
 
 def test_must_not_also_keeps_a_part_out_of_a_coarse_class():

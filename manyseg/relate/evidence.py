@@ -78,11 +78,18 @@ def segments(name: str, synonyms: Sequence[str] = ()) -> list[str]:
     return list(dict.fromkeys(w for w in found if w)) or [name.casefold()]
 
 
+def listed(description: str) -> list[str]:
+    """Split what a description lists: "person, animal or rider" has three items."""
+    found = [words(p) for p in re.split(r"[,:;.()/]|\b(?:or|and|such as)\b", description)]
+    return list(dict.fromkeys(re.sub(r"^(?:an?|the) ", "", w) for w in found if w))
+
+
 def name_evidence(flat: Flat) -> tuple[Bool[np.ndarray, "T T"], Bool[np.ndarray, "T T"]]:
     """Say from names alone which classes are equal, and which contain which ([x, y]: x is part of y).
 
     Equal: the same set of alternatives, or a common synonym. Part: y lists x's whole name among its alternatives,
-    or x is y with a qualifier behind a dash or in brackets ("wall-brick" and "wall").
+    or x is y with a qualifier behind a dash or in brackets ("wall-brick" and "wall"), or y's description lists x's name
+    and y's dataset has no class of that name.
     """
     also = [{_key(n) for n in (c.name, *c.synonyms)} for c in _classes(flat)]
     options = [{_key(a) for a in alternatives(c.name)} for c in _classes(flat)]
@@ -103,6 +110,12 @@ def name_evidence(flat: Flat) -> tuple[Bool[np.ndarray, "T T"], Bool[np.ndarray,
             if len(options[i]) == 1:
                 part[i, j] = True
     equal |= equal.T
+    for i, c in enumerate(_classes(flat)):
+        mine = flat.ranges[flat.dataset[i]]
+        for item in listed(c.description):
+            for j in index.get(_key(item), ()):
+                if not equal[j, mine].any():
+                    part[j, i] = True
     return equal & flat.cross, part & flat.cross & ~equal
 
 

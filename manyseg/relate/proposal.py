@@ -153,11 +153,12 @@ def _settle(
     clusters = partition(prior, flat.dataset, must, must_not)
     if evidence.shares is None:
         if evidence.similarity is None:
-            return np.where(evidence.name_part, CERTAIN, prior), clusters
-        return _said(flat, evidence, compete(prior, flat.ranges)), clusters
+            return _said(flat, evidence, prior, _groups(T, clusters)), clusters
+        return _said(flat, evidence, compete(prior, flat.ranges), _groups(T, clusters)), clusters
     for _ in range(ROUNDS):
         group = _groups(T, clusters)
-        odds = _said(flat, evidence, compete(_with_confusion(flat, evidence, group), flat.ranges))
+        odds = compete(_with_confusion(flat, evidence, group), flat.ranges)
+        odds = _said(flat, evidence, odds, group)
         equal = np.maximum(np.minimum(odds, odds.T), prior)
         settled = partition(equal, flat.dataset, must, must_not)
         if settled == clusters:
@@ -166,10 +167,18 @@ def _settle(
     return odds, clusters
 
 
-def _said(flat: Flat, evidence: _Evidence, odds: Float[np.ndarray, "T T"]) -> Float[np.ndarray, "T T"]:
-    """Let a name that says of itself to be part of another count for as much as it says."""
-    if evidence.similarity is not None:
-        odds = np.where(evidence.name_part, np.maximum(odds, CERTAIN), odds)
+def _said(
+    flat: Flat, evidence: _Evidence, odds: Float[np.ndarray, "T T"], group: Int[np.ndarray, " T"]
+) -> Float[np.ndarray, "T T"]:
+    """Let a name that says to be part of another count for as much as it says, and so for the equals of its class.
+
+    By confusion alone, names say nothing. A dataset that has a class in the cluster has no other that contains it.
+    """
+    if evidence.prior is not None:
+        sums = np.zeros((int(group.max()) + 1, len(flat)), np.float32)
+        np.add.at(sums, group, evidence.name_part)
+        part = sums[group] > 0
+        odds = np.where(part & _free(flat, group), np.maximum(odds, CERTAIN), odds)
     return np.where(flat.cross, odds, NEVER)
 
 
@@ -212,9 +221,7 @@ def _pooled(
     The share is the geometric mean of both readings (see `Shares`), each the mean over the pairs. Pairs do not count
     where y's dataset has a class in x's cluster, unless that is y's own: x's pixels go there, whatever contains it.
     """
-    has = np.zeros((int(group.max()) + 1, len(flat.spaces)), bool)
-    has[group, flat.dataset] = True
-    free = flat.cross & (~has[group][:, flat.dataset] | (group[:, None] == group[None]))
+    free = _free(flat, group)
     use = (free & known.known).astype(np.float32)
     count = cell_sums(use, group)
     means = [cell_sums(m * use, group) / np.maximum(count, 1) for m in (known.called, known.found)]
@@ -222,6 +229,14 @@ def _pooled(
     possible = cell_sums(free.astype(np.float32), group) > 0
     pair = np.ix_(group, group)
     return cells[pair], (count > 0)[pair], possible[pair]
+
+
+def _free(flat: Flat, group: Int[np.ndarray, " T"]) -> Bool[np.ndarray, "T T"]:
+    """[x, y]: y may hold x, as its dataset has no class in x's cluster, unless that is y itself."""
+    has = np.zeros((int(group.max()) + 1, len(flat.spaces)), bool)
+    has[group, flat.dataset] = True
+    free: Bool[np.ndarray, "T T"] = flat.cross & (~has[group][:, flat.dataset] | (group[:, None] == group[None]))
+    return free
 
 
 def _groups(T: int, clusters: Sequence[tuple[int, ...]]) -> Int[np.ndarray, " T"]:
