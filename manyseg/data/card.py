@@ -23,7 +23,18 @@ __all__ = ["Card", "CardClass", "builtin_cards", "read_card"]
 
 Raw = StrictInt | StrictStr
 
-Encoding = Literal["index", "color", "instance_ids", "coco_panoptic", "coco_instances", "coco_boxes", "tags"]
+Encoding = Literal[
+    "index",
+    "color",
+    "instance_ids",
+    "coco_panoptic",
+    "coco_instances",
+    "coco_boxes",
+    "voc_boxes",
+    "openimages_boxes",
+    "openimages_tags",
+    "tags",
+]
 
 # What each encoding reads: keys that it needs, keys that it may have.
 KEYS: dict[str, tuple[set[str], set[str]]] = {
@@ -33,9 +44,18 @@ KEYS: dict[str, tuple[set[str], set[str]]] = {
     "coco_panoptic": ({"mask", "annotations"}, set()),
     "coco_instances": ({"annotations"}, set()),
     "coco_boxes": ({"annotations"}, set()),
+    "voc_boxes": ({"annotations"}, set()),
+    "openimages_boxes": ({"annotations"}, set()),
+    "openimages_tags": ({"annotations"}, set()),
     "tags": ({"annotations"}, set()),
 }
 LIMITS = {"index": 1 << 16, "instance_ids": 1000}
+
+# Encodings whose files name classes; for the first two a class that gives no value is called by its own name.
+WORDS = ("tags", "voc_boxes", "openimages_boxes", "openimages_tags")
+OWN_NAMES = ("tags", "voc_boxes")
+
+ALL_OTHERS = "*"
 
 
 class CardClass(BaseModel):
@@ -75,7 +95,8 @@ class Card(BaseModel):
 
     `splits`: a value ending in .txt or .lst is a list of ids relative to the root; any other value replaces `{split}`
     in the patterns, and the ids are what the image pattern matches. With a list, `{split}` is the split's own name.
-    `ignore`: raw values that are known, and mean that a pixel has no label. Any other raw value is an error.
+    `ignore`: raw values that are known, and mean that a pixel has no label. Any other raw value is an error, unless
+    `ignore` has "*" where files name classes: vocabularies of tags and boxes can be too large to list.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -109,7 +130,8 @@ class Card(BaseModel):
         names = fields(self.image)
         if not names or ("id" in names and len(names) > 1):
             raise ValueError(f"image = \"{self.image}\" needs '{{id}}', or else names like '{{scene}}' and '{{frame}}'")
-        for key in given - {"annotations"}:
+        # A file of annotations is of one image, or of all.
+        for key in given if self.encoding == "voc_boxes" else given - {"annotations"}:
             other = set(fields(getattr(self, key)))
             if other != set(names):
                 raise ValueError(f"`{key}` has the names {sorted(other)} but `image` has {sorted(names)}")
@@ -136,28 +158,36 @@ class Card(BaseModel):
             if not isinstance(value, str):
                 raise ValueError(f"'{name}': value {value} is not a colour; write \"#rrggbb\"")
             parse_color(value)
-        elif self.encoding != "tags":
+        elif self.encoding in WORDS:
+            if value == ALL_OTHERS and name != "ignore":
+                raise ValueError(f"'{name}': \"*\" stands for all other values, and goes into `ignore`")
+        else:
             limit = LIMITS.get(self.encoding, 1 << 31)
             # The official instance ids have a licence plate at -1; it reaches the files as 0.
             if not isinstance(value, int) or not 0 <= value < limit:
                 raise ValueError(f"'{name}': value {value!r} is not a whole number from 0 to {limit - 1}")
 
     def values(self, name: str) -> tuple[Raw, ...]:
-        """List the raw values of class `name`; a tag that gives none is its class's name."""
+        """List the raw values of class `name`; a tag or a VOC box that gives none is its class's name."""
         value = self.classes[name].value
-        return (name,) if self.encoding == "tags" and not value else value
+        return (name,) if self.encoding in OWN_NAMES and not value else value
+
+    @property
+    def ignores_others(self) -> bool:
+        """Whether values that the card does not name mean nothing, rather than being an error."""
+        return self.encoding in WORDS and ALL_OTHERS in self.ignore
 
     @property
     def kind(self) -> str:
         """The kind of annotation that the files hold: a key of `annotation.KINDS`."""
         if self.encoding in ("instance_ids", "coco_panoptic", "coco_instances") or self.instances is not None:
             return "segments"
-        return {"coco_boxes": "boxes", "tags": "tags"}.get(self.encoding, "dense")
+        return self.encoding.rpartition("_")[2] if self.encoding.endswith(("boxes", "tags")) else "dense"
 
     @cached_property
     def space(self) -> LabelSpace:
         """The label space: the card's classes, in its order."""
-        objects = self.encoding in ("coco_instances", "coco_boxes") or self.instances is not None
+        objects = self.encoding.endswith(("_instances", "_boxes")) or self.instances is not None
         return LabelSpace(
             self.name,
             tuple(

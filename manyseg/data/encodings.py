@@ -16,7 +16,7 @@ from torchvision import tv_tensors
 
 from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.card import Card, Raw, parse_color
-from manyseg.data.files import DataError, read_colors, read_index
+from manyseg.data.files import DataError, Size, read_colors, read_index
 from manyseg.data.records import Record
 from manyseg.labels import IGNORE
 
@@ -176,17 +176,16 @@ def _mask(item: Mapping[str, Any], height: int, width: int, json: Path, name: st
     return mask
 
 
-def boxes(card: Card, record: Record, json: Path) -> Boxes:
-    """Read COCO boxes, [x, y, width, height]; crowds are left out, for their box holds other things too."""
-    assert record.size is not None
+def boxes(card: Card, record: Record, file: Path, size: Size) -> Boxes:
+    """Read the boxes of an image of `size`; crowds are left out, for their box holds other things too."""
     single = [b for b in record.items if not b.get("iscrowd")]
-    classes = [_category(card, b["category_id"], json) for b in single]
+    classes = [_category(card, b["category_id"], file) for b in single]
     kept = [b["bbox"] for b, c in zip(single, classes, strict=True) if c != IGNORE]
     corners = torch.tensor(kept, dtype=torch.float32).view(-1, 4)
     corners[:, 2:] += corners[:, :2]
-    return Boxes(
-        corners, torch.tensor([c for c in classes if c != IGNORE], dtype=torch.int64), torch.tensor(record.size)
-    )
+    if record.size is None:
+        corners *= torch.tensor([size[1], size[0]]).repeat(2)
+    return Boxes(corners, torch.tensor([c for c in classes if c != IGNORE], dtype=torch.int64), torch.tensor(size))
 
 
 def tags(card: Card, record: Record, json: Path) -> Tags:
@@ -198,9 +197,9 @@ def tags(card: Card, record: Record, json: Path) -> Tags:
 def _category(card: Card, value: Any, file: Path) -> int:
     if value in card.positions:
         return card.positions[value]
-    if value in card.ignore:
+    if value in card.ignore or card.ignores_others:
         return IGNORE
-    what = "tag" if card.encoding == "tags" else "category"
+    what = "tag" if card.kind == "tags" else "category"
     raise DataError(file, f"{what} {value!r} is not in the card", FIX)
 
 

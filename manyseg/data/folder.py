@@ -17,7 +17,7 @@ from manyseg.data.annotation import Annotation, Boxes, convert
 from manyseg.data.batch import Sample
 from manyseg.data.card import Card, is_list
 from manyseg.data.files import DataError, Size, image_size, opened, read_rgb, turned
-from manyseg.data.records import Record, Records
+from manyseg.data.records import Record, Records, read_voc
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 
@@ -108,12 +108,13 @@ class Folder:
 
     def annotated(self, index: int) -> tuple[Annotation, Size | None]:
         """Read the annotation, weakened as asked, and the size (height, width) that it was made for, if it says."""
-        card, json, mask = self.card, self._json, self.mask_path(index)
+        card, json, mask = self.card, self._annotations(index), self.mask_path(index)
         if card.kind == "tags":
             return encodings.tags(card, self._record(index), json), None
         if card.kind == "boxes":
             record = self._record(index)
-            return convert(encodings.boxes(card, record, json), self.annotation), record.size
+            boxes = encodings.boxes(card, record, json, record.size or self.size(index))
+            return convert(boxes, self.annotation), record.size
         if card.encoding == "coco_instances":
             regions = encodings.paint(card, self._record(index), json, self.ids[index])
         elif card.encoding == "coco_panoptic":
@@ -138,7 +139,7 @@ class Folder:
         return None if self.card.kind == "tags" else self._record(index).size
 
     def _raise_size(self, index: int, annotated: Size, native: Size) -> None:
-        file = self.mask_path(index) or self._json
+        file = self.mask_path(index) or self._annotations(index)
         what = "mask" if self.card.mask else f"entry of '{self.ids[index]}'"
         raise DataError(
             file,
@@ -179,23 +180,24 @@ class Folder:
     def _path(self, text: str, index: int) -> Path:
         return self.root / self._fill(text, index)
 
-    @property
-    def _json(self) -> Path:
-        return self._path(self.card.annotations or "", 0)
+    def _annotations(self, index: int) -> Path:
+        return self._path(self.card.annotations or "", index)
 
     def prepare(self) -> None:
         """Load now what all reads share: the annotation file, if there is one. Raises UserError if it is broken."""
-        if self.card.annotations is not None:
+        if self.card.annotations is not None and self.card.encoding != "voc_boxes":
             _ = self._records
 
     def _record(self, index: int) -> Record:
-        if self.card.encoding == "tags":
+        if self.card.encoding == "voc_boxes":
+            return read_voc(self._annotations(index))
+        if self.card.encoding in ("tags", "openimages_boxes", "openimages_tags"):
             return self._records[self.ids[index]]
         return self._records[self._fill(self.card.mask or self.card.image, index)]
 
     @cached_property
     def _records(self) -> Records:
-        return Records(self._json, self.card.encoding)
+        return Records(self._annotations(0), self.card.encoding)
 
     @cached_property
     def _table(self) -> np.ndarray:

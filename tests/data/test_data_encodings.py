@@ -316,6 +316,121 @@ def test_an_image_without_boxes_works(dataset):
     assert annotation.boxes.dtype == torch.float32
 
 
+# PASCAL VOC boxes.
+
+VOC = 'annotations = "{id}.xml"\nencoding = "voc_boxes"\n[classes]\ncat = {}\ndog = ["dog", "puppy"]'
+
+
+def voc_xml(*objects, size=(10, 8)):
+    """Write what VOC does: a name, and the corners xmin, ymin, xmax, ymax."""
+    sides = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
+    keys = ("xmin", "ymin", "xmax", "ymax")
+    found = [
+        f"<object><name>{name}</name><bndbox>{''.join(f'<{k}>{v}</{k}>' for k, v in zip(keys, box, strict=True))}"
+        "</bndbox><part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>"
+        "</part></object>"
+        for name, box in objects
+    ]
+    return f"<annotation>{sides}{''.join(found)}</annotation>"
+
+
+def test_voc_boxes_count_pixels_from_one_and_include_both_ends(dataset):
+    xml = voc_xml(("puppy", (1, 1, 10, 8)), ("cat", (3, 2, 3, 2)))
+    folder = dataset(VOC, json_name="a.xml", data=xml, size=(8, 10))
+    annotation = folder.read(0).annotation
+    assert annotation.boxes.tolist() == [[0, 0, 10, 8], [2, 1, 3, 2]]
+    assert annotation.classes.tolist() == [1, 0]
+    assert annotation.extent.tolist() == [8, 10]
+    assert folder.space.classes[0].thing
+    folder.prepare()
+
+
+@pytest.mark.parametrize(
+    ("xml", "message"),
+    [
+        (voc_xml(("bird", (1, 1, 2, 2))), "category 'bird' is not in the card"),
+        ("<annotation><size>", "not the XML of PASCAL VOC"),
+        ("<annotation></annotation>", "it does not give the image's size"),
+        (voc_xml(("cat", ("x", 1, 2, 2))), "could not convert string to float: 'x'"),
+        (voc_xml().replace("<width>10</width>", ""), "no width in size"),
+        (voc_xml(size=(11, 8)), "11x8 but the image is 10x8"),
+    ],
+)
+def test_voc_boxes_that_cannot_be_read_are_errors_naming_the_file(dataset, xml, message):
+    with pytest.raises(DataError, match=f"a.xml: .*{message}"):
+        dataset(VOC, json_name="a.xml", data=xml, size=(8, 10)).read(0)
+
+
+def test_an_image_without_voc_file_is_an_error(dataset):
+    with pytest.raises(DataError, match=r"a.xml: there is no such file"):
+        dataset(VOC, size=(8, 10)).read(0)
+
+
+def test_a_card_of_voc_boxes_needs_a_file_an_image(dataset):
+    with pytest.raises(UserError, match="`annotations` has the names"):
+        dataset(VOC.replace("{id}.xml", "all.xml"))
+
+
+# Open Images.
+
+OPEN_BOXES = """
+annotations = "ann.csv"
+encoding = "openimages_boxes"
+ignore = ["*"]
+[classes]
+car = "/m/0k4j"
+person = ["/m/01g317", "/m/04yx4"]
+"""
+OPEN_CSV = """ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsOccluded,IsTruncated,IsGroupOf,IsInside
+a,xclick,/m/0k4j,1,0.1,0.5,0.25,1,0,0,0,0
+b,xclick,/m/0k4j,1,0,1,0,1,0,0,0,0
+a,xclick,/m/04yx4,1,0,1,0,1,0,0,1,0
+a,xclick,/m/09j2d,1,0,1,0,1,0,0,0,0
+a,xclick,/m/04yx4,1,0.5,1,0,0.125,0,0,0,0
+"""
+
+
+def test_open_images_boxes_are_parts_of_the_images_sides_and_leave_groups_out(dataset):
+    annotation = dataset(OPEN_BOXES, json_name="ann.csv", data=OPEN_CSV, size=(8, 10)).read(0).annotation
+    torch.testing.assert_close(annotation.boxes, torch.tensor([[1.0, 2, 5, 8], [5, 0, 10, 1]]))
+    assert annotation.classes.tolist() == [0, 1]
+    assert annotation.extent.tolist() == [8, 10]
+
+
+def test_labels_of_open_images_that_the_card_does_not_name_are_errors_unless_all_others_are_ignored(dataset):
+    card = OPEN_BOXES.replace('"*"', '"/m/0zzz"')
+    with pytest.raises(DataError, match="category '/m/09j2d' is not in the card"):
+        dataset(card, json_name="ann.csv", data=OPEN_CSV, size=(8, 10)).read(0)
+    with pytest.raises(UserError, match='"\\*" stands for all other values'):
+        dataset(OPEN_BOXES.replace('"/m/0k4j"', '"*"'))
+
+
+def test_open_images_tags_are_the_labels_that_people_did_not_refute(dataset):
+    card = OPEN_BOXES.replace("boxes", "tags")
+    rows = ("ImageID,Source,LabelName,Confidence", "a,person,/m/0k4j,0", "a,person,/m/01g317,1", "a,machine,/m/x,0.7")
+    folder = dataset(card, json_name="ann.csv", data="\n".join(rows), size=(8, 10))
+    assert folder.read(0).annotation.classes.tolist() == [1]
+    assert folder.card.kind == "tags"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("ImageID,LabelName\na,/m/0k4j\n", "not the CSV that encoding 'openimages_boxes' reads \\(no 'XMin'\\)"),
+        (OPEN_CSV.replace("0.25", "?"), ".*could not convert string to float"),
+        ("ImageID,LabelName\n", "it has no entry for 'a'"),
+    ],
+)
+def test_open_images_files_that_cannot_be_read_are_errors(dataset, text, message):
+    with pytest.raises(UserError, match=f"ann.csv: {message}"):
+        dataset(OPEN_BOXES, json_name="ann.csv", data=text, size=(8, 10)).read(0)
+
+
+def test_a_missing_csv_is_an_error(dataset):
+    with pytest.raises(UserError, match=r"ann.csv: there is no such annotation file"):
+        dataset(OPEN_BOXES, size=(8, 10)).read(0)
+
+
 # Tags.
 
 TAGS = 'annotations = "ann.json"\nencoding = "tags"\nignore = ["blurred"]\n[classes]\ncat = {}\ndog = "n02084071"'
