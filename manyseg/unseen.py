@@ -51,10 +51,10 @@ def relate_by_text(space: LabelSpace, taxonomy: Taxonomy, encode: Encode) -> Rel
     """Relate every node to the class that is nearest in meaning, where it is near enough.
 
     The similarity of a class and a node is the best cosine between the class's name and synonyms and the names of the
-    node and its members. Near enough is calibrated within the unified names, without any label: classes of one dataset
-    differ by definition, so a true match must be nearer than half of the nodes are to their nearest false one.
+    node and its members. Near enough is calibrated within the training datasets, without any label: classes of one
+    dataset differ by definition, so a true match must be nearer than half of the classes are to their nearest false one.
     """
-    targets = [sorted({c.name, *c.synonyms}) for c in space.classes]
+    targets = [_texts(c) for c in space.classes]
     nodes = [
         sorted({n for c in (node, *_members(taxonomy, u)) for n in (c.name, *c.synonyms)})
         for u, node in enumerate(taxonomy.unified.classes)
@@ -63,7 +63,7 @@ def relate_by_text(space: LabelSpace, taxonomy: Taxonomy, encode: Encode) -> Rel
     parts = np.split(vectors, np.cumsum([len(texts) for texts in targets + nodes])[:-1])
     classes, unified = parts[: len(targets)], parts[len(targets) :]
     similarity = _best_cosines(classes, unified)
-    near = np.array(similarity > _threshold(_best_cosines(unified, unified), taxonomy), bool)
+    near = np.array(similarity > _threshold(taxonomy, encode), bool)
     relation: Relation = np.array(near & (similarity == similarity.max(0, keepdims=True)), bool)
     return relation
 
@@ -85,17 +85,27 @@ def _best_cosines(rows: list[np.ndarray], columns: list[np.ndarray]) -> Float[np
     return best
 
 
-def _threshold(similarity: Float[np.ndarray, "U U"], taxonomy: Taxonomy) -> float:
-    """Return the median, over nodes, of the similarity to the nearest node of another class of the same dataset."""
-    different = np.zeros(similarity.shape, bool)
-    for relation in taxonomy.relations.values():
-        known = relation.any(0)
-        same = relation.T.astype(np.int64) @ relation.astype(np.int64)
-        different |= np.outer(known, known) & (same == 0)
-    nearest = np.where(different, similarity, -np.inf).max(1)
-    nearest = nearest[np.isfinite(nearest)]
+def _threshold(taxonomy: Taxonomy, encode: Encode) -> float:
+    """Return the median, over the classes of all datasets, of the similarity to the nearest other class of its dataset.
+
+    Of classes, not of nodes: nodes that a coarse class joins have its name in common and yet differ.
+    """
+    nearest = []
+    for space in taxonomy.spaces:
+        texts = [_texts(c) for c in space.classes]
+        vectors = encode([normalise(text) for ts in texts for text in ts])
+        parts = np.split(vectors, np.cumsum([len(ts) for ts in texts])[:-1])
+        similarity = _best_cosines(parts, parts)
+        np.fill_diagonal(similarity, -np.inf)
+        nearest.append(similarity.max(1))
+    found = np.concatenate(nearest)
+    found = found[np.isfinite(found)]
     # Datasets of one class know no false match: then only equal texts are near enough.
-    return float(np.median(nearest)) if len(nearest) else 1.0 - 1e-6
+    return float(np.median(found)) if len(found) else 1.0 - 1e-6
+
+
+def _texts(c: LabelClass) -> list[str]:
+    return sorted({c.name, *c.synonyms})
 
 
 def map_counts(counts: Int64[np.ndarray, "D U"], relation: Relation) -> Int64[np.ndarray, "D D+1"]:

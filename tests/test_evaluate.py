@@ -355,6 +355,14 @@ def test_text_relates_each_node_to_the_nearest_class_above_a_threshold_set_by_th
     np.testing.assert_array_equal(relation, [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
 
 
+def test_a_coarse_class_of_several_nodes_does_not_raise_the_bar_of_a_text_match():
+    spaces = [LabelSpace.of("a", ["road", "car", "truck", "sky"]), LabelSpace.of("b", ["vehicle"])]
+    members = [[("a", "road")], [("a", "car"), ("b", "vehicle")], [("a", "truck"), ("b", "vehicle")], [("a", "sky")]]
+    taxonomy = Taxonomy.from_groups(spaces, members, ["road", "car", "truck", "sky"])
+    relation = relate_by_text(LabelSpace.of("t", ["street", "vehicle", "lake"]), taxonomy, encode)
+    np.testing.assert_array_equal(relation, [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
+
+
 def test_a_class_does_not_take_a_node_that_is_nearer_to_another():
     taxonomy = Taxonomy.disjoint([LabelSpace.of("a", ["car", "truck", "road"])])
     # `truck` is nearer to lorry than to vehicle; nothing is left for a second name of it.
