@@ -52,7 +52,7 @@ def relate_by_text(space: LabelSpace, taxonomy: Taxonomy, encode: Encode) -> Rel
 
     The similarity of a class and a node is the best cosine between the class's name and synonyms and the names of the
     node and its members. Near enough is calibrated within the training datasets, without any label: classes of one
-    dataset differ by definition, so a true match must be nearer than half of the classes are to their nearest false one.
+    dataset differ by definition, so a match must be nearer than half of all classes are to their nearest false one.
     """
     targets = [_texts(c) for c in space.classes]
     nodes = [
