@@ -154,11 +154,21 @@ def evaluate(
     relate: Annotated[Relate, typer.Option(help="How an unseen dataset's classes are related.")] = Relate.names,
     json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the scores as JSON.")] = None,
     cross: Annotated[bool, typer.Option("--cross", help="Print every head on every dataset, by fitted maps.")] = False,
+    conflicts: Annotated[
+        bool, typer.Option("--conflicts", help="Print how often the training datasets' gradients oppose, by loss.")
+    ] = False,
     overrides: SetTest = None,
 ) -> None:
     """Evaluate a run on its own datasets or on others, and print a table."""
-    from manyseg.run import cross_run, evaluate_run
+    from manyseg.run import conflicts_run, cross_run, evaluate_run
 
+    if conflicts:
+        if data or json is not None or cross or overrides:
+            raise typer.BadParameter("--conflicts measures the run's own training steps; it goes without other options")
+        from manyseg.conflict import conflicts_markdown
+
+        print(conflicts_markdown(conflicts_run(run)))
+        return
     if cross:
         if json is not None:
             raise typer.BadParameter("--cross prints a table of fitted maps; it goes without --json")

@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 
 from manyseg import checkpoint, train
+from manyseg.conflict import Conflict, measure_conflicts
 from manyseg.data.card import read_card
 from manyseg.data.folder import Folder
+from manyseg.data.mixture import Mixture
 from manyseg.errors import UserError
 from manyseg.evaluate import collect, evaluate
 from manyseg.inference import TestOptions
@@ -30,7 +32,7 @@ from manyseg.spaces import read_spaces
 from manyseg.stages import Training
 from manyseg.unseen import CrossTable, cross_table
 
-__all__ = ["Recipe", "Run", "cross_run", "evaluate_run", "predict_run", "read_recipe", "train_recipe"]
+__all__ = ["Recipe", "Run", "conflicts_run", "cross_run", "evaluate_run", "predict_run", "read_recipe", "train_recipe"]
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,13 @@ def cross_run(folder: str | Path, data: Sequence[str] = (), *, overrides: Sequen
     folders, method, options = _asked(run, data), run.method(), run.recipe.test
     fit = collect(method, [_fitting(f) for f in folders], options)
     return cross_table({f.space.name: f.space for f in folders}, fit, collect(method, folders, options))
+
+
+def conflicts_run(folder: str | Path, *, steps: int = 50) -> list[Conflict]:
+    """Measure on a run's best weights, over its first `steps` training steps, how its datasets' gradients oppose."""
+    run = Run.open(folder)
+    mixture = Mixture.open(run.recipe.data, run.recipe.base, seed=run.recipe.seed)
+    return measure_conflicts(run.method(), (mixture[step] for step in range(steps)))
 
 
 def predict_run(
