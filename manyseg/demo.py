@@ -51,6 +51,13 @@ backbone_lr_factor = 1.0
 eval_every = {eval_every}
 """
 
+OPTIONS = {
+    "manual": 'taxonomy = "world/{truth}"',
+    # Label vectors are learned, so that the demo needs no text encoder; the width is for two dozen labels.
+    "autouniseg": 'features = "learned"\nhidden = 256',
+}
+"""What methods need beside their defaults."""
+
 STEPS = 300
 
 console = Console(soft_wrap=True, highlight=False)
@@ -69,7 +76,7 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
     runs = {}
     for name in METHODS:
         recipe = out / f"{name}.toml"
-        option = f'taxonomy = "world/{world.truth.name}"' if name == "manual" else ""
+        option = OPTIONS.get(name, "").format(truth=world.truth.name)
         recipe.write_text(
             RECIPE.format(method=f'name = "{name}"\n{option}'.strip(), steps=steps, eval_every=max(steps // 4, 1))
         )

@@ -41,6 +41,8 @@ class TrainOptions(BaseModel):
     weight_decay: float = Field(default=0.01, ge=0, description="Not on norms, biases and other vectors.")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Of SGD; the first beta of AdamW.")
     warmup: int = Field(default=50, ge=0, description="Steps of linear rise to lr; at most half of all steps.")
+    before: int = Field(default=0, ge=0, description="Steps of the same schedule that earlier stages took; lr goes on.")
+    after: int = Field(default=0, ge=0, description="Steps of the same schedule that are left to later stages.")
     power: float = Field(default=0.9, ge=0, description="lr falls as (1 - step / steps) ^ power; 0 keeps it.")
     clip: float = Field(default=5.0, ge=0, description="Largest norm of the gradient of all weights; 0 sets no limit.")
     accumulate: int = Field(default=1, ge=1, description="Draws of the mixture that one update averages.")
@@ -67,10 +69,11 @@ def seed_everything(*key: int) -> None:
 
 def rate(step: int, options: TrainOptions) -> float:
     """Return the factor on the peak learning rate in `step`, from 0: linear warm-up, then polynomial decay."""
-    warmup = min(options.warmup, options.steps // 2)
+    step, steps = options.before + step, options.before + options.steps + options.after
+    warmup = min(options.warmup, steps // 2)
     if step < warmup:
         return (step + 1) / warmup
-    return float((1 - (step - warmup) / (options.steps - warmup)) ** options.power)
+    return float((1 - (step - warmup) / (steps - warmup)) ** options.power)
 
 
 def parameter_groups(method: Method, options: TrainOptions) -> list[dict[str, Any]]:
@@ -79,14 +82,14 @@ def parameter_groups(method: Method, options: TrainOptions) -> list[dict[str, An
     Each group has the optimiser's keys, `peak` (its learning rate at factor 1) and `names` of its parameters.
     """
     backbone = {id(p) for p in method.pixels.backbone.parameters()}
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
     for name, p in method.named_parameters():
         if not p.requires_grad:
             continue
-        inside, decays = id(p) in backbone, p.ndim > 1
-        peak = options.lr * (options.backbone_lr_factor if inside else 1.0)
+        inside, decays, factor = id(p) in backbone, p.ndim > 1, method.lr_factor(name)
+        peak = options.lr * factor * (options.backbone_lr_factor if inside else 1.0)
         empty = {"params": [], "names": [], "peak": peak, "lr": peak, "weight_decay": options.weight_decay * decays}
-        group = groups.setdefault((inside, decays), empty)
+        group = groups.setdefault((inside, decays, factor), empty)
         group["params"].append(p)
         group["names"].append(name)
     return list(groups.values())

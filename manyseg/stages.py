@@ -199,7 +199,7 @@ def _write_tables(place: Path, method: Method) -> None:
 
 def _take_over(method: Method, weights: dict[str, Tensor]) -> str:
     """Load the weights whose names and shapes fit; say what stays as it was initialised."""
-    own = method.state_dict()
+    own, weights = method.state_dict(), dict(method.inherit(weights))
     fits = {k: v for k, v in weights.items() if k in own and own[k].shape == v.shape}
     method.load_state_dict(fits, strict=False)
     new = [k for k in own if k not in fits]

@@ -7,7 +7,7 @@ from manyseg.methods import METHODS
 
 def test_the_demo_trains_every_method_and_leaves_pictures_and_a_report(tmp_path, capsys, monkeypatch):
     out = tmp_path / "demo"
-    report = run_demo(out, steps=2, images=6)
+    report = run_demo(out, steps=4, images=6)
     shown = capsys.readouterr().out
     assert report.read_text().rstrip().endswith("</html>")
     for name in METHODS:

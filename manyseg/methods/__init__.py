@@ -1,5 +1,6 @@
 """The methods by the names that recipes use. Adding one is a file, its test, and a line here."""
 
+from manyseg.methods.autouniseg import AutoUniSeg
 from manyseg.methods.base import Method, PixelMethod, StagePlan
 from manyseg.methods.baselines import Manual, MultiHead, Union
 from manyseg.methods.htss import HTSS
@@ -12,5 +13,6 @@ METHODS: dict[str, type[Method]] = {
     "union": Union,
     "manual": Manual,
     "uniseg": UniSeg,
+    "autouniseg": AutoUniSeg,
     "htss": HTSS,
 }

@@ -94,6 +94,17 @@ class Method(nn.Module, ABC):
         """What a run writes beside its taxonomy, for people to read and edit: file names to texts. A hook; none."""
         return {}
 
+    def inherit(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Prepare the tensors of the stage before, of which equal names and shapes are taken over. A hook; as they are.
+
+        Its parameters and buffers may then be called and shaped otherwise than this method's.
+        """
+        return weights
+
+    def lr_factor(self, name: str) -> float:
+        """Return the learning rate of the parameter called `name` as a multiple of the others'. A hook; 1."""
+        return 1.0
+
     @classmethod
     def default_stages(cls, options: Mapping[str, Any], train: Mapping[str, Any]) -> list[StagePlan]:
         """Divide `train["steps"]` into stages. A hook; the default is one stage.

@@ -8,13 +8,20 @@ from manyseg import testing
 from manyseg.methods import METHODS
 from manyseg.methods.baselines import Manual, MultiHead, Union
 
-OPTIONS = {"manual": {"taxonomy": testing.toy_taxonomy()}}
+OPTIONS = {
+    "manual": {"taxonomy": testing.toy_taxonomy()},
+    "autouniseg": {"learn": "nodes", "init": "names"},
+    "lmseg": {"queries": 12, "blocks": 2, "attention_heads": 4, "prompt_tokens": 0},
+}
+# Attention wants smaller steps than convolutions.
+LEARNING = {"lmseg": {"lr": 3e-3}}
 
 
 @pytest.mark.parametrize("check", testing.EXAM, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", METHODS)
 def test_exam(name, check):
-    check(lambda pixels, spaces: METHODS[name](pixels, spaces, **OPTIONS.get(name, {})))
+    options = LEARNING.get(name, {}) if check is testing.learns_the_toy_world else {}
+    check(lambda pixels, spaces: METHODS[name](pixels, spaces, **OPTIONS.get(name, {})), **options)
 
 
 def test_the_options_of_the_manual_taxonomy_learn_the_toy_world_too():

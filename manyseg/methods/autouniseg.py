@@ -1,0 +1,375 @@
+"""AutoUniSeg: unified nodes, and which classes they are, learned by a graph network over the labels of all datasets.
+
+Ma, Chen, Xue, Pu, "Automated Label Unification for Multi-Dataset Semantic Segmentation with GNNs", NeurIPS 2024
+(arXiv 2407.10534). Where the authors' code differs from the paper, or from what it is meant to do, docs/autouniseg.md
+says what is done here.
+
+Axes: B images, D classes of one dataset, T classes of all, U unified nodes, C channels, F features of a text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from manyseg import losses
+from manyseg.data.batch import Batch
+from manyseg.errors import UserError
+from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.losses import Links
+from manyseg.methods.base import PixelMethod, StagePlan, dense_labels
+from manyseg.methods.rounding import Rounding
+from manyseg.methods.start import Start, label_features, links, named, pruned, starting_taxonomy
+from manyseg.models import Pixels
+from manyseg.models.graph import TEMPERATURE, Graph, LabelGraph
+from manyseg.statistics import Statistics
+
+__all__ = ["AutoUniSeg", "orthogonality"]
+
+TURNS = 5
+"""Turns of the graph stage: graph, network, graph, network, graph."""
+
+LEARNED_WIDTH = 256
+"""Width of label vectors that are learned."""
+
+UNTIL = 0.75
+"""Part of a graph turn after which the adjacency stands still, and the embeddings adapt to the Boolean map."""
+
+WIDTH = 256
+"""Width of the graph from which on its learning rate falls as its width rises."""
+
+
+class AutoUniSeg(PixelMethod):
+    """Scores are dot products of pixels and unified nodes; classes of a dataset are read through a Boolean map.
+
+    `learn` says what is learned. "graph": the label graph gives nodes and map, in turns of `turn` steps with the
+    network, each frozen while the other learns. "nodes": the map stands, nodes and network are free.
+
+    The label space starts from `init`, see `start.starting_taxonomy`; a table may be given instead. `tau`, `pair_cost`
+    and `reward` are the merge programme's. With a table, `statistics` of a model that has it unlink what it hardly
+    uses (`usage`, a share of a class's pixels).
+
+    Scores: `combine` "sum" adds up the scores of a class's nodes (equation 5), "lse" their exponentials. `normalise`
+    takes the direction of a pixel's embedding only, and `scale` multiplies scores.
+
+    Graph: label vectors are texts by `encoder`, "learned", or a file (`features`), with the cards' `descriptions`,
+    and `centre`d; `dataset_embedding`, `hidden`, `dropout`, `saturated` and `null_row` are `LabelGraph`'s. Its network
+    learns at `graph_lr` times the learning rate (None: 1, and less for a width above 256), its adjacency at `edge_lr`
+    times, once the first part `settle` of a turn is over: before the embeddings mean anything, it would learn no more
+    than how frequent classes are. `orthogonality` weighs equation 7;
+    `orthonormal` compares directions of nodes only. `rounding`, `prune` and `reg_m` are `Rounding`'s, which is done
+    every `remap` steps (None: ten times a turn, and every 100 steps at least).
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        spaces: Sequence[LabelSpace],
+        *,
+        learn: Literal["graph", "nodes"] = "graph",
+        turn: int | None = None,
+        init: Start | Path = "confusion",
+        statistics: Path | Statistics | None = None,
+        tau: float = 0.4,
+        pair_cost: float = 0.4,
+        reward: float = 0.5,
+        usage: float = 0.01,
+        combine: Literal["sum", "lse"] = "sum",
+        normalise: bool = True,
+        scale: float = 10.0,
+        features: Literal["text", "learned"] | Path = "text",
+        encoder: str | None = None,
+        descriptions: bool = True,
+        centre: bool = True,
+        dataset_embedding: bool = False,
+        hidden: int = 2048,
+        dropout: float = 0.5,
+        saturated: bool = False,
+        null_row: bool = False,
+        graph_lr: float | None = None,
+        edge_lr: float = 3.0,
+        settle: float = 0.25,
+        orthogonality: float = 10.0,
+        orthonormal: bool = False,
+        rounding: Literal["uot", "exact"] = "uot",
+        prune: Literal["mass", "share"] = "share",
+        reg_m: float = 5.0,
+        remap: int | None = None,
+        ohem: float | None = None,
+    ) -> None:
+        super().__init__(pixels, spaces, ohem)
+        known = Statistics.load(statistics) if isinstance(statistics, Path) else statistics
+        begin = starting_taxonomy(self.spaces, init, known, encoder, tau=tau, pair_cost=pair_cost, reward=reward)
+        self._kept = list(range(len(begin.unified)))
+        if isinstance(init, Path) and known is not None:
+            begin, self._kept = pruned(begin, known, usage)
+        self._taxonomy: Taxonomy | None = begin if learn == "nodes" else None
+        # A person's names of nodes stay; others follow from the classes that the nodes have.
+        self._names = begin.unified.names if isinstance(init, Path) else None
+        self.combine, self.normalise, self.scale = combine, normalise, scale
+        self.graph_lr, self.edge_lr, self.settle = graph_lr or min(1.0, WIDTH / hidden), edge_lr, settle
+        self.orthogonality, self.orthonormal = orthogonality, orthonormal
+        self.graph: LabelGraph | None = None
+        nodes = torch.randn(len(begin.unified), pixels.channels) / math.sqrt(pixels.channels)
+        if learn == "nodes":
+            self.nodes: Tensor = nn.Parameter(nodes)
+            return
+        # X as the graph gives it: what the stage after this one starts from.
+        self.register_buffer("nodes", nodes)
+        self.register_state_dict_pre_hook(_export)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
+        sizes, start = [len(s) for s in self.spaces], links(begin)
+        labels = label_features(self.spaces, features, encoder, descriptions, centre) if features != "learned" else None
+        self.graph = LabelGraph(
+            sizes,
+            torch.from_numpy(start),
+            LEARNED_WIDTH if labels is None else torch.from_numpy(labels),
+            pixels.channels,
+            hidden=hidden,
+            dropout=dropout,
+            dataset_embedding=dataset_embedding,
+            saturated=saturated,
+            null_row=null_row,
+        )
+        self.rounding = Rounding(sizes, start, method=rounding, prune=prune, reg_m=reg_m)
+        self.turn = turn or 20_000
+        self.remap = remap or max(1, min(100, self.turn // 10))
+        ends = torch.tensor(sizes).cumsum(0).tolist()
+        self._rows = {s.name: slice(end - len(s), end) for s, end in zip(self.spaces, ends, strict=True)}
+        self._network: list[nn.Parameter] | None = None
+        self._learning, self._rho = True, 0.0
+        self._pass: Graph | None = None
+        self._exported: Tensor | None = None
+        self._alive: Tensor | None = None
+
+    # The label space.
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The Boolean map as it stands, without the nodes that it gives no class (section 3.2)."""
+        if self._taxonomy is None:
+            self._taxonomy = named(self.spaces, self.rounding.maps.cpu().numpy(), self._names)
+        return self._taxonomy
+
+    def _live(self, nodes: Float[Tensor, "N C"]) -> Float[Tensor, "U C"]:
+        """Return the embeddings of the nodes that have a class, in the taxonomy's order."""
+        if self._alive is None or self._alive.device != nodes.device:
+            self._alive = self.rounding.maps.any(0).nonzero().flatten()
+        return nodes[self._alive]
+
+    def _fixed(self) -> Float[Tensor, "U C"]:
+        """Return the taxonomy's nodes as they stand while the graph does not learn."""
+        return self.nodes if self.graph is None else self._live(self._embeddings())
+
+    @torch.no_grad()
+    def _embeddings(self) -> Float[Tensor, "U C"]:
+        """Return X of the graph as it stands, computed once until a step or a state changes the graph."""
+        assert self.graph is not None
+        if self._exported is None or self._exported.device != self.nodes.device:
+            mode = self.graph.training
+            self.graph.eval()
+            self._exported = self.graph().nodes
+            self.graph.train(mode)
+        return self._exported
+
+    def inherit(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Start free nodes from the graph's, less inactive ones, or from the mean of the heads of their classes."""
+        if self.graph is not None:
+            return weights
+        out = dict(weights)
+        if "head.weight" in out:
+            share = torch.from_numpy(links(self.taxonomy)).to(out["head.weight"])
+            if len(share) == len(out["head.weight"]):
+                out["nodes"] = share.T @ out["head.weight"].flatten(1) / share.sum(0)[:, None]
+        elif "nodes" in out:
+            if "rounding.maps" in out:
+                out["nodes"] = out["nodes"][out["rounding.maps"].any(0)]
+            if len(out["nodes"]) > max(self._kept):
+                out["nodes"] = out["nodes"][self._kept]
+        return out
+
+    # Scores.
+
+    def unified(self, pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
+        """Return the nodes' scores (equation 4)."""
+        return self._dot(self._fixed(), pixel)
+
+    def relate(self, unified: Float[Tensor, "B U h w"], links: Links) -> Float[Tensor, "B D h w"]:
+        """Read an unseen dataset's classes: where scores are summed in training, through the best node of each.
+
+        Of sums only those can be compared that were trained against each other; the authors too map the best node.
+        """
+        return losses.class_max(unified, links) if self.combine == "sum" else losses.class_logsumexp(unified, links)
+
+    def dataset_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
+        """Return the scores of a training dataset's classes through the Boolean map (equation 5)."""
+        return self._mapped(self._fixed(), pixel, self.links(space))
+
+    def train_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
+        """Return the classes' scores; in a graph turn through the soft map, the Boolean one, or both, in this order.
+
+        Only the soft map has a gradient (section 3.2: "we directly use the value of the learnable adjacency").
+        """
+        if not self._learning_graph:
+            return self.dataset_scores(pixel, space)
+        graph = self._graph_pass()
+        out = []
+        if self._rho < 1:
+            out.append(self._soft(graph.nodes, graph.shares[self._rows[space.name]], pixel))
+        if self._rho > 0:
+            out.append(self._mapped(self._live(graph.nodes), pixel, self.links(space)))
+        return torch.cat(out, 1)
+
+    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
+        """Return the cross entropy; between soft and Boolean map, both, weighed by how far the annealing is."""
+        labels, parts = dense_labels(batch), torch.split(scores, len(batch.space), 1)
+        weights = (1.0,) if len(parts) == 1 else (1 - self._rho, self._rho)
+        terms = [w * losses.cross_entropy(p, labels, ohem=self.ohem) for w, p in zip(weights, parts, strict=True)]
+        return torch.stack(terms).sum()
+
+    def shared_loss(self) -> dict[str, Float[Tensor, ""]]:
+        """Return the orthogonality loss of the graph's nodes, times its weight."""
+        if not self._learning_graph:
+            return {}
+        nodes = self._graph_pass().nodes
+        # The last term of a step: the next one passes the graph anew.
+        self._pass = None
+        return {"orthogonality": self.orthogonality * orthogonality(nodes, self.orthonormal)}
+
+    def _dot(self, nodes: Float[Tensor, "N C"], pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B N h w"]:
+        if self.normalise:
+            pixel = F.normalize(pixel, dim=1)
+        return F.conv2d(pixel, (self.scale * nodes)[:, :, None, None])
+
+    def _mapped(
+        self, nodes: Float[Tensor, "U C"], pixel: Float[Tensor, "B C h w"], links: Links
+    ) -> Float[Tensor, "B D h w"]:
+        if self.combine == "lse":
+            return losses.class_logsumexp(self._dot(nodes, pixel), links)
+        return self._dot(links.matrix.to(nodes.dtype) @ nodes, pixel)
+
+    def _soft(
+        self, nodes: Float[Tensor, "U C"], shares: Float[Tensor, "D U"], pixel: Float[Tensor, "B C h w"]
+    ) -> Float[Tensor, "B D h w"]:
+        if self.combine == "sum":
+            return self._dot(shares @ nodes, pixel)
+        unified = self._dot(nodes, pixel).float()
+        top = unified.detach().amax(1, keepdim=True)
+        total = F.conv2d((unified - top).exp(), shares[:, :, None, None])
+        return top + total.clamp(min=torch.finfo(total.dtype).tiny).log()
+
+    # The turns of the graph stage.
+
+    @property
+    def _learning_graph(self) -> bool:
+        return self.graph is not None and self._learning
+
+    def _graph_pass(self) -> Graph:
+        """Return the graph's output for this step: all datasets share one pass."""
+        assert self.graph is not None
+        if self._pass is None:
+            self._pass = self.graph()
+        return self._pass
+
+    def on_step(self, step: int) -> None:
+        """Take turns: freeze graph or network, anneal from the soft to the Boolean map, and round it when it is time.
+
+        What is frozen asks for no gradient and gets none, not zero: neither momentum nor decay moves it.
+        """
+        if self.graph is None:
+            return
+        turn, at = divmod(step, self.turn)
+        since, until = int(self.settle * self.turn), int(UNTIL * self.turn)
+        self._learning, edges = turn % 2 == 0, since <= at < until
+        self._freeze(self._learning, edges)
+        if not self._learning:
+            return
+        self._exported = self._pass = None
+        self._rho = min(at / until, 1.0) if until else 1.0
+        if at == until or (edges and at % self.remap == 0):
+            self.rounding.update(self.graph.shares().detach())
+            self._taxonomy = self._alive = None
+
+    def _freeze(self, network: bool, edges: bool) -> None:
+        """Freeze the network, its norms' statistics too, and let the graph learn, or the other way round."""
+        assert self.graph is not None
+        if self._network is None:
+            # Taken once: parts that the trainer keeps fixed stay so.
+            self._network = [p for p in self.pixels.parameters() if p.requires_grad]
+        for p in self._network:
+            p.requires_grad_(not network)
+        for p in self.graph.parameters():
+            p.requires_grad_(network)
+        for p in self.graph.edges():
+            p.requires_grad_(network and edges)
+        if self.pixels.training == network:
+            self.pixels.train(not network)
+
+    def lr_factor(self, name: str) -> float:
+        """Return `edge_lr` for the adjacency, `graph_lr` for the rest of the graph, 1 for the network."""
+        if not name.startswith("graph."):
+            return 1.0
+        return self.edge_lr if name in ("graph.adjacency", "graph.none") else self.graph_lr
+
+    # Stages.
+
+    @classmethod
+    def default_stages(cls, options: Mapping[str, Any], train: Mapping[str, Any]) -> list[StagePlan]:
+        """Divide the steps: a third for heads, a third for the graph in five turns, a third for free nodes.
+
+        In the middle of the last third nodes are pruned by usage, and the learning rate goes on. With `learn = "nodes"`
+        there is no graph and its steps are those of the nodes. Warm-ups are divided as steps are.
+        """
+        total, graph = train["steps"], options.get("learn", "graph") == "graph"
+        if total < 4:
+            raise UserError(f"train.steps is {total}; autouniseg needs 4 at least, one for each of its stages")
+        third, rest = max(1, total // 3), total - max(1, total // 3)
+
+        def plan(name: str, steps: int, own: Mapping[str, Any], **more: Any) -> StagePlan:
+            return StagePlan(name, steps, own, {"warmup": round(train.get("warmup", 50) * steps / total)} | more)
+
+        heads: dict[str, Any] = {"name": "multihead"}
+        if options.get("ohem") is not None:
+            heads["ohem"] = options["ohem"]
+        start = {"statistics": "stage:heads"} if options.get("init", "confusion") in ("confusion", "both") else {}
+        if not graph:
+            return [plan("heads", third, heads), plan("nodes", rest, {"learn": "nodes"} | start)]
+        turn = {} if options.get("turn") else {"turn": max(1, -(-third // TURNS))}
+        half = (rest - third) // 2
+        warmup = {"warmup": round(train.get("warmup", 50) * (rest - third) / total)}
+        nodes = {"learn": "nodes", "init": "stage:graph"}
+        last = {"learn": "nodes", "init": "stage:nodes", "statistics": "stage:nodes"}
+        return [
+            plan("heads", third, heads),
+            plan("graph", third, {"learn": "graph"} | turn | start),
+            plan("nodes", half, nodes, after=rest - third - half, **warmup),
+            plan("pruned", rest - third - half, last, before=half, **warmup),
+        ]
+
+
+def _export(method: AutoUniSeg, *_: object) -> None:
+    method.nodes.copy_(method._embeddings())
+
+
+def _forget(method: AutoUniSeg, *_: object) -> None:
+    """Drop what follows from the state, after another one was loaded."""
+    method._taxonomy = method._exported = method._alive = method._pass = None
+
+
+def orthogonality(nodes: Float[Tensor, "U C"], normalise: bool = False) -> Float[Tensor, ""]:
+    """Return the mean entropy of a node's softmax over its similarities with all nodes, divided by U (equation 7).
+
+    The index in print is ambiguous, and no temperature is printed; this is the authors' code: similarities divided by
+    0.07, the mean over all U^2 entries. Embeddings are not normalised unless asked: growing norms alone lower it.
+    """
+    if normalise:
+        nodes = F.normalize(nodes, dim=1)
+    logp = (nodes @ nodes.T / TEMPERATURE).log_softmax(1)
+    return -(logp.exp() * logp).mean()
