@@ -333,10 +333,9 @@ def test_weights_of_another_model_are_named(trained, tmp_path):
 
 
 def test_a_kind_of_annotation_that_the_method_cannot_take_is_refused_first(recipe, tmp_path, monkeypatch):
-    with pytest.raises(
-        UserError, match=r"'fine' is annotated with boxes, but MultiHead .* learns from dense or segments"
-    ):
-        train_recipe(recipe, out=tmp_path / "run", overrides=['data.sets.0.annotation="boxes"'])
+    overrides = ['data.sets.0.annotation="boxes"', "method.name=uniseg"]
+    with pytest.raises(UserError, match=r"'fine' is annotated with boxes, but UniSeg .* learns from dense or segments"):
+        train_recipe(recipe, out=tmp_path / "run", overrides=overrides)
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(MultiHead, "accepts", (Boxes,))
     with pytest.raises(UserError, match=r"'fine' is annotated with segments, but MultiHead .* learns from boxes"):

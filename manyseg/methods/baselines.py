@@ -7,6 +7,9 @@ of each class's nodes, with one more channel for the nodes of no class; these ar
 native size, as it is for a single dataset. At feature resolution that is the loss of the papers to the last digit.
 Upsampled log-probabilities would be another loss: halfway between two sure pixels they leave no probability to either.
 
+Boxes and tags are partial labels: a pixel may be any class whose box covers it, or any of its image's tags, and the
+loss is minus the log of their summed probability (set NLL). What no box covers is left alone.
+
 Axes: B images, D classes of one dataset, U unified nodes, A channels that compete, K datasets, C channels.
 """
 
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manyseg import losses
+from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Relation, Taxonomy
@@ -44,6 +48,8 @@ class MultiHead(PixelMethod):
     An unseen class is read as the mean, over the heads that have a node for it, of the probability they give it: a head
     that cannot know a class does not vote against it.
     """
+
+    accepts = (Dense, Segments, Boxes, Tags)
 
     heads: Tensor
 
@@ -68,6 +74,12 @@ class MultiHead(PixelMethod):
         assert self.head.bias is not None
         return F.conv2d(pixel, self.head.weight[rows], self.head.bias[rows])
 
+    def pixel_loss(self, scores: Float[Tensor, "B D h w"], batch: Batch) -> Float[Tensor, ""]:
+        """Return the cross entropy of the own head, or the set NLL of boxes and tags."""
+        if isinstance(batch.annotation, Boxes | Tags):
+            return losses.set_nll(scores, batch.annotation.soft(len(batch.space), _size(scores)))
+        return super().pixel_loss(scores, batch)
+
     def unified(self, pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
         """Return all heads' log-probabilities side by side, less `log K`, so that they sum to 1."""
         heads = [self.dataset_scores(pixel, space).float().log_softmax(1) for space in self.spaces]
@@ -88,6 +100,8 @@ class _Joint(PixelMethod):
     these"; `competitors = "own"` leaves them out. At test, probabilities of nodes add up to those of classes (MSeg).
     """
 
+    accepts = (Dense, Segments, Boxes, Tags)
+
     def __init__(
         self,
         pixels: Pixels,
@@ -107,7 +121,7 @@ class _Joint(PixelMethod):
             rivals = _rivals(taxonomy.relations[space.name], rest=competitors == "all")
             rivals.allowed[[n for n, name in enumerate(space.names) if (space.name, name) in ignored]] = IGNORE
             self._rivals[space.name] = rivals
-        self._on_device: dict[tuple[str, torch.device], tuple[Links, Tensor]] = {}
+        self._on_device: dict[tuple[str, torch.device], tuple[Links, Tensor, Tensor]] = {}
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -130,15 +144,21 @@ class _Joint(PixelMethod):
 
     def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
         """Return minus the mean log of the summed probability of the groups that each pixel's label may be."""
-        allowed = self._competing(batch.space)[1]
+        _, allowed, possible = self._competing(batch.space)
+        if isinstance(batch.annotation, Boxes | Tags):
+            q = batch.annotation.soft(len(batch.space), _size(scores))
+            return losses.set_nll(scores, torch.einsum("bdhw,da->bahw", q, possible))
         return losses.cross_entropy(scores, dense_labels(batch), allowed=allowed, ohem=self.ohem)
 
-    def _competing(self, space: LabelSpace) -> tuple[Links, Int[Tensor, "D K"]]:
+    def _competing(self, space: LabelSpace) -> tuple[Links, Int[Tensor, "D K"], Float[Tensor, "D A"]]:
+        """Return the groups, those of each class as a list, and as a row of zeros and ones."""
         key = (space.name, self.device)
         if key not in self._on_device:
             rivals = self._rivals[space.name]
             links = Links.of(torch.tensor(rivals.groups), self.device)
-            self._on_device[key] = links, torch.tensor(rivals.allowed).to(self.device)
+            possible = (rivals.allowed[:, :, None] == np.arange(len(rivals.groups))).any(1)
+            allowed = torch.tensor(rivals.allowed).to(self.device)
+            self._on_device[key] = links, allowed, torch.tensor(possible).float().to(self.device)
         return self._on_device[key]
 
 
@@ -213,6 +233,10 @@ def _warn_of_shared_nodes(taxonomy: Taxonomy, space: LabelSpace) -> None:
             "a node counts for each of them, and of classes with the same nodes only the first is ever predicted",
             stacklevel=3,
         )
+
+
+def _size(scores: Float[Tensor, "B A h w"]) -> tuple[int, int]:
+    return scores.shape[-2], scores.shape[-1]
 
 
 class _Rivals(NamedTuple):

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from manyseg import losses
-from manyseg.data.annotation import Dense, Segments
+from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
@@ -303,8 +303,8 @@ def test_two_batches_of_one_dataset_add_up():
 
 
 @pytest.mark.parametrize("method", [MultiHead, Union, Manual])
-def test_a_baseline_learns_from_masks_and_segments_alone(method):
-    assert method.accepts == (Dense, Segments)
+def test_a_baseline_learns_from_every_kind_of_annotation(method):
+    assert method.accepts == (Dense, Segments, Boxes, Tags)
 
 
 def test_segments_are_learned_from_as_the_masks_that_they_are():
@@ -328,7 +328,53 @@ def test_a_relation_of_another_shape_is_refused():
 @pytest.mark.parametrize("name", METHODS)
 def test_the_options_of_a_method_are_typed_keywords_that_a_recipe_can_check(name):
     keywords = [p for p in inspect.signature(METHODS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    assert "ohem" in [p.name for p in keywords]
+    assert keywords
     hints = inspect.get_annotations(METHODS[name].__init__, eval_str=True)
     for p in keywords:
         pydantic.TypeAdapter(hints[p.name], config={"arbitrary_types_allowed": True})
+
+
+# Boxes and tags.
+
+
+def weak(method, space, annotation, *pixels):
+    """The loss of one image of one row, and its gradient: the channels' for every pixel."""
+    z = torch.tensor(pixels).T[None, :, None].clone().requires_grad_()
+    (loss,) = method([Batch(space, ("x",), z, annotation)]).values()
+    loss.backward()
+    return loss.item(), z.grad[0, :, 0].T.tolist()
+
+
+def over(*classes):
+    """Boxes of these classes over the first of two pixels."""
+    corners = torch.tensor([[0.0, 0, 1, 1]]).expand(1, len(classes), 4)
+    return Boxes(corners, torch.tensor([classes]), torch.tensor([[1, 2]]))
+
+
+def test_a_box_says_what_a_pixel_may_be_and_nothing_of_what_it_does_not_cover():
+    method, d = fixture(COARSE)
+    value, gradient = weak(method, d, over(0), (1.0, 2.0, 0.0), (5.0, 0.0, 0.0))
+    assert value == pytest.approx(0.09434, abs=1e-5)
+    assert gradient[0] == pytest.approx([-0.02421, -0.06582, 0.09003], abs=1e-5)
+    assert gradient[1] == [0, 0, 0]
+    # Both classes together are all nodes: the boxes say nothing.
+    assert weak(method, d, over(0, 1), (1.0, 2.0, 0.0), (0.0, 0.0, 0.0))[0] == pytest.approx(0, abs=1e-6)
+    # With a node of no class, being one of the two is something to learn.
+    method, d = fixture(PART)
+    assert weak(method, d, over(0), (1.0, 2.0, 0.0), (0.0, 0.0, 0.0))[0] == pytest.approx(1.40761, abs=1e-5)
+    expected = -math.log((math.e + 1) / (math.e + math.e**2 + 1))
+    assert weak(method, d, over(0, 1), (1.0, 2.0, 0.0), (0.0, 0.0, 0.0))[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_tags_say_what_every_pixel_of_a_head_may_be():
+    method = exact(MultiHead(Identity(), (B,)))
+    value, gradient = weak(method, B, Tags(torch.tensor([[0, 2]])), (1.0, 2.0, 0.0), (0.0, 0.0, 0.0))
+    total = math.e + math.e**2 + 1
+    expected = -(math.log((math.e + 1) / total) + math.log(2 / 3)) / 2
+    assert value == pytest.approx(expected, abs=1e-5)
+    assert gradient[1] == pytest.approx([(1 / 3 - 1 / 2) / 2, 1 / 6, (1 / 3 - 1 / 2) / 2], abs=1e-5)
+
+
+def test_dropped_split_classes_are_dropped_from_boxes_too():
+    method, d = fixture(COARSE, split="ignore")
+    assert weak(method, d, over(0), (1.0, 2.0, 0.0), (0.0, 0.0, 0.0)) == (0, [[0] * 3] * 2)

@@ -1,5 +1,6 @@
 """HTSS on hand-computed values: a "network" that passes its image on makes every logit an input."""
 
+import json
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.methods.htss import HTSS
 from manyseg.models import Features
+from manyseg.run import train_recipe
 
 
 class Identity(nn.Module):
@@ -319,6 +321,38 @@ VARIANTS = {
 def test_exam_with_a_tree(check, options):
     """A flat tree, and learning, are asked of every method in test_exam.py."""
     check(lambda pixels, spaces: HTSS(pixels, spaces, taxonomy=testing.toy_taxonomy(), **options))
+
+
+RUN = """
+[data]
+crop = [32, 32]
+scale = [0.8, 1.2]
+workers = 0
+sets = [
+    {{ card = "coarse.toml", root = "coarse", per_step = 1 }},
+    {{ card = "fine.toml", root = "fine", per_step = 1, annotation = "{kind}" }},
+]
+[model]
+backbone = "tiny"
+pretrained = false
+channels = 8
+[method]
+name = "{method}"
+[train]
+steps = 2
+"""
+
+
+@pytest.mark.parametrize(("method", "kind"), [("htss", "boxes"), ("union", "tags")])
+def test_a_recipe_trains_on_boxes_or_tags_beside_masks_and_scores_them_by_masks(world, tmp_path, method, kind):
+    recipe = world.folder / f"{method}.toml"
+    recipe.write_text(RUN.format(method=method, kind=kind))
+    option = [f"method.taxonomy={world.truth.name}"] if method == "htss" else []
+    folder = train_recipe(recipe, out=tmp_path / "run", overrides=option)
+    scores = json.loads((folder / "scores.json").read_text())
+    assert scores["datasets"]["fine"]["pixel_accuracy"] is not None
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert "fine/pixel" in lines[0]["losses"]
 
 
 # The planted world.
