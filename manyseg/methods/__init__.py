@@ -4,6 +4,7 @@ from manyseg.methods.autouniseg import AutoUniSeg
 from manyseg.methods.base import Method, PixelMethod, StagePlan
 from manyseg.methods.baselines import Manual, MultiHead, Union
 from manyseg.methods.htss import HTSS
+from manyseg.methods.lmseg import LMSeg
 from manyseg.methods.uniseg import UniSeg
 
 __all__ = ["METHODS", "Method", "PixelMethod", "StagePlan"]
@@ -15,4 +16,5 @@ METHODS: dict[str, type[Method]] = {
     "uniseg": UniSeg,
     "autouniseg": AutoUniSeg,
     "htss": HTSS,
+    "lmseg": LMSeg,
 }

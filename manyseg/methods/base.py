@@ -21,6 +21,7 @@ from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import Links
 from manyseg.models import Features, Pixels
+from manyseg.panoptic import SegmentMap
 
 __all__ = ["Method", "PixelMethod", "StagePlan"]
 
@@ -43,6 +44,12 @@ class Method(nn.Module, ABC):
 
     accepts: ClassVar[tuple[type[Annotation], ...]] = (Dense, Segments)
     """Kinds of annotation whose loss this method can take; the trainer refuses others by name before it starts."""
+
+    reads_words: bool = False
+    """True where `predict` takes any list of words for a space."""
+
+    finds_segments: ClassVar[bool] = False
+    """True where `segments` tells objects apart."""
 
     def __init__(self, pixels: Pixels, spaces: Sequence[LabelSpace]) -> None:
         super().__init__()
@@ -73,6 +80,17 @@ class Method(nn.Module, ABC):
         `space` is one of the training spaces or `taxonomy.unified`; a language method takes any list of words. An
         unseen space is read through `relation`, whose empty rows score -inf. Raises UserError otherwise.
         """
+
+    def segments(self, image: Float[Tensor, "B 3 H W"], space: LabelSpace, size: tuple[int, int]) -> list[SegmentMap]:
+        """Return things and stuff of every image, at `size` (height, width). A hook for methods with `finds_segments`.
+
+        `space` is what `predict` takes without a relation; its classes say what is a thing.
+        """
+        raise UserError(f"{type(self).__name__} finds classes, not objects; panoptic results need the method lmseg")
+
+    def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
+        """Return the losses of every batch of a step. A hook for what is better done at once; one by one as it is."""
+        return [self.batch_loss(one, batch) for one, batch in zip(features, batches, strict=True)]
 
     def shared_loss(self) -> dict[str, Float[Tensor, ""]]:
         """Return penalties that depend on no batch. A hook; the default has none."""
@@ -123,8 +141,8 @@ class Method(nn.Module, ABC):
         the total is the sum of the values.
         """
         out: dict[str, Tensor] = {}
-        for batch, features in zip(batches, self._encode(batches), strict=True):
-            for loss, value in self.batch_loss(features, batch).items():
+        for batch, named in zip(batches, self.step_losses(self._encode(batches), batches), strict=True):
+            for loss, value in named.items():
                 name = f"{batch.space.name}/{loss}"
                 value = value * batch.weight
                 out[name] = out[name] + value if name in out else value

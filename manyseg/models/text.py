@@ -66,6 +66,43 @@ class TextEncoder:
                 found[text] = vector
         return np.stack([found[text] for text in texts]) if texts else np.zeros((0, 0), np.float32)
 
+    @property
+    def widths(self) -> tuple[int, int]:
+        """Width of the vectors of the encoder's tokens, and of those that it makes of a text; no weights are read."""
+        config = _config(self._source)
+        text, kind = config.get_text_config(), (config.architectures or [""])[0]
+        joint = text is not config or kind.endswith("WithProjection")
+        sizes = (getattr(c, "projection_dim", None) or getattr(c, "projection_size", None) for c in (config, text))
+        projected = next((size for size in sizes if size), text.hidden_size)
+        return text.hidden_size, projected if joint else text.hidden_size
+
+    def with_prompt(self, texts: Sequence[str], prompt: Float[Tensor, "K E"]) -> Float[Tensor, "N F"]:
+        """Return one unit vector a text that begins with K vectors in place of words, with a gradient to those alone.
+
+        `prompt` stands behind the start mark, before the text's own tokens (CoOp, Zhou et al. 2022); a mean over
+        tokens is over those of the text. On the prompt's device. Raises UserError naming a text that is too long.
+        """
+        assert self._identity
+        tokenizer, model = self._loaded
+        model.to(prompt.device).requires_grad_(False)
+        tokens, special, slots = _with_slots(tokenizer, model, list(texts), len(prompt))
+        tokens = {k: v.to(prompt.device) for k, v in tokens.items()}
+        special, slots = special.to(prompt.device), slots.to(prompt.device)
+        # The embedding layer's output is replaced, not its input: CLIP in transformers takes no other input, and finds
+        # the end mark, wherever it is, by the ids.
+        words = model.config.get_text_config().vocab_size
+        layers = (m for m in getattr(model, "text_model", model).modules() if isinstance(m, torch.nn.Embedding))
+        layer = next(m for m in layers if m.num_embeddings == words)
+        inserted = prompt[slots.clamp(min=0)]
+        hook = layer.register_forward_hook(
+            lambda _, __, out: torch.where(slots[..., None] < 0, out, inserted.to(out.dtype))
+        )
+        try:
+            vectors = _pool(model, tokens, special, (slots >= 0).long())
+        finally:
+            hook.remove()
+        return torch.nn.functional.normalize(vectors.float(), dim=1)
+
     def _file(self, text: str) -> Path:
         # The leading number is the version of `_pool`: raise it where vectors change, and old entries are not found.
         key = hashlib.sha256(f"1\0{self._identity}\0{text}".encode()).hexdigest()
@@ -87,7 +124,9 @@ class TextEncoder:
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        return _load(self._source)
+        # The weights must be ordinary tensors, though the first to ask may be in inference mode.
+        with torch.inference_mode(False):
+            return _load(self._source)
 
     @torch.inference_mode()
     def _encode(self, texts: list[str]) -> Vectors:
@@ -172,8 +211,33 @@ def _failures(source: str) -> Iterator[None]:
         ) from e
 
 
-def _pool(model: Any, tokens: Any, special: Tensor) -> Float[Tensor, "N F"]:
-    """Reduce the encoder's output to one vector a text."""
+def _with_slots(tokenizer: Any, model: Any, texts: list[str], count: int) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Tokenise with `count` slots before each text's own tokens; return tokens, special tokens, and slots or -1."""
+    limit = min(tokenizer.model_max_length, getattr(model.config.get_text_config(), "max_position_embeddings", 10**6))
+    rows = []
+    for text in texts:
+        encoded = tokenizer(text, return_special_tokens_mask=True)
+        ids, special = list(encoded["input_ids"]), list(encoded["special_tokens_mask"])
+        at = special.index(0)
+        if len(ids) + count > limit:
+            raise UserError(
+                f"'{text}' has {len(ids)} tokens, {len(ids) + count} with a prompt of {count}, but the text encoder "
+                f"reads {limit}; shorten the name or the prompt"
+            )
+        # A slot holds some word of the text, so that no encoder takes it for padding or an end.
+        ids[at:at], special[at:at] = [ids[at]] * count, [0] * count
+        slots = [i - at if at <= i < at + count else -1 for i in range(len(ids))]
+        rows.append((ids, special, slots))
+    length = limit if "siglip" in model.config.model_type else max(len(ids) for ids, _, _ in rows)
+    fills = (tokenizer.pad_token_id, 1, -1)
+    padded = [torch.tensor([row[i] + [fill] * (length - len(row[i])) for row in rows]) for i, fill in enumerate(fills)]
+    lengths = torch.tensor([len(row[0]) for row in rows])
+    mask = (torch.arange(length) < lengths[:, None]).long()
+    return {"input_ids": padded[0], "attention_mask": mask}, padded[1], padded[2]
+
+
+def _pool(model: Any, tokens: Any, special: Tensor, prompt: Tensor | None = None) -> Float[Tensor, "N F"]:
+    """Reduce the encoder's output to one vector a text; tokens of a prompt are not part of a mean."""
     if hasattr(model, "get_text_features"):
         features = model.get_text_features(**tokens)
         return cast(Tensor, getattr(features, "pooler_output", features))  # a plain tensor before transformers 5
@@ -185,6 +249,8 @@ def _pool(model: Any, tokens: Any, special: Tensor) -> Float[Tensor, "N F"]:
     mask: Tensor = tokens["attention_mask"]
     if any(name.endswith("ForCausalLM") for name in model.config.architectures or []):
         mask = mask * (1 - special)
+    if prompt is not None:
+        mask = mask * (1 - prompt)
     last: Tensor = out.last_hidden_state
     weights = mask.unsqueeze(2).to(last.dtype)
     return (last * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -1,0 +1,144 @@
+"""Losses of binary masks against segments: focal and dice, at native size in bounded memory, or on sampled points.
+
+Pixels of IGNORE are left out of sums, means and areas: they change neither value nor gradient.
+
+Axes: N masks, ordered by image, B images, h w feature resolution, H W native size, P points or pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from manyseg.labels import IGNORE
+
+__all__ = ["ALPHA", "focal_dice", "focal_terms", "mask_losses", "point_losses"]
+
+ALPHA = 0.25
+"""Weight of positive pixels in the focal loss (Lin et al. 2017); negative ones have 1 - ALPHA. Gamma is 2."""
+
+CHUNK = {"cpu": 1 << 19, "cuda": 1 << 24}
+"""Native pixels of masks that are upsampled at once, by device."""
+
+OVERSAMPLE, UNCERTAIN = 3, 0.75
+"""Of 3 P random points the 0.75 P nearest to a mask's border are kept, and 0.25 P others (Cheng et al. 2022)."""
+
+
+def focal_terms(logits: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """Return each pixel's focal loss if it is inside its mask, and if it is outside."""
+    p = logits.sigmoid()
+    inside = ALPHA * (1 - p).square() * F.softplus(-logits)
+    outside = (1 - ALPHA) * p.square() * F.softplus(logits)
+    return inside, outside
+
+
+def focal_dice(
+    logits: Float[Tensor, "N P"], inside: Bool[Tensor, "N P"], valid: Bool[Tensor, "#N P"]
+) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+    """Return the focal loss, a mean over valid pixels, and the dice loss `1 - (2 |p m| + 1) / (|p| + |m| + 1)`.
+
+    Both are 0, with a zero gradient, where no pixel is valid.
+    """
+    p = logits.sigmoid()
+    # One softplus for both sides: outside a mask the loss is that of the logit's negative.
+    signed = torch.where(inside, logits, -logits)
+    wrong = torch.where(inside, 1 - p, p)
+    weight = torch.where(inside, ALPHA, 1 - ALPHA) * valid
+    focal = (weight * wrong.square() * F.softplus(-signed)).sum(1) / valid.sum(1).clamp(min=1)
+    both = (p * (inside & valid)).sum(1)
+    area = (p * valid).sum(1) + (inside & valid).sum(1)
+    return focal, 1 - (2 * both + 1) / (area + 1)
+
+
+def mask_losses(
+    logits: Float[Tensor, "N h w"], segments: Int[Tensor, " N"], ids: Int[Tensor, "B H W"], counts: Sequence[int]
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Sum the focal and the dice losses of all masks, upsampled (bilinear) to the size of `ids`.
+
+    Mask n shall cover the pixels where its image's `ids` are `segments[n]`; `counts` are the masks of each image.
+    A few masks at a time are upsampled and their gradient is taken at once, so that nothing of size N x H x W is held.
+    """
+    return cast(tuple[Tensor, Tensor], _Upsampled.apply(logits, segments, ids, tuple(counts)))
+
+
+class _Upsampled(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, segments: Tensor, ids: Tensor, counts: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        differentiates = ctx.needs_input_grad[0]
+        step = max(1, CHUNK.get(ids.device.type, CHUNK["cuda"]) // max(1, ids[0].numel()))
+        totals = logits.new_zeros(2, dtype=torch.float32)
+        slopes = torch.empty(2, *logits.shape, device=logits.device) if differentiates else None
+        first = 0
+        for image, count in zip(ids, counts, strict=True):
+            for start in range(first, first + count, step):
+                part = slice(start, min(start + step, first + count))
+                x = logits[part].float().detach().requires_grad_(differentiates)
+                with torch.set_grad_enabled(differentiates):
+                    found = _at_native_size(x, segments[part], image)
+                totals += torch.stack([loss.detach() for loss in found])
+                if slopes is not None:
+                    slopes[0, part] = torch.autograd.grad(found[0], x, retain_graph=True)[0]
+                    slopes[1, part] = torch.autograd.grad(found[1], x)[0]
+            first += count
+        ctx.slopes, ctx.dtype = slopes, logits.dtype
+        return totals[0], totals[1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, focal: Tensor, dice: Tensor) -> tuple[Tensor, None, None, None]:
+        return (focal * ctx.slopes[0] + dice * ctx.slopes[1]).to(ctx.dtype), None, None, None
+
+
+def _at_native_size(logits: Float[Tensor, "N h w"], segments: Tensor, ids: Int[Tensor, "H W"]) -> list[Tensor]:
+    native = F.interpolate(logits[None], size=ids.shape, mode="bilinear", align_corners=False)[0]
+    inside = ids == segments[:, None, None]
+    losses = focal_dice(native.flatten(1), inside.flatten(1), (ids != IGNORE).flatten()[None])
+    return [loss.sum() for loss in losses]
+
+
+def point_losses(
+    logits: Float[Tensor, "N h w"],
+    segments: Int[Tensor, " N"],
+    ids: Int[Tensor, "B H W"],
+    counts: Sequence[int],
+    points: int,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Sum the losses as `mask_losses` does, but on `points` random points a mask, most of them near its border.
+
+    Mask2Former's importance sampling (Cheng et al. 2022); memory is N x 3 P whatever the image's size.
+    """
+    image = torch.repeat_interleave(torch.arange(len(ids)), torch.tensor(counts)).to(ids.device, non_blocking=True)
+    sure = int(UNCERTAIN * points)
+    with torch.no_grad():
+        tried = torch.rand(len(logits), OVERSAMPLE * points, 2, device=logits.device)
+        nearest = sample(logits, tried).abs().topk(sure, 1, largest=False).indices
+        chosen = tried.gather(1, nearest[..., None].expand(-1, -1, 2))
+        others = torch.rand(len(logits), points - sure, 2, device=logits.device)
+        place = torch.cat([chosen, others], 1)
+        truth = labels_at(ids, image, place)
+    focal, dice = focal_dice(sample(logits, place), truth == segments[:, None], truth != IGNORE)
+    return focal.sum(), dice.sum()
+
+
+def sample(maps: Float[Tensor, "N h w"], place: Float[Tensor, "N P 2"]) -> Float[Tensor, "N P"]:
+    """Read maps bilinearly at places (x, y), which go from 0 to 1 over the image."""
+    # A backward of bilinear sampling that is deterministic on a GPU too does not exist; torch warns where asked.
+    grid = 2 * place[:, :, None] - 1
+    found = F.grid_sample(maps[:, None].float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return found[:, 0, :, 0]
+
+
+def labels_at(ids: Int[Tensor, "B H W"], image: Int[Tensor, " N"], place: Float[Tensor, "N P 2"]) -> Int[Tensor, "N P"]:
+    """Read the segment of the pixel that each place (x, y) lies in."""
+    height, width = ids.shape[-2:]
+    x = (place[..., 0] * width).long().clamp(max=width - 1)
+    y = (place[..., 1] * height).long().clamp(max=height - 1)
+    return ids[image[:, None], y, x]
