@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from manyseg import losses
+from manyseg.data.annotation import Dense, Segments
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import Taxonomy
@@ -74,7 +75,7 @@ def measure_conflicts(method: Method, steps: Iterable[Sequence[Batch]]) -> list[
 
     `method` is a trained `UniSeg` or `Union`, whose datasets share a node for every name; it is asked in eval mode and
     left unchanged. A step is one batch a dataset, masks or segments; steps that lack one of two datasets do not count
-    for that pair. Raises UserError for other methods, and where a pair never meets.
+    for that pair. Raises UserError for other methods, boxes and tags, and where no two datasets ever meet.
     """
     if not isinstance(method, UniSeg | Union):
         raise UserError(
@@ -120,6 +121,8 @@ def _conflict(
 
 def _gradients(method: UniSeg | Union, batch: Batch) -> dict[str, Float[Tensor, "U C"]]:
     """Return the gradient at the classifier's weights for each loss, from one pass through the network."""
+    if not isinstance(batch.annotation, Dense | Segments):
+        raise UserError(f"'{batch.space.name}' is trained on without a label a pixel; its conflicts cannot be measured")
     batch = batch.to(method.device)
     with torch.no_grad():
         pixel = method.pixels(batch.image).pixel

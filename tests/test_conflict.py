@@ -9,7 +9,7 @@ from torch import nn
 from manyseg import testing
 from manyseg.cli import app
 from manyseg.conflict import LOSSES, Conflict, conflicts_markdown, measure_conflicts
-from manyseg.data.annotation import Dense
+from manyseg.data.annotation import Dense, Tags
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
@@ -115,6 +115,9 @@ def test_without_a_shared_classifier_or_a_pair_there_is_nothing_to_measure():
         measure_conflicts(testing.build(MultiHead), [testing.toy_batches(0)])
     with pytest.raises(UserError, match="no step had batches of two datasets"):
         measure_conflicts(testing.build(Union), [testing.toy_batches(0)[:1]])
+    tagged = testing.toy_batches(0)[0]._replace(annotation=Tags(torch.ones(2, 4, dtype=torch.bool)))
+    with pytest.raises(UserError, match="'fine' is trained on without a label a pixel"):
+        measure_conflicts(testing.build(Union), [(tagged, testing.toy_batches(0)[1])])
 
 
 RECIPE = """

@@ -12,6 +12,7 @@ from manyseg import testing
 from manyseg.data.annotation import Dense
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
+from manyseg.inference import class_sums
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.methods.uniseg import UniSeg
 from manyseg.models import Features
@@ -475,3 +476,33 @@ def test_rows_of_other_datasets_are_skipped(tmp_path):
 def test_options_outside_their_range_are_refused_by_name(options):
     with pytest.raises(UserError, match=f"method.{next(iter(options))} is"):
         method(**options)
+
+
+# The planted relations of the toy world.
+
+
+def mined_from_the_toy_world(**options):
+    toy = testing.build(UniSeg)
+    testing.train(toy, 200)
+    toy.eval()
+    spaces = toy.taxonomy.spaces
+    pixels = {s.name: np.zeros(len(s), np.int64) for s in spaces}
+    sums = {s.name: np.zeros((len(s), len(toy.taxonomy.unified))) for s in spaces}
+    with torch.no_grad():
+        for batch in testing.toy_batches(10**6, images=4):
+            labels, name = batch.annotation.labels, batch.space.name
+            sums[name] += class_sums(toy.activation(batch.image), labels, len(batch.space)).numpy()
+            pixels[name] += np.bincount(labels[labels >= 0], minlength=len(batch.space))
+    known = Statistics("key", {}, pixels, sums, {})
+    return {r[:3] for r in UniSeg(toy.pixels, spaces, statistics=known, **options).part_of}
+
+
+PLANTED = {
+    ("fine", "car", "vehicle"), ("fine", "truck", "vehicle"), ("partial", "Trucks", "vehicle"),
+    ("fine", "road", "asphalt"), ("coarse", "road", "asphalt"), ("partial", "asphalt", "road"),
+}  # fmt: skip
+"""What is a part of what by the concepts behind the labels; equal classes of other names are parts of each other."""
+
+
+def test_the_planted_relations_of_the_toy_world_are_found_and_none_is_invented():
+    assert mined_from_the_toy_world(tau="calibrated") == PLANTED
