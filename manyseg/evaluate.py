@@ -21,6 +21,7 @@ from manyseg.confusion import Confusion, count_pairs
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
 from manyseg.inference import TestOptions, class_sums
+from manyseg.knowledge import Knowledge
 from manyseg.labels import LabelSpace, Relation
 from manyseg.methods.base import Method
 from manyseg.passes import Predict, all_reduce, device_of, image_hashes, pass_over, predictor
@@ -80,7 +81,8 @@ def evaluate(
                 raise UserError(f"relating '{name}' by text needs a text encoder; give one, or use names")
             relation = relate_by_text(folder.space, method.taxonomy, encode)
             out[name] = score_related(method, folder, relation, relate, options)
-    return Scores(len(method.taxonomy.unified), out)
+    seen = {name: scores.confusion.iou.tolist() for name, scores in out.items() if scores.protocol == "seen"}
+    return Scores(len(method.taxonomy.unified), out, Knowledge.of(method.taxonomy, seen) if seen else None)
 
 
 def score_seen(method: Method, folder: Folder, options: TestOptions | None = None) -> DatasetScores:

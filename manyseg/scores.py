@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from manyseg.confusion import Confusion
+from manyseg.knowledge import Knowledge
 
 __all__ = ["PROTOCOLS", "DatasetScores", "Protocol", "Scores"]
 
@@ -48,6 +49,8 @@ class Scores:
 
     unified_nodes: int
     datasets: Mapping[str, DatasetScores]
+    knowledge: Knowledge | None = None
+    """What is known of the concepts of the datasets seen in training, if any of them was evaluated."""
 
     @property
     def mean_miou_seen(self) -> float | None:
@@ -65,6 +68,14 @@ class Scores:
             "unified_nodes": self.unified_nodes,
             "mean_miou_seen": self.mean_miou_seen,
             "datasets": {name: _dataset(scores) for name, scores in self.datasets.items()},
+        } | ({} if self.knowledge is None else {"axes": self._axes(self.knowledge)})
+
+    def _axes(self, knowledge: Knowledge) -> dict[str, Any]:
+        unseen = {p: self.mean_miou(p) for p in PROTOCOLS if p != "seen"}
+        return {
+            "performance": self.mean_miou_seen,
+            "generalisation": {p: mean for p, mean in unseen.items() if mean is not None},
+            "knowledgeability": knowledge.to_json(),
         }
 
     def write(self, path: str | Path) -> None:
@@ -104,6 +115,12 @@ class Scores:
                 plural = "s" if count > 1 else ""
                 mean = _percent(self.mean_miou(protocol))
                 out.append(f"- mean mIoU, {protocol}: {mean} (arithmetic, over {count} dataset{plural})")
+        if self.knowledge is not None:
+            k = self.knowledge
+            out.append(
+                f"- knowledgeability: {k.area:.1f} of {k.concepts} concepts (area of the curve); "
+                f"{k.count(0.25)} reach an IoU of 25, {k.count(0.5)} of 50, {k.count(0.75)} of 75"
+            )
         return out
 
 

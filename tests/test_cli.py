@@ -85,7 +85,9 @@ def test_evaluating_writes_the_documented_json(run, world, tmp_path):
     out = tmp_path / "scores.json"
     shown = _say("eval", run, "--json", out)
     scores = json.loads(out.read_text())
-    assert set(scores) == {"unified_nodes", "mean_miou_seen", "datasets"}
+    assert set(scores) == {"unified_nodes", "mean_miou_seen", "datasets", "axes"}
+    assert set(scores["axes"]) == {"performance", "generalisation", "knowledgeability"}
+    assert set(scores["axes"]["generalisation"]) == {"names"}
     assert scores["unified_nodes"] == 15
     assert {n: d["protocol"] for n, d in scores["datasets"].items()} == {
         "fine": "seen", "coarse": "seen", "unseen": "names",

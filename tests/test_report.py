@@ -403,6 +403,16 @@ def test_the_terminal_table_shows_names_literally(tmp_path: Path) -> None:
     assert "train.lr" in text
 
 
+def test_the_page_draws_the_concepts_that_are_known_where_the_scores_say(tmp_path: Path) -> None:
+    knowledge = {"concepts": 9, "measured": 3, "area": 1.25, "curve": [[0.05, 3], [0.5, 1], [0.95, 0]]}
+    result = scores() | {"axes": {"performance": 0.5, "generalisation": {}, "knowledgeability": knowledge}}
+    page = write_report(run(tmp_path / "r", [step(0)], result)).read_text()
+    assert "1.2 of 9 concepts" in page
+    assert "Concepts that reach an IoU" in page
+    assert "IoU, %</text>" in page
+    assert "Knowledgeability" not in write_report(run(tmp_path / "s", [step(0)], scores())).read_text()
+
+
 def test_the_comparison_page_lists_every_class_side_by_side(tmp_path: Path) -> None:
     text = compare(runs(tmp_path)).to_html()
     assert EVIL not in text

@@ -34,10 +34,10 @@ class Series(NamedTuple):
     bold: bool = False
 
 
-def line_chart(title: str, series: Sequence[Series], *, percent: bool = False) -> Markup:
-    """Draw lines over training steps, y from 0, each labelled at its end, with a read-out under the pointer.
+def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, along: str = "step") -> Markup:
+    """Draw lines over training steps, or over what `along` names, y from 0, each labelled at its end.
 
-    Returns an empty string where no series has a finite point.
+    There is a read-out under the pointer. Returns an empty string where no series has a finite point.
     """
     thin = [s._replace(points=_thin(s.points)) for s in series]
     finite = [p for s in thin for p in s.points if math.isfinite(p[1])]
@@ -82,6 +82,7 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False) -
         render(
             "lines.html",
             title=title,
+            along=along,
             width=WIDTH,
             height=tall,
             left=LEFT,
@@ -93,6 +94,7 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False) -
             shown=shown,
             data={
                 "series": data,
+                "along": along,
                 "first": first,
                 "last": last,
                 "left": LEFT,

@@ -49,6 +49,7 @@ def write_report(run_folder: str | Path) -> Path:
         running=_running(record),
         stages=record.stages,
         summary=_summary(record),
+        knowledge=_knowledge(record),
         datasets=[_dataset(record, name, entry) for name, entry in record.scores.get("datasets", {}).items()],
         taxonomy=_taxonomy(record.taxonomy),
         samples=read_samples(record.folder),
@@ -151,6 +152,16 @@ def _summary(record: Record) -> list[dict[str, Any]]:
             groups.items(), key=lambda g: list(PROTOCOLS).index(g[0]) if g[0] in PROTOCOLS else 9
         )
     ]
+
+
+def _knowledge(record: Record) -> dict[str, Any] | None:
+    """Draw how many concepts reach an IoU, over thresholds; None where the scores do not say."""
+    found = (record.scores.get("axes") or {}).get("knowledgeability")
+    if not isinstance(found, dict):
+        return None
+    points = [(100 * _float(t), _float(n)) for t, n in found["curve"]]
+    chart = line_chart("Concepts that reach an IoU", [Series("concepts", points)], along="IoU, %")
+    return {"chart": chart, **found}
 
 
 def _dataset(record: Record, name: str, entry: dict[str, Any]) -> dict[str, Any]:

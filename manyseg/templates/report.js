@@ -2,7 +2,7 @@
 // The page is complete without this script; it adds read-outs under the pointer, sorting, and the overlay's strength.
 
 for (const chart of document.querySelectorAll(".chart")) {
-  const { series, first, last, left, right, percent } = JSON.parse(chart.querySelector("script").textContent);
+  const { series, along, first, last, left, right, percent } = JSON.parse(chart.querySelector("script").textContent);
   const svg = chart.querySelector("svg"), cursor = chart.querySelector(".cursor"), box = chart.querySelector(".readout");
   const say = (y) => (y === null ? "–" : percent ? (100 * y).toFixed(1) : y.toPrecision(4));
   svg.addEventListener("pointermove", (event) => {
@@ -12,7 +12,7 @@ for (const chart of document.querySelectorAll(".chart")) {
     const x = series[0].x[near(series[0].x)];
     const place = left + (x - first) / (last - first) * (right - left);
     cursor.setAttribute("x1", place); cursor.setAttribute("x2", place);
-    box.textContent = [`step ${Math.round(x)}`, ...series.map((s) => `${say(s.y[near(s.x)])}  ${s.name}`)].join("\n");
+    box.textContent = [`${along} ${Math.round(x)}`, ...series.map((s) => `${say(s.y[near(s.x)])}  ${s.name}`)].join("\n");
     box.hidden = false;
     box.style.left = `${Math.min(place / scale + 12, svg.clientWidth - box.offsetWidth)}px`;
   });
