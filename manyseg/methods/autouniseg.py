@@ -42,8 +42,8 @@ LEARNED_WIDTH = 256
 UNTIL = 0.75
 """Part of a graph turn after which the adjacency stands still, and the embeddings adapt to the Boolean map."""
 
-WIDTH = 256
-"""Width of the graph from which on its learning rate falls as its width rises."""
+WIDTH = 64
+"""Width of the graph up to which it learns as fast as the network; wider ones learn slower in proportion."""
 
 
 class AutoUniSeg(PixelMethod):
@@ -82,22 +82,23 @@ class AutoUniSeg(PixelMethod):
         reward: float = 0.5,
         usage: float = 0.01,
         combine: Literal["sum", "lse"] = "sum",
-        normalise: bool = True,
-        scale: float = 10.0,
+        normalise: bool = False,
+        scale: float = 1.0,
+        warm: bool = True,
         features: Literal["text", "learned"] | Path = "text",
         encoder: str | None = None,
         descriptions: bool = True,
         centre: bool = True,
         dataset_embedding: bool = False,
         hidden: int = 2048,
-        dropout: float = 0.5,
+        dropout: float = 0.1,
         saturated: bool = False,
         null_row: bool = False,
         graph_lr: float | None = None,
-        edge_lr: float = 3.0,
+        edge_lr: float = 10.0,
         settle: float = 0.25,
         orthogonality: float = 10.0,
-        orthonormal: bool = False,
+        orthonormal: bool = True,
         rounding: Literal["uot", "exact"] = "uot",
         prune: Literal["mass", "share"] = "share",
         reg_m: float = 5.0,
@@ -113,6 +114,8 @@ class AutoUniSeg(PixelMethod):
         self._taxonomy: Taxonomy | None = begin if learn == "nodes" else None
         # A person's names of nodes stay; others follow from the classes that the nodes have.
         self._names = begin.unified.names if isinstance(init, Path) else None
+        self._start = links(begin)
+        self.warm = warm
         self.combine, self.normalise, self.scale = combine, normalise, scale
         self.graph_lr, self.edge_lr, self.settle = graph_lr or min(1.0, WIDTH / hidden), edge_lr, settle
         self.orthogonality, self.orthonormal = orthogonality, orthonormal
@@ -125,11 +128,11 @@ class AutoUniSeg(PixelMethod):
         self.register_buffer("nodes", nodes)
         self.register_state_dict_pre_hook(_export)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
-        sizes, start = [len(s) for s in self.spaces], links(begin)
+        sizes = [len(s) for s in self.spaces]
         labels = label_features(self.spaces, features, encoder, descriptions, centre) if features != "learned" else None
         self.graph = LabelGraph(
             sizes,
-            torch.from_numpy(start),
+            torch.from_numpy(self._start),
             LEARNED_WIDTH if labels is None else torch.from_numpy(labels),
             pixels.channels,
             hidden=hidden,
@@ -138,7 +141,7 @@ class AutoUniSeg(PixelMethod):
             saturated=saturated,
             null_row=null_row,
         )
-        self.rounding = Rounding(sizes, start, method=rounding, prune=prune, reg_m=reg_m)
+        self.rounding = Rounding(sizes, self._start, method=rounding, prune=prune, reg_m=reg_m)
         self.turn = turn or 20_000
         self.remap = remap or max(1, min(100, self.turn // 10))
         ends = torch.tensor(sizes).cumsum(0).tolist()
@@ -180,19 +183,24 @@ class AutoUniSeg(PixelMethod):
         return self._exported
 
     def inherit(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Start free nodes from the graph's, less inactive ones, or from the mean of the heads of their classes."""
-        if self.graph is not None:
-            return weights
+        """Start nodes from the mean of the heads of their classes (`warm`), or free nodes from the graph's.
+
+        Of the graph's nodes the inactive and the pruned ones are left out; its own last layer is fitted to the heads.
+        """
         out = dict(weights)
-        if "head.weight" in out:
-            share = torch.from_numpy(links(self.taxonomy)).to(out["head.weight"])
-            if len(share) == len(out["head.weight"]):
-                out["nodes"] = share.T @ out["head.weight"].flatten(1) / share.sum(0)[:, None]
-        elif "nodes" in out:
-            if "rounding.maps" in out:
-                out["nodes"] = out["nodes"][out["rounding.maps"].any(0)]
-            if len(out["nodes"]) > max(self._kept):
-                out["nodes"] = out["nodes"][self._kept]
+        heads, nodes, maps = (out.get(k) for k in ("head.weight", "nodes", "rounding.maps"))
+        if heads is not None and self.warm:
+            share = torch.from_numpy(self._start).to(heads)
+            if len(heads) == len(share):
+                targets = share.T @ heads.flatten(1) / (self.scale * share.sum(0)[:, None])
+                if self.graph is None:
+                    out["nodes"] = targets
+                else:
+                    out["graph.outward.weight"], out["graph.outward.bias"] = self.graph.fitted(targets)
+        elif nodes is not None and self.graph is None:
+            alive = nodes if maps is None else nodes[maps.any(0)]
+            if len(alive) > max(self._kept):
+                out["nodes"] = alive[self._kept]
         return out
 
     # Scores.
@@ -322,35 +330,34 @@ class AutoUniSeg(PixelMethod):
 
     @classmethod
     def default_stages(cls, options: Mapping[str, Any], train: Mapping[str, Any]) -> list[StagePlan]:
-        """Divide the steps: a third for heads, a third for the graph in five turns, a third for free nodes.
+        """Divide the steps: two fifths for heads, one for the graph in five turns, two for free nodes.
 
-        In the middle of the last third nodes are pruned by usage, and the learning rate goes on. With `learn = "nodes"`
-        there is no graph and its steps are those of the nodes. Warm-ups are divided as steps are.
+        In the middle of the last part nodes are pruned by usage, and the learning rate goes on. With `learn = "nodes"`
+        there is no graph, nothing to prune, and its steps are those of the nodes. Warm-ups are divided as steps are.
         """
-        total, graph = train["steps"], options.get("learn", "graph") == "graph"
+        total = train["steps"]
         if total < 4:
             raise UserError(f"train.steps is {total}; autouniseg needs 4 at least, one for each of its stages")
-        third, rest = max(1, total // 3), total - max(1, total // 3)
+        # Every stage has a step at least: the first may not take those of the three after it.
+        ends = [min(max(k + 1, round(total * part)), total - 3 + k) for k, part in enumerate((0.4, 0.6, 0.8))]
+        heads, graph, nodes, last = (b - a for a, b in zip([0, *ends], [*ends, total], strict=True))
 
-        def plan(name: str, steps: int, own: Mapping[str, Any], **more: Any) -> StagePlan:
-            return StagePlan(name, steps, own, {"warmup": round(train.get("warmup", 50) * steps / total)} | more)
+        def plan(name: str, steps: int, own: Mapping[str, Any], **schedule: int) -> StagePlan:
+            whole = steps + sum(schedule.values())
+            return StagePlan(name, steps, own, {"warmup": round(train.get("warmup", 50) * whole / total)} | schedule)
 
-        heads: dict[str, Any] = {"name": "multihead"}
-        if options.get("ohem") is not None:
-            heads["ohem"] = options["ohem"]
+        own = {"ohem": options["ohem"]} if options.get("ohem") is not None else {}
         start = {"statistics": "stage:heads"} if options.get("init", "confusion") in ("confusion", "both") else {}
-        if not graph:
-            return [plan("heads", third, heads), plan("nodes", rest, {"learn": "nodes"} | start)]
-        turn = {} if options.get("turn") else {"turn": max(1, -(-third // TURNS))}
-        half = (rest - third) // 2
-        warmup = {"warmup": round(train.get("warmup", 50) * (rest - third) / total)}
-        nodes = {"learn": "nodes", "init": "stage:graph"}
-        last = {"learn": "nodes", "init": "stage:nodes", "statistics": "stage:nodes"}
+        first = plan("heads", heads, {"name": "multihead"} | own)
+        if options.get("learn", "graph") == "nodes":
+            return [first, plan("nodes", total - heads, {"learn": "nodes"} | start)]
+        turn = {} if options.get("turn") else {"turn": -(-graph // TURNS)}
+        free, pruned = {"learn": "nodes", "init": "stage:graph"}, {"learn": "nodes", "init": "stage:nodes"}
         return [
-            plan("heads", third, heads),
-            plan("graph", third, {"learn": "graph"} | turn | start),
-            plan("nodes", half, nodes, after=rest - third - half, **warmup),
-            plan("pruned", rest - third - half, last, before=half, **warmup),
+            first,
+            plan("graph", graph, {"learn": "graph"} | turn | start),
+            plan("nodes", nodes, free, after=last),
+            plan("pruned", last, pruned | {"statistics": "stage:nodes"}, before=nodes),
         ]
 
 

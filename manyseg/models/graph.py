@@ -25,6 +25,10 @@ LINKED = 0.9
 """Share with which a linked class starts: at a share of 0.9999, where 0/1 logits begin, no gradient is left."""
 
 
+RIDGE = 0.01
+"""Penalty of the last layer's fit, as a part of the mean square of what it reads."""
+
+
 class Graph(NamedTuple):
     """What a pass through the graph gives."""
 
@@ -98,14 +102,34 @@ class LabelGraph(nn.Module):
         """Pass messages, and return the nodes' embeddings and shares. In float32, under autocast too."""
         with torch.autocast(self.adjacency.device.type, enabled=False):
             shares = self.shares()
-            labels = self.labels if self.dataset is None else self.labels + self.dataset[self.datasets]
-            classes, nodes = self.inward(labels).relu(), self.inward(self.unified).relu()
-            for layer in self.layers:
-                classes, nodes = self.dropout(classes), self.dropout(nodes)
-                to_classes, to_nodes = aggregate(shares, classes, nodes)
-                classes = layer(torch.cat([classes, to_classes], 1)).tanh()
-                nodes = layer(torch.cat([nodes, to_nodes], 1)).tanh()
-            return Graph(self.outward(nodes), shares)
+            return Graph(self.outward(self._hidden(shares)), shares)
+
+    @torch.no_grad()
+    def fitted(self, targets: Float[Tensor, "U C"]) -> tuple[Float[Tensor, "C H"], Float[Tensor, " C"]]:
+        """Return the weight and bias of the last layer with which the nodes' embeddings are near `targets`.
+
+        Ridge regression on what the layers before it give without dropout; they stay as they are. Ours: a graph that
+        starts at random needs thousands of steps to find embeddings that a trained classifier has.
+        """
+        mode = self.training
+        hidden = self.eval()._hidden(self.shares()).double()
+        self.train(mode)
+        bias = targets.double().mean(0)
+        gram = hidden @ hidden.T
+        gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        weight = torch.linalg.solve(gram, targets.double() - bias).T @ hidden
+        return weight.to(targets.dtype), bias.to(targets.dtype)
+
+    def _hidden(self, shares: Float[Tensor, "T U"]) -> Float[Tensor, "U H"]:
+        labels = self.labels if self.dataset is None else self.labels + self.dataset[self.datasets]
+        nodes: Tensor
+        classes, nodes = self.inward(labels).relu(), self.inward(self.unified).relu()
+        for layer in self.layers:
+            classes, nodes = self.dropout(classes), self.dropout(nodes)
+            to_classes, to_nodes = aggregate(shares, classes, nodes)
+            classes = layer(torch.cat([classes, to_classes], 1)).tanh()
+            nodes = layer(torch.cat([nodes, to_nodes], 1)).tanh()
+        return nodes
 
 
 def aggregate(

@@ -34,9 +34,9 @@ def test_exam_of_the_graph_stage(check, combine):
     check(lambda pixels, spaces: AutoUniSeg(pixels, spaces, combine=combine, null_row=True, turn=2, **SMALL))
 
 
-def test_free_nodes_learn_the_toy_world_by_log_sum_exp_too():
-    make = lambda p, s: AutoUniSeg(p, s, learn="nodes", init="names", combine="lse", ohem=0.7)  # noqa: E731
-    testing.learns_the_toy_world(make, steps=160)
+def test_free_nodes_learn_the_toy_world_by_log_sum_exp_of_cosines_too():
+    options = {"learn": "nodes", "init": "names", "combine": "lse", "normalise": True, "scale": 10.0}
+    testing.learns_the_toy_world(lambda p, s: AutoUniSeg(p, s, **options), steps=160)
 
 
 def test_the_exam_of_free_nodes_is_passed_from_any_start():
