@@ -46,6 +46,13 @@ class Relate(StrEnum):
     labels = "labels"
 
 
+class Segments(StrEnum):
+    """The formats of files of things and stuff."""
+
+    coco_panoptic = "coco_panoptic"
+    instance_ids = "instance_ids"
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends in one line on stderr and exit code 1."""
     try:
@@ -134,14 +141,23 @@ def train(
 def predict(
     run: RunFolder,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="What to segment.")],
-    labels: Annotated[str, typer.Option(help="A training dataset's name, or 'unified'.")] = "unified",
+    labels: Annotated[
+        str,
+        typer.Option(
+            help="A training dataset's name, 'unified', or words for a model that reads them: \"road, puddle\"."
+        ),
+    ] = "unified",
     out: Annotated[Path, typer.Option(help="Where masks and overlays go.")] = Path("predictions"),
+    segments: Annotated[
+        Segments | None, typer.Option(help="Also write things and stuff, from a model that tells objects apart.")
+    ] = None,
     overrides: SetTest = None,
 ) -> None:
     """Segment images in any dataset's labels or the unified ones: masks, and overlays with a legend."""
     from manyseg.run import predict_run
 
-    predict_run(run, images, labels=labels, out=out, overrides=overrides or [])
+    kind = segments.value if segments else None
+    predict_run(run, images, labels=labels, out=out, overrides=overrides or [], segments=kind)
 
 
 @app.command(name="eval")

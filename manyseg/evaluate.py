@@ -18,13 +18,15 @@ from torch import Tensor
 
 from manyseg.assign import map_by_iou
 from manyseg.confusion import Confusion, count_pairs
+from manyseg.data.annotation import Segments
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
 from manyseg.inference import TestOptions, class_sums
 from manyseg.knowledge import Knowledge
 from manyseg.labels import LabelSpace, Relation
 from manyseg.methods.base import Method
-from manyseg.passes import Predict, all_reduce, device_of, image_hashes, pass_over, predictor
+from manyseg.panoptic import Panoptic, count_segments
+from manyseg.passes import Predict, all_reduce, device_of, image_hashes, pass_over, pass_over_segments, predictor
 from manyseg.scores import DatasetScores, Protocol, Scores
 from manyseg.statistics import UNIFIED, Statistics
 from manyseg.unseen import Encode, relate_by_names, relate_by_text, unmapped
@@ -37,6 +39,7 @@ __all__ = [
     "score_mapped",
     "score_related",
     "score_seen",
+    "score_words",
     "statistics_key",
 ]
 
@@ -57,16 +60,19 @@ def evaluate(
 ) -> Scores:
     """Score a method on datasets, each under one protocol: "seen" if it was trained on, else `relate`.
 
-    "text" needs `encode`, which turns texts into unit vectors. "labels" needs in `fit`, by dataset, a folder with other
-    labelled images, on which the map is fitted. Raises UserError where these are missing, or a dataset is there twice.
+    "text" needs `encode`, which turns texts into unit vectors, but for a method that reads words itself. "labels" needs
+    in `fit`, by dataset, a folder with other labelled images, on which the map is fitted. Raises UserError where these
+    are missing, or a dataset is there twice.
     """
     out: dict[str, DatasetScores] = {}
+    seen: dict[str, list[float]] = {}
     for folder in folders:
         name = folder.space.name
         if name in out:
             raise UserError(f"dataset '{name}' is to be evaluated twice; evaluate one split and protocol at a time")
         if relate == "seen" or _trained_on(method, folder.space):
             out[name] = score_seen(method, folder, options)
+            seen[name] = out[name].confusion.iou.tolist()
         elif relate == "labels":
             if fit is None or name not in fit:
                 raise UserError(
@@ -76,12 +82,13 @@ def evaluate(
         elif relate == "names":
             relation = relate_by_names(folder.space, method.taxonomy)
             out[name] = score_related(method, folder, relation, relate, options)
+        elif method.reads_words:
+            out[name] = score_words(method, folder, options)
         else:
             if encode is None:
                 raise UserError(f"relating '{name}' by text needs a text encoder; give one, or use names")
             relation = relate_by_text(folder.space, method.taxonomy, encode)
             out[name] = score_related(method, folder, relation, relate, options)
-    seen = {name: scores.confusion.iou.tolist() for name, scores in out.items() if scores.protocol == "seen"}
     return Scores(len(method.taxonomy.unified), out, Knowledge.of(method.taxonomy, seen) if seen else None)
 
 
@@ -92,7 +99,19 @@ def score_seen(method: Method, folder: Folder, options: TestOptions | None = Non
         raise UserError(
             f"'{folder.space.name}' is no training dataset of this model; relate it by names, text or labels"
         )
-    return DatasetScores("seen", _confusion(method, folder, predictor(method, space, options), options))
+    return _in_words(method, folder, space, "seen", options)
+
+
+def score_words(method: Method, folder: Folder, options: TestOptions | None = None) -> DatasetScores:
+    """Score an unseen dataset by asking a method that reads words for the names of its classes."""
+    return _in_words(method, folder, folder.space, "text", options)
+
+
+def _in_words(
+    method: Method, folder: Folder, space: LabelSpace, protocol: Protocol, options: TestOptions | None
+) -> DatasetScores:
+    confusion = _confusion(method, folder, predictor(method, space, options), options)
+    return DatasetScores(protocol, confusion, panoptic=_panoptic(method, folder, space, options))
 
 
 def score_related(
@@ -223,6 +242,23 @@ def _confusion(method: Method, folder: Folder, predict: Predict, options: TestOp
     pass_over(method, folder, options, visit)
     all_reduce([counts])
     return Confusion(folder.space, counts.cpu().numpy())
+
+
+def _panoptic(method: Method, folder: Folder, space: LabelSpace, options: TestOptions | None) -> Panoptic | None:
+    """Compare found with true segments, where method and folder have any; windows, flips and scales are left out."""
+    if not method.finds_segments or folder.annotation != "segments":
+        return None
+    counts = torch.zeros(len(space), 4, dtype=torch.float64)
+
+    def visit(image: Tensor, truth: Segments) -> None:
+        size = (truth.ids.shape[-2], truth.ids.shape[-1])
+        found = method.segments(image, space, size)[0]
+        counts.add_(torch.from_numpy(count_segments(truth.ids, truth.classes, found, len(space))))
+
+    pass_over_segments(method, folder, options, visit)
+    total = counts.to(device_of(method))
+    all_reduce([total])
+    return Panoptic(space, total.cpu().numpy())
 
 
 def statistics_key(method: Method, heads: Sequence[LabelSpace], options: TestOptions | None = None) -> str:

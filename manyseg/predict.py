@@ -23,6 +23,7 @@ from manyseg.errors import UserError
 from manyseg.inference import Size, TestOptions, predict_map, resize
 from manyseg.labels import LabelSpace
 from manyseg.methods.base import Method
+from manyseg.panoptic_files import FORMATS
 
 __all__ = ["PHOTOS", "asked_space", "predict_image", "predict_paths", "read_photo"]
 
@@ -43,8 +44,12 @@ def predict_paths(
     labels: str = "unified",
     out: str | Path = "predictions",
     options: TestOptions = PHOTOS,
+    segments: str | None = None,
+    values: Sequence[int] | None = None,
 ) -> list[Path]:
     """Segment images and folders of images; return the masks that were written.
+
+    `segments` also writes things and stuff in one of `panoptic_files.FORMATS`, with `values` for the classes.
 
     `labels` is the name of one of `spaces`, "unified", or, for a language method, words joined by commas. Raises
     UserError before anything is written if a path does not exist, a folder holds no image, or an input would be
@@ -56,8 +61,11 @@ def predict_paths(
     targets = [out / "masks" / f"{name}.png" for name in names]
     pictures = [out / "overlays" / f"{name}.jpg" for name in names]
     _check_targets([path for path, _ in images], [*targets, *pictures, out / "labels.json"])
+    writer = FORMATS[segments](out, space, values) if segments else None
+    if writer and not method.finds_segments:
+        raise UserError(f"{type(method).__name__} finds classes, not objects; leave --segments out")
     failed: list[DataError] = []
-    for (path, _), target, picture in zip(images, targets, pictures, strict=True):
+    for (path, _), name, target, picture in zip(images, names, targets, pictures, strict=True):
         try:
             image, native = read_photo(path, options.input_size)
         except DataError as error:
@@ -65,10 +73,15 @@ def predict_paths(
             failed.append(error)
             continue
         found = predict_image(method, image, space, options, native)
+        if writer:
+            view = resize(image, options.input_size(native))[None].to(next(method.parameters()).device)
+            writer.add(name, method.segments(view, space, native)[0])
         _save(target, mask_image(found, space).save)
         _save(picture, lambda file, i=image, f=found: overlay(i, f, space).save(file, quality=90))  # type: ignore[misc]
     if len(failed) < len(images):
         _write_labels(out / "labels.json", space)
+        if writer:
+            writer.finish()
     if failed:
         raise UserError(
             f"{len(failed)} of {len(images)} images could not be read, the first: {failed[0]}; the others are in {out}"

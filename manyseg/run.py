@@ -16,7 +16,7 @@ import torch
 
 from manyseg import checkpoint, train
 from manyseg.conflict import Conflict, measure_conflicts
-from manyseg.data.card import read_card
+from manyseg.data.card import builtin_cards, read_card
 from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture
 from manyseg.errors import UserError
@@ -121,9 +121,10 @@ def evaluate_run(
     trained = {s.name for s in run.spaces}
     if relate == "labels":
         fit = {f.space.name: _fitting(f) for f in folders if f.space.name not in trained}
-    if relate == "text":
+    method = run.method()
+    if relate == "text" and not method.reads_words:
         encode = TextEncoder().encode
-    return evaluate(run.method(), folders, relate=relate, encode=encode, fit=fit, options=run.recipe.test)
+    return evaluate(method, folders, relate=relate, encode=encode, fit=fit, options=run.recipe.test)
 
 
 def cross_run(folder: str | Path, data: Sequence[str] = (), *, overrides: Sequence[str] = ()) -> CrossTable:
@@ -151,11 +152,30 @@ def predict_run(
     labels: str = "unified",
     out: str | Path = "predictions",
     overrides: Sequence[str] = (),
+    segments: str | None = None,
 ) -> list[Path]:
-    """Segment images and folders with a run's best weights; see `manyseg.predict.predict_paths`."""
+    """Segment images and folders with a run's best weights; see `manyseg.predict.predict_paths`.
+
+    Files of `segments` have the values of the dataset's card where that is still there, else positions + 1.
+    """
     run = Run.open(folder, overrides)
     options = PHOTOS if run.recipe.test == TestOptions() else run.recipe.test
-    return predict_paths(run.method(), run.spaces, paths, labels, out, options)
+    values = _card_values(run, labels) if segments else None
+    return predict_paths(run.method(), run.spaces, paths, labels, out, options, segments, values)
+
+
+def _card_values(run: Run, labels: str) -> list[int] | None:
+    """Return the first raw value of each class of a training dataset, if its card can be read and has numbers."""
+    for entry, space in zip(run.recipe.data.sets, run.spaces, strict=True):
+        if space.name == labels:
+            try:
+                card = read_card(entry.card if entry.card in builtin_cards() else run.recipe.base / entry.card)
+            except UserError:
+                return None
+            first = [card.values(name)[0] for name in space.names if name in card.classes]
+            numbers = [v for v in first if isinstance(v, int)]
+            return numbers if len(numbers) == len(space) else None
+    return None
 
 
 def _asked(run: Run, data: Sequence[str]) -> list[Folder]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from manyseg.confusion import Confusion
 from manyseg.knowledge import Knowledge
+from manyseg.panoptic import Panoptic
 
 __all__ = ["PROTOCOLS", "DatasetScores", "Protocol", "Scores"]
 
@@ -28,14 +29,20 @@ PROTOCOLS: Mapping[Protocol, str] = {
 class DatasetScores:
     """One dataset under one protocol.
 
-    `unmapped` names the classes that no unified node is related to; where they occur they score IoU 0. `pq` is the
-    panoptic quality in 0..1, where it was measured.
+    `unmapped` names the classes that no unified node is related to; where they occur they score IoU 0.
+    `panoptic` is there where objects were told apart, by labels and by the model.
     """
 
     protocol: Protocol
     confusion: Confusion
     unmapped: tuple[str, ...] = ()
-    pq: float | None = None
+    panoptic: Panoptic | None = None
+
+    @property
+    def pq(self) -> float | None:
+        """Panoptic quality in 0..1 over all classes; None where it was not measured, or no segment occurs."""
+        value = self.panoptic.quality().pq if self.panoptic else math.nan
+        return None if math.isnan(value) else value
 
     @property
     def miou(self) -> float:
@@ -105,6 +112,7 @@ class Scores:
         lines += ["", *self._means(), "", _LEGEND]
         for name, d in self.datasets.items():
             lines += ["", f"### {name} ({d.protocol}: {PROTOCOLS[d.protocol]})", "", *_classes(d)]
+            lines += ["", *_segments(d.panoptic)] if d.panoptic else []
         return "\n".join(lines) + "\n"
 
     def _means(self) -> list[str]:
@@ -139,7 +147,21 @@ def _dataset(scores: DatasetScores) -> dict[str, Any]:
         "pixel_accuracy": _number(c.accuracy),
         "pq": scores.pq,
         "classes": {name: {"iou": _number(iou), "pixels": pixels} for name, iou, pixels in rows},
-    }
+    } | ({} if scores.panoptic is None else {"panoptic": _panoptic(scores.panoptic)})
+
+
+def _panoptic(panoptic: Panoptic) -> dict[str, dict[str, float | None]]:
+    kinds = {"all": None, "things": True, "stuff": False}
+    found = {name: panoptic.quality(things)._asdict() for name, things in kinds.items()}
+    return {name: {key: _number(value) for key, value in row.items()} for name, row in found.items()}
+
+
+def _segments(panoptic: Panoptic) -> list[str]:
+    lines = ["| segments | PQ | SQ | RQ | classes |", "|---|---:|---:|---:|---:|"]
+    for name, row in _panoptic(panoptic).items():
+        cells = " | ".join(_percent(row[key]) for key in ("pq", "sq", "rq"))
+        lines.append(f"| {name} | {cells} | {row['classes']} |")
+    return lines
 
 
 def _classes(scores: DatasetScores) -> list[str]:

@@ -169,7 +169,9 @@ class Training:
         if self.main:
             _write_tables(self.folder, method)
         found = evaluate(method, self.seen, options=self.recipe.test).to_json()["datasets"]
-        return {name: {"miou": s["miou"], "pixel_accuracy": s["pixel_accuracy"]} for name, s in found.items()}
+        # PQ is there for methods that tell objects apart alone.
+        keys = ("miou", "pixel_accuracy", "pq")
+        return {n: {k: s[k] for k in keys if k != "pq" or s[k] is not None} for n, s in found.items()}
 
     def _write_inputs(self, recipe: str, files: dict[str, Path]) -> None:
         for name, source in files.items():
