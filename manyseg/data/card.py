@@ -168,7 +168,7 @@ class Card(BaseModel):
                 raise ValueError(f"'{name}': value {value!r} is not a whole number from 0 to {limit - 1}")
 
     def values(self, name: str) -> tuple[Raw, ...]:
-        """List the raw values of class `name`; a tag or a VOC box that gives none is its class's name."""
+        """List the raw values of class `name`; a tag or an XML box that gives none is its class's name."""
         value = self.classes[name].value
         return (name,) if self.encoding in OWN_NAMES and not value else value
 

@@ -1,4 +1,4 @@
-"""Annotation files of objects and tags: COCO JSON, Open Images CSV and lists of tags, of many images; VOC XML, of one.
+"""Annotation files of objects and tags: COCO JSON, Open Images CSV and lists of tags, of many images; XML, of one.
 
 Boxes of every source are spelled as COCO does: category, [x, y, width, height], crowd or not.
 """
@@ -132,7 +132,7 @@ def _open_images(path: Path, encoding: str) -> Iterator[tuple[str, None, list[An
 
 
 def read_voc(path: Path) -> Record:
-    """Read one image's XML of PASCAL VOC: boxes by name, whose corners are pixels counted from 1, both included."""
+    """Read one image's XML of named boxes, whose corners are pixels counted from 1, both included."""
     try:
         root = ElementTree.parse(path).getroot()
         size = root.find("size")
@@ -147,7 +147,7 @@ def read_voc(path: Path) -> Record:
     except FileNotFoundError:
         raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
     except (OSError, ElementTree.ParseError, ValueError) as e:
-        raise DataError(path, f"not the XML of PASCAL VOC ({e})", "correct it or fetch it again") from None
+        raise DataError(path, f"not the XML that encoding 'voc_boxes' reads ({e})", "correct it or fetch it again") from None
     if sides is None or 0 in sides:
         raise DataError(path, "it does not give the image's size", "write <size> with width and height")
     return Record(sides, items)

@@ -349,7 +349,7 @@ def test_voc_boxes_count_pixels_from_one_and_include_both_ends(dataset):
     ("xml", "message"),
     [
         (voc_xml(("bird", (1, 1, 2, 2))), "category 'bird' is not in the card"),
-        ("<annotation><size>", "not the XML of PASCAL VOC"),
+        ("<annotation><size>", "not the XML that encoding 'voc_boxes' reads"),
         ("<annotation></annotation>", "it does not give the image's size"),
         (voc_xml(("cat", ("x", 1, 2, 2))), "could not convert string to float: 'x'"),
         (voc_xml().replace("<width>10</width>", ""), "no width in size"),
