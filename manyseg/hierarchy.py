@@ -124,7 +124,7 @@ class Hierarchy:
         return Choice(touched, tells & within, tells & ~within)
 
     def to_text(self) -> str:
-        """Draw the tree, one line a concept with the classes that mean it, and list the classes that are split."""
+        """Draw the tree, a line for each concept and the classes that mean it; list other nodes, and split classes."""
         members = _members(self.taxonomy)
         lines: list[str] = []
 
@@ -135,8 +135,12 @@ class Hierarchy:
             for child in self.children(concept):
                 draw(child, depth + 1)
 
-        for top in self.children(self.root):
-            draw(top, 0)
+        tops = self.children(self.root)
+        for top in tops:
+            if self.children(top):
+                draw(top, 0)
+        if alone := [self.space.names[n] for n in tops if not self.children(n)]:
+            lines.append(f"within no other: {', '.join(alone)}")
         for (dataset, name), why in self.split:
             row = self.taxonomy.relations[dataset][self.taxonomy.space(dataset).positions[name]]
             nodes = ", ".join(self.taxonomy.unified.names[u] for u in np.flatnonzero(row))

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Literal
 from zipfile import BadZipFile
 
@@ -19,6 +20,7 @@ from manyseg.data.annotation import Dense, Segments
 from manyseg.errors import UserError
 from manyseg.evaluate import collect
 from manyseg.explorer import conflicts, write_explorer
+from manyseg.hierarchy import Hierarchy
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.models.text import TextEncoder
 from manyseg.recipe import Recipe, read_recipe
@@ -168,6 +170,10 @@ def _print(taxonomy: Taxonomy, relations: Sequence[Relation]) -> None:
     alone = [n for u, n in enumerate(taxonomy.unified.names) if len(taxonomy.members(u)) == 1]
     if alone:
         console.print(f"  of one class each: {', '.join(alone)}")
+    tree = Hierarchy.of(taxonomy)
+    if len(tree.inner) > 1 or tree.split:
+        console.print("the hierarchy of these classes, as the method htss learns it:")
+        console.print(indent(tree.to_text(), "  "))
     doubts = conflicts(taxonomy, relations)
     for c in doubts[:SHOWN]:
         pair = f"{c.a[0]}:{c.a[1]} and {c.b[0]}:{c.b[1]}"

@@ -164,6 +164,7 @@ def test_a_table_corrected_by_hand_is_checked_against_the_proposal(world, tmp_pa
     cards = [world.cards[n] for n in ("fine", "coarse", "partial")]
     shown = _say("labels", *cards, "--by", "names", "--taxonomy", world.truth)
     assert "only in the table: coarse:scenery with fine:building" in shown
+    assert "  vehicle (coarse:vehicle)\n    car (fine:car, partial:automobile)\n    truck" in shown
     broken = tmp_path / "broken.tsv"
     broken.write_text(world.truth.read_text().replace("lorry", "lory"))
     with pytest.raises(UserError, match="'lory' is not a class of 'partial'"):

@@ -104,10 +104,10 @@ def test_names_of_concepts_stay_unique_and_the_tree_is_drawn_with_the_classes_th
     fine = {"road": ["road"], "paint": ["paint"], "sky": ["sky"]}
     tree = Hierarchy.of(taxonomy(["road", "paint", "sky"], fine=fine, coarse={"road": ["road", "paint"]}))
     assert tree.to_text().splitlines() == [
-        "sky (fine:sky)",
         "road (coarse) (coarse:road)",
         "  road (fine:road)",
         "  paint (fine:paint)",
+        "within no other: sky",
     ]
 
 

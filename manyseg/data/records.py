@@ -147,7 +147,8 @@ def read_voc(path: Path) -> Record:
     except FileNotFoundError:
         raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
     except (OSError, ElementTree.ParseError, ValueError) as e:
-        raise DataError(path, f"not the XML that encoding 'voc_boxes' reads ({e})", "correct it or fetch it again") from None
+        what = f"not the XML that encoding 'voc_boxes' reads ({e})"
+        raise DataError(path, what, "correct it or fetch it again") from None
     if sides is None or 0 in sides:
         raise DataError(path, "it does not give the image's size", "write <size> with width and height")
     return Record(sides, items)
