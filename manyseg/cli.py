@@ -143,9 +143,7 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="What to segment.")],
     labels: Annotated[
         str,
-        typer.Option(
-            help="A training dataset's name, 'unified', or words for a model that reads them: \"road, puddle\"."
-        ),
+        typer.Option(help="A training dataset's name, 'unified', 'hierarchy' (htss), or words: \"road, sky\"."),
     ] = "unified",
     out: Annotated[Path, typer.Option(help="Where masks and overlays go.")] = Path("predictions"),
     segments: Annotated[

@@ -22,6 +22,7 @@ from manyseg.draw import mask_image, overlay
 from manyseg.errors import UserError
 from manyseg.inference import Size, TestOptions, predict_map, resize
 from manyseg.labels import LabelSpace
+from manyseg.levels import deepest
 from manyseg.methods.base import Method
 from manyseg.panoptic_files import FORMATS
 
@@ -32,6 +33,9 @@ SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 
 PHOTOS = TestOptions(max_side=2048)
 """Keeps a photo of any size within some hundred megabytes, and near the sizes that networks are trained on."""
+
+HIERARCHY = "hierarchy"
+"""Asks for the deepest concept that is sure, at any level; on the whole image at once, whatever the options say."""
 
 ORIENTATION = 0x0112
 log = logging.getLogger(__name__)
@@ -51,9 +55,10 @@ def predict_paths(
 
     `segments` also writes things and stuff in one of `panoptic_files.FORMATS`, with `values` for the classes.
 
-    `labels` is the name of one of `spaces`, "unified", or, for a language method, words joined by commas. Raises
-    UserError before anything is written if a path does not exist, a folder holds no image, or an input would be
-    overwritten; and at the end if images could not be read, each of which was logged, the others being done.
+    `labels` is the name of one of `spaces`, "unified", "hierarchy" where the method has one, or, for a language method,
+    words joined by commas. Raises UserError before anything is written if a path does not exist, a folder holds no
+    image, or an input would be overwritten; and at the end if images could not be read, each of which was logged, the
+    others being done.
     """
     space, out = asked_space(method, spaces, labels), Path(out)
     images = _images([Path(p) for p in paths], out)
@@ -95,6 +100,8 @@ def asked_space(method: Method, spaces: Sequence[LabelSpace], labels: str) -> La
     for space in (*spaces, unified):
         if labels in (space.name, "unified" if space is unified else space.name):
             return space
+    if labels == HIERARCHY and method.hierarchy is not None:
+        return method.hierarchy.space
     words = [w.strip() for w in labels.split(",") if w.strip()]
     return LabelSpace.of(labels, dict.fromkeys(words))
 
@@ -112,7 +119,13 @@ def predict_image(
     The method is put into eval mode. Raises UserError if it does not know `space`.
     """
     method.eval()
+    size = size or (image.shape[-2], image.shape[-1])
     batch = image[None].to(next(method.parameters()).device, memory_format=torch.channels_last)
+    if space.name == HIERARCHY and method.hierarchy is not None and space == method.hierarchy.space:
+        # Of concepts that hold each other the best is always the largest: this is no choice of one class.
+        leaves = torch.from_numpy(method.hierarchy.leaves)
+        scores = method.predict(resize(batch, options.input_size(size)), space, leaves)
+        return deepest(scores.float(), method.hierarchy, size)[0].cpu()
     return predict_map(lambda view: method.predict(view, space), batch, options, size)[0].cpu()
 
 

@@ -18,6 +18,7 @@ from manyseg import losses
 from manyseg.data.annotation import Annotation, Dense, Segments
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
+from manyseg.hierarchy import Hierarchy
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import Links
 from manyseg.models import Features, Pixels
@@ -91,6 +92,11 @@ class Method(nn.Module, ABC):
     def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
         """Return the losses of every batch of a step. A hook for what is better done at once; one by one as it is."""
         return [self.batch_loss(one, batch) for one, batch in zip(features, batches, strict=True)]
+
+    @property
+    def hierarchy(self) -> Hierarchy | None:
+        """The tree of concepts whose log-probabilities `predict` gives through their leaves. A hook; none."""
+        return None
 
     def shared_loss(self) -> dict[str, Float[Tensor, ""]]:
         """Return penalties that depend on no batch. A hook; the default has none."""

@@ -90,7 +90,7 @@ class HTSS(PixelMethod):
         if not deeper_weight > 0:
             raise UserError(f"method.deeper_weight is {deeper_weight}; give a positive number, 0.1 is usual")
         self._taxonomy = _given(taxonomy, self.spaces)
-        self.hierarchy = Hierarchy.of(self._taxonomy)
+        self._hierarchy = Hierarchy.of(self._taxonomy)
         self.gate, self.weak_loss, self.void, self.mean, self.decode = gate, weak_loss, void, mean, decode
         self.classifiers = _classifiers(self.hierarchy, void == "class", deeper_weight)
         channels = pixels.channels
@@ -106,6 +106,11 @@ class HTSS(PixelMethod):
     def taxonomy(self) -> Taxonomy:
         """The taxonomy that the model was built with."""
         return self._taxonomy
+
+    @property
+    def hierarchy(self) -> Hierarchy:
+        """The tree that follows from the taxonomy."""
+        return self._hierarchy
 
     # Scores.
 

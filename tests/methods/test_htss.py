@@ -14,9 +14,10 @@ from manyseg.data.annotation import Boxes, Dense, Tags, stack
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
+from manyseg.levels import deepest
 from manyseg.methods.htss import HTSS
 from manyseg.models import Features
-from manyseg.run import train_recipe
+from manyseg.run import predict_run, train_recipe
 
 
 class Identity(nn.Module):
@@ -163,6 +164,19 @@ def test_every_concept_has_a_probability_through_its_leaves():
     p = method.predict(image([0, 1, 2, 0]), space, leaves).exp().flatten().tolist()
     assert space.names == ("a", "car", "bus", "V")
     assert p == pytest.approx([0.26894, 0.64391, 0.08714, 0.73106], abs=1e-5)
+
+
+def test_the_deepest_concept_that_is_sure_is_said_and_else_the_best_of_the_first_level():
+    method = build(NODES, DATASETS)
+    car, torn, unsure = [0.0, 1.0, 2.0, 0.0], [0.0, 1.0, 0.1, 0.0], [0.1, 0.0, 9.0, 0.0]
+    # .64 car; V, whose children have .38 and .35; a by little.
+    space, leaves = method.hierarchy.space, torch.from_numpy(method.hierarchy.leaves)
+    found = deepest(method.predict(image(car, torn, unsure), space, leaves), method.hierarchy, (1, 3))
+    assert [space.names[n] for n in found.flatten()] == ["car", "V", "a"]
+    three = build(("a", "b", "car", "bus"), {"fine": {n: [n] for n in ("a", "b", "car", "bus")}})
+    space, leaves = three.hierarchy.space, torch.from_numpy(three.hierarchy.leaves)
+    found = deepest(three.predict(image([0.0, 0.2, 0.1, 0.0]), space, leaves), three.hierarchy, (2, 2))
+    assert (found == 1).all()
 
 
 # A split class: Bicyclist is a person with a bicycle, one a living thing, one a vehicle.
@@ -353,6 +367,10 @@ def test_a_recipe_trains_on_boxes_or_tags_beside_masks_and_scores_them_by_masks(
     assert scores["datasets"]["fine"]["pixel_accuracy"] is not None
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert "fine/pixel" in lines[0]["losses"]
+    if method == "htss":
+        predict_run(folder, [world.folder / "unseen" / "images"], labels="hierarchy", out=tmp_path / "out")
+        known = json.loads((tmp_path / "out" / "labels.json").read_text())["classes"]
+        assert {"vehicle", "road (coarse)", "car"} <= {c["name"] for c in known}
 
 
 # The planted world.
