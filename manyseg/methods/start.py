@@ -92,7 +92,7 @@ def named(
     alive = np.flatnonzero(relation.any(0))
     groups = [[labels[i] for i in np.flatnonzero(relation[:, u])] for u in alive]
     if names is None:
-        votes = relation / relation.sum(1, keepdims=True)
+        votes = relation / relation.sum(1, keepdims=True).clip(min=1)
         found: list[str] = []
         for u, group in zip(alive, groups, strict=True):
             found.append(_name([n for _, n in group], votes[relation[:, u], u], found))
