@@ -28,10 +28,10 @@ from manyseg.methods.base import PixelMethod, StagePlan, dense_labels
 from manyseg.methods.rounding import Rounding
 from manyseg.methods.start import Start, label_features, links, named, pruned, starting_taxonomy
 from manyseg.models import Pixels
-from manyseg.models.graph import TEMPERATURE, Graph, LabelGraph
+from manyseg.models.graph import Graph, LabelGraph, orthogonality
 from manyseg.statistics import Statistics
 
-__all__ = ["AutoUniSeg", "orthogonality"]
+__all__ = ["AutoUniSeg"]
 
 TURNS = 5
 """Turns of the graph stage: graph, network, graph, network, graph."""
@@ -59,13 +59,13 @@ class AutoUniSeg(PixelMethod):
     Scores: `combine` "sum" adds up the scores of a class's nodes (equation 5), "lse" their exponentials. `normalise`
     takes the direction of a pixel's embedding only, and `scale` multiplies scores.
 
-    Graph: label vectors are texts by `encoder`, "learned", or a file (`features`), with the cards' `descriptions`,
-    and `centre`d; `dataset_embedding`, `hidden`, `dropout`, `saturated` and `null_row` are `LabelGraph`'s. Its network
-    learns at `graph_lr` times the learning rate (None: 1, and less for a width above 256), its adjacency at `edge_lr`
-    times, once the first part `settle` of a turn is over: before the embeddings mean anything, it would learn no more
-    than how frequent classes are. `orthogonality` weighs equation 7;
-    `orthonormal` compares directions of nodes only. `rounding`, `prune` and `reg_m` are `Rounding`'s, which is done
-    every `remap` steps (None: ten times a turn, and every 100 steps at least).
+    Graph: label vectors are texts by `encoder`, "learned", or a file (`features`), with the cards' `descriptions`, and
+    `centre`d; `dataset_embedding`, `hidden`, `dropout`, `saturated` and `null_row` are `LabelGraph`'s. Where the stage
+    before has heads, nodes start at them (`warm`). The graph learns at `graph_lr` times the learning rate (None: 1, and
+    less for widths above 64), its adjacency at `edge_lr` times, once the part `settle` of a turn is over: before the
+    embeddings mean anything it would learn no more than how frequent classes are. `orthogonality` weighs equation 7;
+    `orthonormal` compares directions of nodes only. `rounding`, `prune` and `reg_m` are `Rounding`'s; maps are rounded
+    every `remap` steps (None: a tenth of a turn, but 100 at most).
     """
 
     def __init__(
@@ -368,15 +368,3 @@ def _export(method: AutoUniSeg, *_: object) -> None:
 def _forget(method: AutoUniSeg, *_: object) -> None:
     """Drop what follows from the state, after another one was loaded."""
     method._taxonomy = method._exported = method._alive = method._pass = None
-
-
-def orthogonality(nodes: Float[Tensor, "U C"], normalise: bool = False) -> Float[Tensor, ""]:
-    """Return the mean entropy of a node's softmax over its similarities with all nodes, divided by U (equation 7).
-
-    The index in print is ambiguous, and no temperature is printed; this is the authors' code: similarities divided by
-    0.07, the mean over all U^2 entries. Embeddings are not normalised unless asked: growing norms alone lower it.
-    """
-    if normalise:
-        nodes = F.normalize(nodes, dim=1)
-    logp = (nodes @ nodes.T / TEMPERATURE).log_softmax(1)
-    return -(logp.exp() * logp).mean()

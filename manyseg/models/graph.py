@@ -15,8 +15,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.nn import functional
 
-__all__ = ["TEMPERATURE", "Graph", "LabelGraph", "aggregate"]
+__all__ = ["TEMPERATURE", "Graph", "LabelGraph", "aggregate", "orthogonality"]
 
 TEMPERATURE = 0.07
 """Divides the adjacency's logits (the authors' code; equation 2 shows none)."""
@@ -143,6 +144,18 @@ def aggregate(
     to_classes = (shares @ nodes) / shares.sum(1, keepdim=True).clamp(min=least)
     to_nodes = (shares.T @ classes) / shares.sum(0)[:, None].clamp(min=least)
     return to_classes, to_nodes
+
+
+def orthogonality(nodes: Float[Tensor, "U C"], normalise: bool = False) -> Float[Tensor, ""]:
+    """Return the mean entropy of a node's softmax over its similarities with all nodes, divided by U (equation 7).
+
+    The index in print is ambiguous, and no temperature is printed; this is the authors' code: similarities divided by
+    0.07, the mean over all U^2 entries. Embeddings are not normalised unless asked: growing norms alone lower it.
+    """
+    if normalise:
+        nodes = functional.normalize(nodes, dim=1)
+    logp = (nodes @ nodes.T / TEMPERATURE).log_softmax(1)
+    return -(logp.exp() * logp).mean()
 
 
 def _small(rows: int, columns: int) -> Tensor:

@@ -12,11 +12,12 @@ from manyseg import testing
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass, LabelSpace, Taxonomy
 from manyseg.losses import cross_entropy
-from manyseg.methods.autouniseg import AutoUniSeg, orthogonality
+from manyseg.methods.autouniseg import AutoUniSeg
 from manyseg.methods.baselines import MultiHead
 from manyseg.methods.rounding import Rounding
 from manyseg.methods.start import label_features, label_texts, named, pruned, starting_taxonomy
 from manyseg.models import Pixels
+from manyseg.models.graph import orthogonality
 from manyseg.optimize import TrainOptions, build_optimizer, parameter_groups
 from manyseg.statistics import UNIFIED, Statistics
 
