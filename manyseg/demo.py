@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from importlib.util import find_spec
@@ -18,6 +19,7 @@ from manyseg.models.text import OFFLINE
 from manyseg.relate import agreement
 from manyseg.report import compare
 from manyseg.run import Run, predict_run, train_recipe
+from manyseg.unify import unify
 
 __all__ = ["run_demo"]
 
@@ -53,8 +55,12 @@ backbone_lr_factor = 1.0
 eval_every = {eval_every}
 """
 
+PROPOSED = "labels"
+"""The label space that is proposed once the heads are trained: the table that htss learns, and its page."""
+
 OPTIONS = {
     "manual": 'taxonomy = "world/{truth}"',
+    "htss": f'taxonomy = "{PROPOSED}.tsv"',
     # Words are encoded once and the decoder is small: with the defaults a step takes six times as long on a CPU.
     "lmseg": "prompt_tokens = 0\nqueries = 30\nblocks = 3",
     # Label vectors are learned, so that it needs no text encoder; the width is for two dozen labels, the log-sum-exp
@@ -78,9 +84,10 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
     _claim(out)
     world = write_world(out / "world", train=images, val=images // 3)
     console.print(f"{out / 'world'}: a generated street world; three datasets whose labels disagree, and one unseen")
-    runs = {}
+    runs: dict[str, Path] = {}
+    encoder = find_spec(OFFLINE[0]) is not None
     for name in METHODS:
-        if name == "lmseg" and find_spec(OFFLINE[0]) is None:
+        if name == "lmseg" and not encoder:
             console.print(
                 f'{name}: left out, it reads words and no text encoder is there; pip install "manyseg[offline]"'
             )
@@ -92,20 +99,28 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
         )
         console.rule(f"[bold]{name}", align="left")
         runs[name] = train_recipe(recipe, out=out / "runs" / name)
-    last = next(reversed(runs.values()))
-    predict_run(last, [world.folder / "unseen" / "images"], labels="unified", out=out / "predictions")
+        if name == "multihead":
+            console.rule("[bold]labels", align="left")
+            table, page = (out / f"{PROPOSED}.{kind}" for kind in ("tsv", "html"))
+            unify([str(runs[name])], by="both" if encoder else "confusion", out=table, html=page)
+    shown = _best(runs)
+    predict_run(shown, [world.folder / "unseen" / "images"], labels="unified", out=out / "predictions")
     comparison = compare(list(runs.values()))
     report = out / "report.html"
     report.write_text(comparison.to_html(), encoding="utf-8")
     console.rule("[bold]all methods", align="left")
     console.print(comparison.to_table())
-    console.print(_recovery(runs, world))
+    console.print(_recovery(runs, out / f"{PROPOSED}.tsv", world))
     console.print(f"{time.monotonic() - start:.0f} s in all. Open these:")
     for path, what in (
         (report, "the methods side by side"),
-        (last / "report.html", f"one run ({last.name}) in full: curves, classes, confusions, pictures"),
+        (shown / "report.html", f"one run ({shown.name}) in full: curves, classes, confusions, pictures"),
+        (
+            out / f"{PROPOSED}.html",
+            "the label space proposed from names, texts and confusions, with the reasons",
+        ),
         (out / "predictions", "masks and overlays of the unseen camera in the unified labels"),
-        (last / "taxonomy.tsv", "the label space as a table; correct it and train on it with the method manual"),
+        (out / f"{PROPOSED}.tsv", "the same as a table; correct it and train on it with the methods manual or htss"),
     ):
         console.print(f"  {path}: {what}")
     return report
@@ -121,16 +136,29 @@ def _claim(out: Path) -> None:
     mark.write_text(MARK + "\n")
 
 
-def _recovery(runs: dict[str, Path], world: World) -> Table:
-    """Say how much of the planted taxonomy each method's label space has: pairs of classes that share a node."""
-    table = Table(title="The planted label space, recovered", title_justify="left")
-    for column in ("method", "nodes", "precision", "recall", "F1"):
-        table.add_column(column, justify="left" if column == "method" else "right")
-    for name, folder in runs.items():
+def _best(runs: dict[str, Path]) -> Path:
+    """Return the run with the best mean mIoU of those whose label space unites classes."""
+
+    def rank(folder: Path) -> tuple[bool, float]:
         run = Run.open(folder)
-        true = Taxonomy.read(world.truth, run.spaces)
-        found = agreement(run.taxonomy, true)
-        given = " (given)" if name == "manual" else ""
+        joint = len(run.taxonomy.unified) < sum(map(len, run.spaces))
+        return joint, float(json.loads((folder / "scores.json").read_text())["mean_miou_seen"])
+
+    return max(runs.values(), key=rank)
+
+
+def _recovery(runs: dict[str, Path], proposed: Path, world: World) -> Table:
+    """Say how much of the planted taxonomy each label space has: pairs of classes that share a node."""
+    table = Table(title="The planted label space, recovered", title_justify="left")
+    for column in ("label space of", "nodes", "precision", "recall", "F1"):
+        table.add_column(column, justify="left" if column == "label space of" else "right")
+    spaces = Run.open(runs["multihead"]).spaces
+    true = Taxonomy.read(world.truth, spaces)
+    taxonomies = {"manyseg labels": Taxonomy.read(proposed, spaces)}
+    taxonomies |= {name: Run.open(folder).taxonomy for name, folder in runs.items()}
+    for name, taxonomy in taxonomies.items():
+        found = agreement(taxonomy, true)
+        given = {"manual": " (the planted one)", "htss": " (that of manyseg labels)"}.get(name, "")
         scores = (f"{found.precision:.2f}", f"{found.recall:.2f}", f"{found.f1:.2f}")
-        table.add_row(name + given, f"{len(run.taxonomy.unified)} of {len(true.unified)}", *scores)
+        table.add_row(name + given, f"{len(taxonomy.unified)} of {len(true.unified)}", *scores)
     return table

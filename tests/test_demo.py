@@ -14,11 +14,13 @@ def test_the_demo_trains_every_method_and_leaves_pictures_and_a_report(tmp_path,
         assert (out / "runs" / name / "report.html").exists()
         assert name in shown
     assert "The planted label space, recovered" in shown
+    assert (out / "labels.html").exists()
+    assert "labels.tsv" in (out / "htss.toml").read_text()
     assert len(list((out / "predictions" / "overlays").rglob("*.*"))) == 8
     # A demo's own folder is replaced.
-    monkeypatch.setattr("manyseg.demo.METHODS", {"union": METHODS["union"]})
+    monkeypatch.setattr("manyseg.demo.METHODS", {"multihead": METHODS["multihead"]})
     run_demo(out, steps=1, images=3)
-    assert [p.name for p in (out / "runs").iterdir()] == ["union"]
+    assert [p.name for p in (out / "runs").iterdir()] == ["multihead"]
 
 
 def test_the_demo_never_replaces_a_folder_that_it_did_not_write(tmp_path):

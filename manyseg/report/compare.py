@@ -23,6 +23,9 @@ __all__ = ["Comparison", "Score", "compare"]
 SEED = "seed"
 """The only key in which the recipes of one group may differ."""
 
+CAPTION = 8
+"""Differing keys that are named below a table in the terminal; Markdown and the page have all, with their values."""
+
 NONE = "—"
 
 
@@ -85,7 +88,9 @@ class Comparison:
     def to_table(self) -> Table:
         """Render the scores for a terminal."""
         table = Table(title="mIoU, % (mean ± standard deviation over seeds)", title_justify="left")
-        table.caption = f"recipes differ in: {', '.join(map(escape, self.differences)) or 'nothing but the seed'}"
+        keys = [*map(escape, self.differences)]
+        more = f" and {len(keys) - CAPTION} more keys" * (len(keys) > CAPTION)
+        table.caption = f"recipes differ in: {', '.join(keys[:CAPTION]) or 'nothing but the seed'}{more}"
         table.caption_justify = "left"
         table.add_column("run", overflow="fold")
         table.add_column("n", justify="right")
