@@ -17,7 +17,7 @@ from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 from manyseg.panoptic import SegmentMap
 
-__all__ = ["FORMATS", "CocoPanoptic", "InstanceIds"]
+__all__ = ["FORMATS", "CocoPanoptic", "InstanceIds", "save"]
 
 
 class CocoPanoptic:
@@ -37,7 +37,7 @@ class CocoPanoptic:
         ids = found.ids.numpy() + 1
         rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], -1).astype(np.uint8)
         path = self.out / "panoptic" / f"{name}.png"
-        _save(path, Image.fromarray(rgb).save)
+        save(path, Image.fromarray(rgb).save)
         height, width = ids.shape
         self.images.append({"id": name, "file_name": f"{name}.png", "height": height, "width": width})
         segments = []
@@ -62,7 +62,7 @@ class CocoPanoptic:
             "categories": categories,
         }
         text = json.dumps(tree, ensure_ascii=False)
-        _save(self.out / "panoptic.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        save(self.out / "panoptic.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
 
 
 class InstanceIds:
@@ -96,11 +96,11 @@ class InstanceIds:
             number = numbers[c] = numbers.get(c, -1) + 1
             ids[inside] = 1000 * value + number
             mask = self.out / "results" / "masks" / f"{name}-{value}-{number}.png"
-            _save(mask, Image.fromarray(255 * inside.astype(np.uint8)).save)
+            save(mask, Image.fromarray(255 * inside.astype(np.uint8)).save)
             up = "../" * name.count("/")
             lines.append(f"{up}masks/{name}-{value}-{number}.png {value} {score:.6f}\n")
-        _save(self.out / "instances" / f"{name}.png", Image.fromarray(ids).save)
-        _save(self.out / "results" / f"{name}.txt", lambda path: path.write_text("".join(lines), encoding="utf-8"))
+        save(self.out / "instances" / f"{name}.png", Image.fromarray(ids).save)
+        save(self.out / "results" / f"{name}.txt", lambda path: path.write_text("".join(lines), encoding="utf-8"))
 
     def finish(self) -> None:
         """Do nothing more: every image has files of its own."""
@@ -113,7 +113,8 @@ FORMATS: Mapping[str, type[CocoPanoptic] | type[InstanceIds]] = {
 """The writers by the names that the command line uses."""
 
 
-def _save(path: Path, write: Callable[[Path], object]) -> None:
+def save(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file into a folder that need not be there; raises UserError where it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(path)

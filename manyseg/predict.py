@@ -24,7 +24,7 @@ from manyseg.inference import Size, TestOptions, predict_map, resize
 from manyseg.labels import LabelSpace
 from manyseg.levels import deepest
 from manyseg.methods.base import Method
-from manyseg.panoptic_files import FORMATS
+from manyseg.panoptic_files import FORMATS, save
 
 __all__ = ["PHOTOS", "asked_space", "predict_image", "predict_paths", "read_photo"]
 
@@ -81,8 +81,8 @@ def predict_paths(
         if writer:
             view = resize(image, options.input_size(native))[None].to(next(method.parameters()).device)
             writer.add(name, method.segments(view, space, native)[0])
-        _save(target, mask_image(found, space).save)
-        _save(picture, lambda file, i=image, f=found: overlay(i, f, space).save(file, quality=90))  # type: ignore[misc]
+        save(target, mask_image(found, space).save)
+        save(picture, lambda file, i=image, f=found: overlay(i, f, space).save(file, quality=90))  # type: ignore[misc]
     if len(failed) < len(images):
         _write_labels(out / "labels.json", space)
         if writer:
@@ -193,18 +193,10 @@ def _check_targets(inputs: Iterable[Path], targets: Iterable[Path]) -> None:
             raise UserError(f"{target} is an input and would be overwritten; write to another folder with --out")
 
 
-def _save(path: Path, write: Callable[[Path], object]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
-    except OSError as e:
-        raise UserError(f"{path}: cannot be written ({e.strerror or e}); check --out and the space left") from None
-
-
 def _write_labels(path: Path, space: LabelSpace) -> None:
     rows = [
         {"value": i, "name": name, "color": "#" + bytes(space.colors[i].tolist()).hex()}
         for i, name in enumerate(space.names)
     ]
     text = json.dumps({"space": space.name, "classes": rows}, indent=2, ensure_ascii=False)
-    _save(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+    save(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
