@@ -30,6 +30,9 @@ STAGE = "stage:"
 
 STATISTICS = "statistics"
 
+PROPOSAL = "proposal"
+"""`taxonomy = "proposal"` is what `manyseg labels` proposes by text for the run's datasets, kept in the run."""
+
 
 class StageOptions(BaseModel):
     """A [[stage]] table: it starts from the weights that the stage before it ended with."""
@@ -75,11 +78,11 @@ class Recipe(BaseModel):
             parts = [(p.name, p.steps, dict(p.options), dict(p.train)) for p in plans]
         return [self._stage(*part) for part in parts]
 
-    def portable(self, folder: Path) -> tuple[dict[str, Any], dict[str, Path]]:
-        """Return this recipe as a TOML tree for a file in `folder`, with all defaults, and the files to copy there.
+    def portable(self, folder: Path) -> tuple[dict[str, Any], dict[str, Path | None]]:
+        """Return this recipe as a TOML tree for a file in `folder`, with all defaults, and the files to put there.
 
         Files that options of methods name (taxonomies) are copied to `files/`, so that a run needs nothing from outside
-        to predict; all other paths are made relative to `folder`.
+        to predict; None stands for a table that is still to be proposed. All other paths are made relative to `folder`.
         """
         tree = self.model_dump(mode="json", exclude_none=True, exclude={"stage"})
         tree["model"] = _with_defaults(Pixels.build, self.model)
@@ -87,7 +90,7 @@ class Recipe(BaseModel):
         tree["method"] = {"name": self.method["name"]} | _with_defaults(kind.__init__, self.method)
         if self.stage or len(self.stages) > 1:
             tree["stage"] = [
-                {"name": s.name, "steps": s.train.steps, "method": dict(s.own), "train": dict(s.overrides)}
+                {"name": s.name, "steps": s.train.steps, "method": self._spelt(s), "train": dict(s.overrides)}
                 for s in self.stages
             ]
         for entry in (*tree["data"]["sets"], *tree["data"]["unseen"]):
@@ -95,19 +98,31 @@ class Recipe(BaseModel):
                 entry[key] = self._relative(entry[key], folder)
         if isinstance(tree["model"].get("pretrained"), str):
             tree["model"]["pretrained"] = self._relative(tree["model"]["pretrained"], folder)
-        files = {}
+        files: dict[str, Path | None] = {}
         for where, options in [("method", tree["method"]), *((s["name"], s["method"]) for s in tree.get("stage", []))]:
             for key, words in _paths(_kind({**self.method, **options}, self._file, ("method",))).items():
-                if key in options and options[key] not in words and not str(options[key]).startswith(STAGE):
-                    source = self.base / options[key]
+                value = options.get(key)
+                if value is None or str(value).startswith(STAGE):
+                    continue
+                if value == PROPOSAL:
+                    options[key] = _kept(where, key, ".tsv")
+                    files[options[key]] = None
+                elif value not in words:
+                    source = self.base / value
                     if not source.is_file():
                         raise UserError(f"{self._file}: {where}.{key}: there is no file {source}")
-                    options[key] = f"files/{where}-{key}{source.suffix}"
+                    options[key] = _kept(where, key, source.suffix)
                     files[options[key]] = source
         return tree, files
 
     def _relative(self, path: str, folder: Path) -> str:
         return Path(os.path.relpath(self.base / path, folder)).as_posix()
+
+    def _spelt(self, stage: Stage) -> dict[str, Any]:
+        """Return what a stage says of its method, with all defaults where that is another one than [method]'s."""
+        if stage.same:
+            return dict(stage.own)
+        return {"name": stage.own["name"]} | _with_defaults(stage.kind.__init__, stage.own)
 
     def _stage(self, name: str, steps: int, own: dict[str, Any], overrides: dict[str, Any]) -> Stage:
         where = ("stage", name) if self.stage else ()
@@ -125,13 +140,15 @@ class Recipe(BaseModel):
         if "steps" in overrides:
             raise UserError(f"{self._file}: stage.{name}.train.steps: write the stage's steps beside its name")
         settings = self.train.model_dump() | overrides | {"steps": steps}
-        return Stage(name, kind, options, check(TrainOptions, settings, self._file, (*where, "train")), own, overrides)
+        schedule = check(TrainOptions, settings, self._file, (*where, "train"))
+        return Stage(name, kind, options, schedule, own, overrides, same)
 
 
 class Stage(NamedTuple):
     """One stage, resolved: its method with all options, paths made absolute or relative to here, and its training.
 
-    `own` and `overrides` are what the recipe, or the method's default, says of the stage alone.
+    `own` and `overrides` are what the recipe, or the method's default, says of the stage alone; `same` says whether
+    its method is [method]'s.
     """
 
     name: str
@@ -140,6 +157,7 @@ class Stage(NamedTuple):
     train: TrainOptions
     own: dict[str, Any]
     overrides: dict[str, Any]
+    same: bool
 
     def reads_statistics_of(self, name: str) -> bool:
         """Say whether this stage is built from the statistics of the stage called `name`."""
@@ -187,7 +205,16 @@ def build_method(
         if str(value).startswith(STAGE):
             place = folder / "stages" / str(value).removeprefix(STAGE)
             options[key] = statistics_file(place) if key == STATISTICS else place / "taxonomy.tsv"
+    for key in _paths(stage.kind):
+        if _with_defaults(stage.kind.__init__, options).get(key) == PROPOSAL:
+            where = "method" if stage.same and key not in stage.own else stage.name
+            options[key] = folder / _kept(where, key, ".tsv")
     return stage.kind(Pixels.build(**network), spaces, **options)
+
+
+def _kept(where: str, key: str, suffix: str) -> str:
+    """Return the name, within a run's folder, of the file that an option of [method] or of a stage names."""
+    return f"files/{where}-{key}{suffix}"
 
 
 def statistics_file(place: Path) -> Path:

@@ -23,6 +23,7 @@ from manyseg.data.mixture import Mixture
 from manyseg.errors import UserError
 from manyseg.evaluate import collect, evaluate, statistics_key
 from manyseg.methods import Method
+from manyseg.methods.start import proposed
 from manyseg.optimize import seed_everything
 from manyseg.passes import device_of, predictor
 from manyseg.recipe import Recipe, Stage, build_method, statistics_file
@@ -74,7 +75,7 @@ class Training:
             raise UserError(f"{self.folder}: a run is there; go on with it by --resume, or choose another --out")
         if there:
             changed = _changes(read_toml(self.folder / "recipe.toml"), tomllib.loads(text))
-            changed += [k for k, source in files.items() if not _same(self.folder / k, source)]
+            changed += [k for k, source in files.items() if source and not _same(self.folder / k, source)]
             if changed:
                 raise UserError(
                     f"{self.folder}: the recipe is not the run's, changed are: {', '.join(changed)}; restore "
@@ -173,16 +174,28 @@ class Training:
         keys = ("miou", "pixel_accuracy", "pq")
         return {n: {k: s[k] for k in keys if k != "pq" or s[k] is not None} for n, s in found.items()}
 
-    def _write_inputs(self, recipe: str, files: dict[str, Path]) -> None:
+    def _write_inputs(self, recipe: str, files: dict[str, Path | None]) -> None:
         for name, source in files.items():
-            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-            if not _same(self.folder / name, source):
-                shutil.copyfile(source, self.folder / name)
+            file = self.folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if source is None:
+                if not file.exists():
+                    self._propose(file)
+            elif not _same(file, source):
+                shutil.copyfile(source, file)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_spaces(self.folder / "spaces.json", self.spaces)
         (self.folder / "environment.json").write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")
         # Last: a folder with a recipe is a run that can be resumed.
         (self.folder / "recipe.toml").write_text(recipe, encoding="utf-8")
+
+    def _propose(self, file: Path) -> None:
+        taxonomy = proposed(self.spaces)
+        taxonomy.write(file)
+        console.print(
+            f"{file}: the label space that `manyseg labels` proposes, {len(taxonomy.unified)} nodes; to train another "
+            "one, correct a copy and name it in method.taxonomy"
+        )
 
     def _write_results(self, method: Method, scores: Scores) -> None:
         scores.write(self.folder / "scores.json")

@@ -33,6 +33,7 @@ from manyseg.hierarchy import Hierarchy
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.losses import Links
 from manyseg.methods.base import PixelMethod, dense_labels
+from manyseg.methods.start import proposed
 from manyseg.models import Pixels
 
 __all__ = ["HTSS"]
@@ -50,11 +51,12 @@ Decode = Literal["descend", "leaf"]
 class HTSS(PixelMethod):
     """One classifier for each inner concept of a taxonomy's hierarchy; a leaf's probability is the product down to it.
 
-    `taxonomy` is a table, a file or in memory; "names" unites equal names, which makes a flat tree. Classifiers below
-    the root weigh `deeper_weight`. `gate = "parent"` asks the parent's decision alone, as the authors do, "chain" those
-    of all ancestors; with both the root learns nothing from boxes and tags. "none" counts every weak pixel, at the root
-    too. `weak_loss = "soft_ce"` takes the counts of covering boxes as probabilities, "set_nll" as what is possible, no
-    more. `void = "class"` gives classifiers below the root one more output for weak pixels of none of the children.
+    `taxonomy` is a table, a file or in memory. "proposal" is what `manyseg labels` proposes by text; "names" unites
+    equal names, which makes a flat tree and needs no text encoder. Classifiers below the root weigh `deeper_weight`.
+    `gate = "parent"` asks the parent's decision alone, as the authors do, "chain" those of all ancestors; with both the
+    root learns nothing from boxes and tags. "none" counts every weak pixel, at the root too. `weak_loss = "soft_ce"`
+    takes the counts of covering boxes as probabilities, "set_nll" as what is possible, no more. `void = "class"` gives
+    classifiers below the root one more output for weak pixels of none of the children.
 
     `mean = "classifier"` averages each classifier's loss over its own pixels, "pixel" over all labelled ones: with
     `deeper_weight = 1` that is the NLL of the leaves. `decode` is for predictions in the unified labels: "descend"
@@ -71,7 +73,7 @@ class HTSS(PixelMethod):
         pixels: Pixels,
         spaces: Sequence[LabelSpace],
         *,
-        taxonomy: Literal["names"] | Path | Taxonomy = "names",
+        taxonomy: Literal["proposal", "names"] | Path | Taxonomy = "proposal",
         deeper_weight: float = 0.1,
         gate: Gate = "parent",
         weak_loss: WeakLoss = "soft_ce",
@@ -330,6 +332,8 @@ class _Lesson(NamedTuple):
 def _given(taxonomy: str | Path | Taxonomy, spaces: tuple[LabelSpace, ...]) -> Taxonomy:
     if taxonomy == "names":
         return Taxonomy.by_name(spaces)
+    if taxonomy == "proposal":
+        return proposed(spaces)
     if not isinstance(taxonomy, Taxonomy):
         return Taxonomy.read(taxonomy, spaces)
     if taxonomy.spaces != spaces:

@@ -19,7 +19,7 @@ from manyseg.models.text import TextEncoder
 from manyseg.relate import Flat, merge, propose, recall_shares, shares
 from manyseg.statistics import UNIFIED, Statistics
 
-__all__ = ["Start", "label_features", "label_texts", "links", "named", "pruned", "starting_taxonomy"]
+__all__ = ["Start", "label_features", "label_texts", "links", "named", "proposed", "pruned", "starting_taxonomy"]
 
 Start = Literal["confusion", "both", "text", "names", "disjoint"]
 """What a label space may start from, beside a table."""
@@ -48,7 +48,7 @@ def starting_taxonomy(
     if start == "names":
         return Taxonomy.by_name(spaces)
     if start == "text":
-        return propose(spaces, by="text", encode=TextEncoder(encoder).encode).taxonomy
+        return proposed(spaces, encoder)
     if statistics is None:
         raise UserError(
             f"method.init is '{start}', which reads the confusions of a model with one head a dataset; name them in "
@@ -61,6 +61,11 @@ def starting_taxonomy(
     called = shares(flat, counts).called.astype(np.float64)
     clusters = merge(recall_shares(called, flat.dataset), [len(s) for s in spaces], tau, pair_cost, reward)
     return Taxonomy.from_groups(spaces, [[flat.labels[i] for i in c] for c in clusters])
+
+
+def proposed(spaces: Sequence[LabelSpace], encoder: str | None = None) -> Taxonomy:
+    """Return what `manyseg labels` proposes by text, with parts in their wholes."""
+    return propose(spaces, by="text", encode=TextEncoder(encoder).encode).taxonomy
 
 
 def _exclusive(taxonomy: Taxonomy, file: Path) -> Taxonomy:

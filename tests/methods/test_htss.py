@@ -17,7 +17,9 @@ from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.levels import deepest
 from manyseg.methods.htss import HTSS
 from manyseg.models import Features
-from manyseg.run import predict_run, train_recipe
+from manyseg.models.text import TextEncoder
+from manyseg.relate import propose
+from manyseg.run import Run, predict_run, train_recipe
 
 
 class Identity(nn.Module):
@@ -371,6 +373,22 @@ def test_a_recipe_trains_on_boxes_or_tags_beside_masks_and_scores_them_by_masks(
         predict_run(folder, [world.folder / "unseen" / "images"], labels="hierarchy", out=tmp_path / "out")
         known = json.loads((tmp_path / "out" / "labels.json").read_text())["classes"]
         assert {"vehicle", "road (coarse)", "car"} <= {c["name"] for c in known}
+
+
+def test_without_a_table_a_run_learns_what_labels_proposes_and_keeps_it_with_its_files(world, tmp_path, monkeypatch):
+    recipe = world.folder / "proposal.toml"
+    recipe.write_text(RUN.format(method="htss", kind="native"))
+    folder = train_recipe(recipe, out=tmp_path / "run")
+    kept = folder / "files" / "method-taxonomy.tsv"
+    spaces = Run.open(folder).spaces
+    propose(spaces, by="text", encode=TextEncoder().encode).taxonomy.write(tmp_path / "proposal.tsv")
+    assert kept.read_bytes() == (tmp_path / "proposal.tsv").read_bytes()
+    assert 'taxonomy = "files/method-taxonomy.tsv"' in (folder / "recipe.toml").read_text()
+    # From then on the table is read: neither predicting nor going on with the run needs the text encoder.
+    monkeypatch.setattr(TextEncoder, "encode", lambda *_: pytest.fail("the label space was proposed anew"))
+    Run.open(folder).method().taxonomy.write(tmp_path / "loaded.tsv")
+    assert kept.read_bytes() == (tmp_path / "loaded.tsv").read_bytes()
+    assert train_recipe(recipe, out=folder, resume=True) == folder
 
 
 # The planted world.
