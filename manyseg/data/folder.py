@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -57,6 +58,15 @@ class Folder:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def drawn(self, images: int) -> Folder:
+        """Return a folder of `images` of this one's, drawn at random but always the same; fewer lie among more."""
+        if images > len(self):
+            raise UserError(f"split '{self.split}' of dataset '{self.card.name}' has {len(self)} images, not {images}")
+        part = copy.copy(self)
+        chosen = np.random.default_rng(0).permutation(len(self))[:images]
+        part.ids = tuple(self.ids[i] for i in sorted(chosen))
+        return part
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_table"}

@@ -61,6 +61,9 @@ class SetOptions(DatasetOptions, AugmentOptions):
     annotation: Literal["native", "dense", "segments", "boxes", "tags"] = Field(
         default="native", description="Kind of annotation to train on, weakened from what the files hold."
     )
+    images: int | None = Field(
+        default=None, gt=0, description="Train on so many of the split's images alone, drawn once, fewer among more."
+    )
     weight: float = Field(default=1.0, ge=0, description="Multiplies this dataset's losses.")
     statistics_split: str | None = Field(
         default=None,
@@ -69,8 +72,9 @@ class SetOptions(DatasetOptions, AugmentOptions):
     )
 
     def open_train(self, base: Path) -> Folder:
-        """Open the split that is trained on, weakened as asked."""
-        return self.open(base, self.split, self.annotation)
+        """Open the split that is trained on, or as many of its images as asked, weakened as asked."""
+        folder = self.open(base, self.split, self.annotation)
+        return folder if self.images is None else folder.drawn(self.images)
 
     def open_statistics(self, base: Path) -> Folder:
         """Open the split that statistics between stages are collected on, with all that its files say."""

@@ -71,6 +71,21 @@ def test_the_smallest_dataset_is_read(tree):
     assert folder.size(0) == (2, 3)
 
 
+def test_a_part_of_the_images_is_always_the_same_and_fewer_lie_among_more(tmp_path):
+    tree = Tree(tmp_path)
+    names = [f"i{n:02d}" for n in range(20)]
+    for name in names:
+        tree.image(f"images/{name}.jpg")
+    (tmp_path / "train.txt").write_text("\n".join(names))
+    whole = tree.load()
+    few, more = whole.drawn(5), whole.drawn(12)
+    assert (len(few), len(more), len(whole)) == (5, 12, 20)
+    assert set(few.ids) < set(more.ids) < set(whole.ids)
+    assert few.ids == tree.load().drawn(5).ids != whole.ids[:5]
+    with pytest.raises(UserError, match=r"split 'train' of dataset 'street' has 20 images, not 21"):
+        whole.drawn(21)
+
+
 def test_a_folder_survives_pickling_small(tree):
     folder = tree.load()
     before = folder.read(0)

@@ -78,6 +78,12 @@ def equal(a, b):
     )
 
 
+def test_a_dataset_may_give_some_of_its_images_alone(base):
+    part = mixture(base, {"large": {"per_step": 2, "images": 4}, "small": 1})
+    assert [len(f) for f in part.folders] == [4, 3]
+    assert len({i for step in range(10) for i in ids(part[step])["large"]}) == 4
+
+
 # Steps.
 
 
