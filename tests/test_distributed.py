@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from words import write_encoder
 
+from manyseg.data.world import DATASETS
 from manyseg.run import train_recipe
 
 ROOT = Path(__file__).parent.parent
@@ -17,16 +19,16 @@ RECIPE = """
 crop = [32, 32]
 workers = 0
 sets = [
-    { card = "fine.toml", root = "fine", per_step = 2 },
-    { card = "partial.toml", root = "partial", per_step = 2 },
+    {{ card = "fine.toml", root = "fine", per_step = 2 }},
+    {{ card = "partial.toml", root = "partial", per_step = 2 }},
 ]
-unseen = [ { card = "unseen.toml", root = "unseen" } ]
+unseen = [ {{ card = "unseen.toml", root = "unseen" }} ]
 [model]
 backbone = "tiny"
 pretrained = false
 channels = 8
 [method]
-name = "union"
+{method}
 [train]
 steps = 6
 lr = 0.01
@@ -69,11 +71,19 @@ torch.distributed.destroy_process_group()
 """
 
 
-@pytest.fixture(scope="module")
-def both(world, tmp_path_factory):
+METHOD = {
+    "union": "",
+    "lmseg": 'text = "{text}"\nprompt_tokens = 2\nqueries = 30\nblocks = 1\nattention_heads = 4',
+}
+
+
+@pytest.fixture(scope="module", params=METHOD)
+def both(request, world, tmp_path_factory):
     """The folders of one run by one process and by two."""
-    recipe, out = world.folder / "distributed.toml", tmp_path_factory.mktemp("two")
-    recipe.write_text(RECIPE)
+    recipe, out = world.folder / f"distributed-{request.param}.toml", tmp_path_factory.mktemp("two")
+    words = [w for classes in DATASETS.values() for name in classes for w in name.split()]
+    option = METHOD[request.param].format(text=write_encoder(out / "text", [*words, "background"]))
+    recipe.write_text(RECIPE.format(method=f'name = "{request.param}"\n{option}'))
     script = out / "script.py"
     script.write_text(SCRIPT)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
