@@ -37,7 +37,7 @@ def label_space():
     rows = json.loads((DATA / "mseg_relations.json").read_text())
     spaces = [LabelSpace.of(d, [e["class"] for e in each]) for d, each in rows.items()]
     counts = {tuple(k.split("__")): v for k, v in np.load(DATA / "confusions.npz").items()}
-    known = Statistics("benchmark", counts, {}, {}, {})
+    known = Statistics("benchmark", counts, {}, {}, {}, {})
     taxonomy = starting_taxonomy(spaces, "confusion", known, None, tau=0.4, pair_cost=0.05, reward=0.5)
     return [len(s) for s in spaces], links(taxonomy)
 

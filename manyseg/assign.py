@@ -189,16 +189,23 @@ def thin(owner: Int[np.ndarray, " U"], score: Float[np.ndarray, "U D"], least: f
 
 
 def used(
-    relation: Bool[np.ndarray, "D U"], counts: Int[np.ndarray, "D U"], least: float = 0.01
+    relation: Bool[np.ndarray, "D U"],
+    counts: Int[np.ndarray, "D U"],
+    unlabelled: Int[np.ndarray, " U"],
+    least: float = 0.01,
+    absent: float = 0.5,
 ) -> Bool[np.ndarray, "D U"]:
     """Return the relation less the nodes that are hardly ever predicted where their class is the truth.
 
-    `counts[c, n]` are the pixels of true class c predicted as node n. A node stays with a class if it has more than
-    `least` of the class's pixels among the class's nodes; the most used one stays, and all of a class without pixels.
+    `counts[c, n]` are the pixels of true class c predicted as node n, `unlabelled[n]` those without a label. A node
+    stays with a class if it has more than `least` of the class's pixels among the class's nodes, and if no more than
+    the share `absent` of its own pixels are without a label: else it is what the dataset does not label. The most used
+    node of a class stays, and so do all of a class without pixels.
     """
     among = np.where(relation, counts, 0)
     total = among.sum(1, keepdims=True)
-    enough = (among > least * total) | (total == 0)
+    labelled = unlabelled <= absent * (unlabelled + counts.sum(0))
+    enough = ((among > least * total) & labelled) | (total == 0)
     return _keep(relation, among, enough)
 
 

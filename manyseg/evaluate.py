@@ -23,7 +23,7 @@ from manyseg.data.folder import Folder
 from manyseg.errors import UserError
 from manyseg.inference import TestOptions, class_sums
 from manyseg.knowledge import Knowledge
-from manyseg.labels import LabelSpace, Relation
+from manyseg.labels import IGNORE, LabelSpace, Relation
 from manyseg.methods.base import Method
 from manyseg.panoptic import Panoptic, count_segments
 from manyseg.passes import Predict, all_reduce, device_of, image_hashes, pass_over, pass_over_segments, predictor
@@ -183,7 +183,7 @@ def collect(
     heads: Sequence[LabelSpace] | None = None,
     activation: Activation | None = None,
 ) -> Statistics:
-    """Count what every head says on the labelled pixels of every dataset, and sum up activations, in one pass.
+    """Count what every head says on the pixels of every dataset, and sum up activations of labelled ones, in one pass.
 
     `heads` are the spaces to ask; by default all training datasets' and the unified one. `activation` gives what is
     summed up by true class, e.g. the cosines with the unified nodes; it is read bilinearly at native size.
@@ -199,6 +199,7 @@ def collect(
         {(key[1], key[2]): a for key, a in arrays.items() if key[0] == "counts"},
         {key[1]: a for key, a in arrays.items() if key[0] == "pixels"},
         {key[1]: a for key, a in arrays.items() if key[0] == "sums"},
+        {(key[1], key[2]): a for key, a in arrays.items() if key[0] == "unlabelled"},
         {folder.space.name: image_hashes(folder) for folder in folders},
     )
 
@@ -213,14 +214,15 @@ def _tally(
     """Return this rank's counts, pixels and sums of one dataset, on the device."""
     name, classes, unified, device = folder.space.name, len(folder.space), method.taxonomy.unified, device_of(method)
     predict = [predictor(method, head, options) for head in heads]
-    counts = [torch.zeros(classes, len(head), dtype=torch.int64, device=device) for head in heads]
+    # The first row are the pixels without a label.
+    counts = [torch.zeros(1 + classes, len(head), dtype=torch.int64, device=device) for head in heads]
     pixels = torch.zeros(classes, dtype=torch.int64, device=device)
     sums = torch.zeros(classes, len(unified), dtype=torch.float64, device=device)
 
     def visit(image: Tensor, truth: Tensor) -> None:
         size = (truth.shape[-2], truth.shape[-1])
         for total, ask, head in zip(counts, predict, heads, strict=True):
-            total += count_pairs(truth, ask(image, size), classes, len(head))[:, :-1]
+            total += count_pairs(truth - IGNORE, ask(image, size), 1 + classes, len(head))[:, :-1]
         pixels.add_(count_pairs(truth, truth, classes, classes).sum(1))
         if activation is not None:
             sums.add_(class_sums(activation(image), truth, classes))
@@ -228,7 +230,8 @@ def _tally(
     pass_over(method, folder, options, visit)
     names = [UNIFIED if head == unified else head.name for head in heads]
     out: dict[tuple[str, ...], Tensor] = {("pixels", name): pixels}
-    out |= {("counts", name, head): total for head, total in zip(names, counts, strict=True)}
+    out |= {("counts", name, head): total[1:] for head, total in zip(names, counts, strict=True)}
+    out |= {("unlabelled", name, head): total[0] for head, total in zip(names, counts, strict=True)}
     return out if activation is None else out | {("sums", name): sums}
 
 

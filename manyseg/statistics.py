@@ -1,4 +1,4 @@
-"""What one model says on every dataset's labelled pixels: the evidence that merging, relating and pruning read.
+"""What one model says on every dataset's pixels: the evidence that merging, relating and pruning read.
 
 Axes: D classes of a dataset, U unified nodes.
 """
@@ -26,7 +26,7 @@ UNIFIED = "unified"
 
 @dataclass(frozen=True)
 class Statistics:
-    """Counts and sums over labelled pixels, by true class.
+    """Counts and sums over pixels, by true class, and counts over those without a label.
 
     A class without a pixel is no evidence of anything: its rows are 0, and nothing is divided by them.
     """
@@ -39,6 +39,8 @@ class Statistics:
     """Labelled pixels of every class of a dataset."""
     sums: Mapping[str, Float64[np.ndarray, "D U"]] = field(repr=False)
     """Sum of the unified nodes' activations over the pixels of every class; empty where none were asked for."""
+    unlabelled: Mapping[tuple[str, str], Int64[np.ndarray, " D_b"]] = field(repr=False)
+    """`unlabelled[a, b]`: pixels of a's images without a label, by the argmax of head b; keys as of `counts`."""
     images: Mapping[str, UInt64[np.ndarray, " N"]] = field(repr=False)
     """Hashes of the paths of the images that were read: the same image must not fit a map and score it."""
 
@@ -60,6 +62,7 @@ class Statistics:
             _add(self.counts, other.counts),
             _add(self.pixels, other.pixels),
             _add(self.sums, other.sums),
+            _add(self.unlabelled, other.unlabelled),
             images,
         )
 
@@ -76,6 +79,7 @@ class Statistics:
         meta = {"key": self.key, "pairs": pairs, "pixels": [*self.pixels], "sums": [*self.sums]}
         arrays: dict[str, Any] = {"meta": np.array(json.dumps(meta))}
         arrays |= {f"counts{i}": self.counts[pair] for i, pair in enumerate(pairs)}
+        arrays |= {f"unlabelled{i}": self.unlabelled[pair] for i, pair in enumerate(pairs)}
         arrays |= {f"pixels{i}": a for i, a in enumerate(self.pixels.values())}
         arrays |= {f"images{i}": self.images[name] for i, name in enumerate(self.pixels)}
         arrays |= {f"sums{i}": a for i, a in enumerate(self.sums.values())}
@@ -92,6 +96,7 @@ class Statistics:
                     {(a, b): arrays[f"counts{i}"] for i, (a, b) in enumerate(meta["pairs"])},
                     {name: arrays[f"pixels{i}"] for i, name in enumerate(meta["pixels"])},
                     {name: arrays[f"sums{i}"] for i, name in enumerate(meta["sums"])},
+                    {(a, b): arrays[f"unlabelled{i}"] for i, (a, b) in enumerate(meta["pairs"])},
                     {name: arrays[f"images{i}"] for i, name in enumerate(meta["pixels"])},
                 )
         except FileNotFoundError:

@@ -559,6 +559,10 @@ def test_statistics_count_every_head_on_every_dataset(tmp_path):
     # A head that knows none of what it sees names its first class.
     assert found.counts["street", "street"].tolist() == [[1, 1, 0], [1, 0, 1], [0, 0, 0]]
     assert found.counts["park", "park"].tolist() == [[1, 1], [0, 1]]
+    # The last pixel of the street has no label; what the heads say there is counted apart.
+    assert found.unlabelled.keys() == found.counts.keys()
+    assert found.unlabelled["street", "unified"].tolist() == [0, 0, 0, 0, 1]
+    assert found.unlabelled["park", "unified"].tolist() == [0, 0, 0, 0, 0]
     assert found.pixels["street"].tolist() == [2, 2, 0]
     assert found.sums["park"].tolist() == [[0, 0, 0, 2, 2], [0, 0, 0, 0, 2]]
     np.testing.assert_allclose(found.mean("park"), [[0, 0, 0, 1, 1], [0, 0, 0, 0, 2]])
@@ -576,7 +580,7 @@ def test_statistics_of_two_halves_merge_to_those_of_the_whole(two):
         card.write_text(card.read_text().replace("splits = { ", 'splits = { all = "all.txt", '))
     whole = counted(two, method, ["all"])
     merged = counted(two, method, ["train"]) + counted(two, method, ["val"])
-    for part in ("counts", "pixels", "sums"):
+    for part in ("counts", "unlabelled", "pixels", "sums"):
         for key, array in getattr(whole, part).items():
             np.testing.assert_array_equal(getattr(merged, part)[key], array)
     assert sorted(merged.images["park"]) == sorted(whole.images["park"])
@@ -589,7 +593,7 @@ def test_statistics_survive_the_disk(two):
     found.save(two / "s.npz")
     again = Statistics.load(two / "s.npz")
     assert again.key == found.key
-    for part in ("counts", "pixels", "sums", "images"):
+    for part in ("counts", "unlabelled", "pixels", "sums", "images"):
         assert getattr(again, part).keys() == getattr(found, part).keys()
         for key, array in getattr(found, part).items():
             assert getattr(again, part)[key].dtype == array.dtype

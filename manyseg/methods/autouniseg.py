@@ -53,8 +53,9 @@ class AutoUniSeg(PixelMethod):
     network, each frozen while the other learns. "nodes": the map stands, nodes and network are free.
 
     The label space starts from `init`, see `start.starting_taxonomy`; a table may be given instead. `tau`, `pair_cost`
-    and `reward` are the merge programme's. With a table, `statistics` of a model that has it unlink what it hardly
-    uses (`usage`, a share of a class's pixels).
+    and `reward` are the merge programme's. With a table, `statistics` of a model that has it unlink what it hardly uses
+    (`usage`, a share of a class's pixels), and nodes of which more than the share `absent` of the pixels has no label
+    in the dataset.
 
     Scores: `combine` "sum" adds up the scores of a class's nodes (equation 5), "lse" their exponentials. `normalise`
     takes the direction of a pixel's embedding only, and `scale` multiplies scores.
@@ -81,6 +82,7 @@ class AutoUniSeg(PixelMethod):
         pair_cost: float = 0.4,
         reward: float = 0.5,
         usage: float = 0.01,
+        absent: float = 0.5,
         combine: Literal["sum", "lse"] = "sum",
         normalise: bool = False,
         scale: float = 1.0,
@@ -110,7 +112,7 @@ class AutoUniSeg(PixelMethod):
         begin = starting_taxonomy(self.spaces, init, known, encoder, tau=tau, pair_cost=pair_cost, reward=reward)
         self._kept = list(range(len(begin.unified)))
         if isinstance(init, Path) and known is not None:
-            begin, self._kept = pruned(begin, known, usage)
+            begin, self._kept = pruned(begin, known, usage, absent)
         self._taxonomy: Taxonomy | None = begin if learn == "nodes" else None
         # A person's names of nodes stay; others follow from the classes that the nodes have.
         self._names = begin.unified.names if isinstance(init, Path) else None

@@ -117,11 +117,12 @@ def _name(members: Sequence[str], votes: Float[np.ndarray, " N"], taken: Sequenc
     return next(n for n in options if n not in taken)
 
 
-def pruned(taxonomy: Taxonomy, statistics: Statistics, least: float) -> tuple[Taxonomy, list[int]]:
+def pruned(taxonomy: Taxonomy, statistics: Statistics, least: float, absent: float) -> tuple[Taxonomy, list[int]]:
     """Return the taxonomy less links that are hardly used, and which of its nodes are left.
 
-    A class keeps the nodes that take more than `least` of its pixels among its nodes (`assign.used`); a node without
-    any class left is removed. `statistics` are of a model with that taxonomy.
+    A class keeps the nodes that take more than `least` of its pixels among its nodes, but none that takes more than the
+    share `absent` of its own pixels where the dataset has no label (`assign.used`). A node without any class left is
+    removed. `statistics` are of a model with that taxonomy.
     """
     parts = []
     for space in taxonomy.spaces:
@@ -133,7 +134,7 @@ def pruned(taxonomy: Taxonomy, statistics: Statistics, least: float) -> tuple[Ta
                 f"the usage of nodes by '{space.name}' is to be {list(relation.shape)}, the statistics hold {found}; "
                 "give those of a model of the same table, or none"
             )
-        parts.append(used(relation, counts, least))
+        parts.append(used(relation, counts, statistics.unlabelled[space.name, UNIFIED], least, absent))
     relation = np.concatenate(parts)
     kept: list[int] = np.flatnonzero(relation.any(0)).tolist()
     return named(taxonomy.spaces, relation, taxonomy.unified.names), kept

@@ -28,8 +28,10 @@ def pixels(channels=8):
     return Pixels.build(backbone="tiny", pretrained=False, channels=channels)
 
 
-def statistics(counts):
-    return Statistics("key", {k: np.array(v) for k, v in counts.items()}, {}, {}, {})
+def statistics(counts, unlabelled=None):
+    counts = {k: np.array(v) for k, v in counts.items()}
+    none = {k: np.zeros(v.shape[1], int) for k, v in counts.items()}
+    return Statistics("key", counts, {}, {}, none | {k: np.array(v) for k, v in (unlabelled or {}).items()}, {})
 
 
 def build(**options):
@@ -331,13 +333,28 @@ def test_usage_unlinks_what_takes_a_hundredth_of_a_class_at_most():
     spaces = [LabelSpace.of("a", ["x"]), LabelSpace.of("b", ["u", "v"])]
     taxonomy = Taxonomy.from_groups(spaces, [[("a", "x"), ("b", "u")], [("a", "x"), ("b", "v")], [("a", "x")]])
     known = statistics({("a", UNIFIED): [[900, 95, 5]], ("b", UNIFIED): [[50, 50, 0], [0, 0, 0]]})
-    found, kept = pruned(taxonomy, known, 0.01)
+    found, kept = pruned(taxonomy, known, 0.01, 0.5)
     assert kept == [0, 1]
     assert found.relations["a"].tolist() == [[True, True]]
     # A class without pixels keeps all its nodes; u keeps its only one.
     assert found.relations["b"].tolist() == [[True, False], [False, True]]
     with pytest.raises(UserError, match=r"usage of nodes by 'a' is to be \[1, 3\], the statistics hold \[1, 2\]"):
-        pruned(taxonomy, statistics({("a", UNIFIED): [[1, 2]]}), 0.01)
+        pruned(taxonomy, statistics({("a", UNIFIED): [[1, 2]]}), 0.01, 0.5)
+
+
+def test_a_node_that_mostly_takes_what_a_dataset_does_not_label_is_unlinked_there():
+    spaces = [LabelSpace.of("a", ["leaf", "car"]), LabelSpace.of("b", ["tree", "sky"])]
+    groups = [[("a", "leaf"), ("b", "tree")], [("a", "leaf"), ("b", "sky")], [("a", "car")]]
+    taxonomy = Taxonomy.from_groups(spaces, groups)
+    counts = {("a", UNIFIED): [[970, 30, 0], [0, 0, 40]], ("b", UNIFIED): [[500, 0, 0], [0, 500, 0]]}
+    # The second node takes 3 % of the leaves, but 6000 pixels without a label; cars keep the only node that they have.
+    known = statistics(counts, {("a", UNIFIED): [200, 6000, 60]})
+    found, kept = pruned(taxonomy, known, 0.01, 0.5)
+    assert kept == [0, 1, 2]
+    assert found.relations["a"].tolist() == [[True, False, False], [False, False, True]]
+    assert found.relations["b"].tolist() == taxonomy.relations["b"].tolist()
+    whole, _ = pruned(taxonomy, known, 0.01, 1.0)
+    assert whole.relations["a"].tolist() == taxonomy.relations["a"].tolist()
 
 
 # Texts.

@@ -169,7 +169,7 @@ def test_own_classes_can_be_left_out():
 
 def statistics(taxonomy, means, pixels=10):
     counts = {s.name: np.full(len(s), pixels) for s in taxonomy.spaces}
-    return Statistics("key", {}, counts, {n: m * pixels for n, m in means.items()}, {})
+    return Statistics("key", {}, counts, {n: m * pixels for n, m in means.items()}, {}, {})
 
 
 def test_the_targets_are_positive_negative_or_null():
@@ -338,6 +338,7 @@ def test_statistics_of_two_halves_give_the_relations_of_the_whole():
             {s.name: rng.integers(1, 9, len(s)) for s in (N, M)},
             {s.name: rng.normal(size=(len(s), 3)) for s in (N, M)},
             {},
+            {},
         )
         for _ in range(2)
     ]
@@ -346,6 +347,7 @@ def test_statistics_of_two_halves_give_the_relations_of_the_whole():
         {},
         {n: halves[0].pixels[n] + halves[1].pixels[n] for n in ("n", "m")},
         {n: halves[0].sums[n] + halves[1].sums[n] for n in ("n", "m")},
+        {},
         {},
     )
     assert taxonomy.spaces == (N, M)
@@ -493,7 +495,7 @@ def mined_from_the_toy_world(**options):
             labels, name = batch.annotation.labels, batch.space.name
             sums[name] += class_sums(toy.activation(batch.image), labels, len(batch.space)).numpy()
             pixels[name] += np.bincount(labels[labels >= 0], minlength=len(batch.space))
-    known = Statistics("key", {}, pixels, sums, {})
+    known = Statistics("key", {}, pixels, sums, {}, {})
     return {r[:3] for r in UniSeg(toy.pixels, spaces, statistics=known, **options).part_of}
 
 
