@@ -123,7 +123,8 @@ def test_every_map_is_exclusive_and_covering(classes, more, least, data):
     assert (relation.sum(0) <= 1).all()
     assert (relation.sum(1) >= 1).all()
     counts = data.draw(arrays(np.int64, (classes, classes + more), elements=st.integers(0, 50)))
-    left = used(relation, counts)
+    unlabelled = data.draw(arrays(np.int64, classes + more, elements=st.integers(0, 50)))
+    left = used(relation, counts, unlabelled)
     assert (left <= relation).all()
     assert left.any(1).all()
 
@@ -149,14 +150,14 @@ def test_thinning_drops_weak_nodes_of_classes_with_several_and_keeps_the_best():
 
 def test_a_node_with_a_hundredth_of_its_class_or_less_is_not_used():
     relation = np.array([[True, True, True, False]])
-    assert used(relation, np.array([[900, 95, 5, 10_000]])).tolist() == [[True, True, False, False]]
-    assert used(relation, np.array([[990, 10, 0, 0]])).tolist() == [[True, False, False, False]]
+    assert used(relation, np.array([[900, 95, 5, 10_000]]), np.zeros(4)).tolist() == [[True, True, False, False]]
+    assert used(relation, np.array([[990, 10, 0, 0]]), np.zeros(4)).tolist() == [[True, False, False, False]]
 
 
 def test_a_class_without_pixels_keeps_all_its_nodes():
     relation = np.array([[True, True, False], [False, False, True]])
-    assert used(relation, np.array([[0, 0, 0], [0, 0, 9]])).tolist() == relation.tolist()
+    assert used(relation, np.array([[0, 0, 0], [0, 0, 9]]), np.zeros(3)).tolist() == relation.tolist()
 
 
 def test_of_many_equally_rare_nodes_one_stays():
-    assert used(np.ones((1, 200), bool), np.ones((1, 200), int)).sum() == 1
+    assert used(np.ones((1, 200), bool), np.ones((1, 200), int), np.zeros(200)).sum() == 1
