@@ -43,12 +43,14 @@ class LMSeg(Method):
 
     Datasets of masks teach one mask a class, datasets of segments one a thing and one a stuff class.
 
-    `classifier` is "text" (LMSeg), or a baseline in the same architecture: "heads", or "taxonomy" with the nodes of
-    the table `taxonomy`, by default one a name. `text` is the encoder, a Hugging Face name or folder, by default the
-    offline package's; `prompt_tokens` vectors before the words are learned, 0 encodes the words once (much cheaper on
-    a CPU). `guidance` is the order of the decoder's looks at the image and at the words. `points` computes costs and
-    mask losses on as many sampled points instead of all pixels; 0 takes all. `decoder_lr` is the learning rate of the
-    decoder and the words as a multiple of train.lr: attention wants smaller steps than a pixel decoder.
+    `classifier` is "text" (LMSeg), or a baseline in the same architecture: "heads", or "taxonomy" with the nodes of the
+    table `taxonomy`, by default one a name. `text` is the encoder, a Hugging Face name or folder, by default the
+    offline package's; `prompt_tokens` vectors before the words are learned, 0 encodes the words once (much cheaper on a
+    CPU). `guidance` is the order of the decoder's looks at the image and at the words; in training each word of the
+    step's other datasets is among them by the probability `other_words` (ours), lest a list of words be no more than
+    the name of a dataset. `points` computes costs and mask losses on as many sampled points instead of all pixels; 0
+    takes all. `decoder_lr` is the learning rate of the decoder and the words as a multiple of train.lr: attention wants
+    smaller steps than a pixel decoder.
 
     At inference `things_above` is the least probability of a segment's class, `visible` the least share of a segment's
     own mask that others leave it (panoptic).
@@ -69,6 +71,7 @@ class LMSeg(Method):
         prompt_tokens: int = 8,
         temperature: float = 0.07,
         guidance: Guidance = "image_first",
+        other_words: float = 0.0,
         queries: int = 100,
         blocks: int = 6,
         attention_heads: int = 8,
@@ -89,6 +92,8 @@ class LMSeg(Method):
             raise UserError(
                 f"model.channels is {channels}, which method.attention_heads ({attention_heads}) does not divide"
             )
+        if not 0 <= other_words <= 1:
+            raise UserError(f"method.other_words is {other_words}; it is a probability, 0 to 1")
         if classifier == "text":
             if "{}" not in template:
                 raise UserError(f"method.template is '{template}'; it must have {{}} where the name goes")
@@ -111,7 +116,7 @@ class LMSeg(Method):
             guidance=guidance if classifier == "text" else "none",
         )
         self.focal_weight, self.dice_weight, self.background_weight = focal_weight, dice_weight, background_weight
-        self.reads_words = classifier == "text"
+        self.reads_words, self.other_words = classifier == "text", other_words
         self.decoder_lr = decoder_lr
         self.points, self.things_above, self.visible = points, things_above, visible
         self._readings: dict[tuple[LabelSpace, torch.device], Reading] = {}
@@ -144,13 +149,22 @@ class LMSeg(Method):
         """
         readings = self._read([batch.space for batch in batches])
         asked = []
-        for one, batch, reading in zip(features, batches, readings, strict=True):
-            decoded = self.decoder(one.levels[-1], reading.words)
+        for k, (one, batch, reading) in enumerate(zip(features, batches, readings, strict=True)):
+            decoded = self.decoder(one.levels[-1], self._guide(reading, [*readings[:k], *readings[k + 1 :]]))
             asked.append(_Asked(decoded, reading.classify(decoded.queries), one.pixel, _targets(batch)))
         matches = match([self._costs(a) for a in asked])
         self._warn(matches, batches)
         sizes = self._sizes(asked, matches)
         return [self._losses(a, m, s) for a, m, s in zip(asked, matches, sizes, strict=True)]
+
+    def _guide(self, own: Reading, others: Sequence[Reading]) -> Float[Tensor, "T C"] | None:
+        """Return a dataset's words and some of the others', which guide its queries but are no answer to them."""
+        if own.words is None or not self.other_words or not others:
+            return own.words
+        pool = torch.cat([reading.words[:-1] for reading in others if reading.words is not None])
+        # Drawn on the host: a selection by a mask on the device would be waited for.
+        shown = (torch.rand(len(pool)) < self.other_words).nonzero().flatten()
+        return torch.cat([own.words, pool[shown.to(pool.device, non_blocking=True)]])
 
     @torch.no_grad()
     def _costs(self, asked: _Asked) -> Float[Tensor, "L B Q T"]:

@@ -97,6 +97,23 @@ def test_the_temperature_starts_at_007_and_never_falls_below_001(encoder):
 # Words.
 
 
+def test_other_datasets_words_guide_in_training_and_are_no_answers(encoder, monkeypatch):
+    batches = [batch(A, blocks(A)), batch(B, blocks(B))]
+    told = {}
+    for share in (0.0, 1.0):
+        method, seen = build(encoder, other_words=share, prompt_tokens=0), []
+        decode = method.decoder.forward
+        monkeypatch.setattr(
+            method.decoder, "forward", lambda level, words, d=decode, s=seen: (s.append(words), d(level, words))[1]
+        )
+        method.step_losses([method.pixels(b.image) for b in batches], batches)
+        told[share] = [len(words) for words in seen]
+        texts = method.classes.text()
+        assert torch.equal(seen[0][: len(A)], texts[[method.classes.position[n] for n in A.names]])
+    # Two and three classes and the background; every word of the other dataset, but not its background, is added.
+    assert told == {0.0: [3, 4], 1.0: [3 + 3, 4 + 2]}
+
+
 def test_permuting_the_words_permutes_the_scores(encoder):
     method = build(encoder).eval()
     turned = LabelSpace.of("turned", ["sky", "car", "tree"])
@@ -370,6 +387,7 @@ def test_words_unlike_heads_share_what_datasets_call_the_same(encoder):
         ({"attention_heads": 5}, "model.channels is 16"),
         ({"template": "a photo"}, "method.template"),
         ({"temperature": 0.0}, "method.temperature"),
+        ({"other_words": 1.5}, "method.other_words is 1.5"),
     ],
 )
 def test_options_outside_their_range_are_refused_by_name(encoder, options, message):
