@@ -205,8 +205,8 @@ def build_method(
         if str(value).startswith(STAGE):
             place = folder / "stages" / str(value).removeprefix(STAGE)
             options[key] = statistics_file(place) if key == STATISTICS else place / "taxonomy.tsv"
-    for key in _paths(stage.kind):
-        if _with_defaults(stage.kind.__init__, options).get(key) == PROPOSAL:
+    for key in [k for k, v in _with_defaults(stage.kind.__init__, options).items() if v == PROPOSAL]:
+        if key in _paths(stage.kind):
             where = "method" if stage.same and key not in stage.own else stage.name
             options[key] = folder / _kept(where, key, ".tsv")
     return stage.kind(Pixels.build(**network), spaces, **options)
