@@ -22,8 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from manyseg.confusion import Confusion, count_pairs
-from manyseg.inference import argmax_map
+from manyseg.evaluation.confusion import Confusion, count_pairs
+from manyseg.inference.label_maps import argmax_map
 from manyseg.labels import IGNORE, LabelSpace
 
 CASES = [(19, (512, 1024), 2, 75), (150, (512, 512), 2, 75), (19, (128, 256), 16, 35)]

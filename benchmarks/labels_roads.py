@@ -11,13 +11,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from manyseg.evaluate import collect
+from manyseg.evaluation.evaluate import collect
 from manyseg.labels import Taxonomy
 from manyseg.models.text import TextEncoder
-from manyseg.recipe import read_recipe
 from manyseg.relate import agreement, propose
-from manyseg.run import Run
-from manyseg.statistics import UNIFIED
+from manyseg.relate.statistics import UNIFIED
+from manyseg.runs.recipe import read_recipe
+from manyseg.runs.run import Run
 
 ROOT = Path(__file__).parents[1]
 

@@ -21,8 +21,8 @@ import time
 
 import torch
 
-from manyseg.mask_losses import mask_losses, point_losses
-from manyseg.matching import match, nearest, pair_costs
+from manyseg.losses.mask import mask_losses, point_losses
+from manyseg.losses.matching import match, nearest, pair_costs
 from manyseg.methods.lmseg import class_loss
 
 FOCAL, DICE, BACKGROUND = 20.0, 1.0, 0.1

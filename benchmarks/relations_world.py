@@ -11,11 +11,11 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from manyseg.conflict import conflicts_markdown
 from manyseg.data.world import DATASETS, write_world
+from manyseg.evaluation.gradient_conflict import conflicts_markdown
 from manyseg.relate import mine_calibrated, mine_published
-from manyseg.run import Run, conflicts_run, train_recipe
-from manyseg.statistics import Statistics
+from manyseg.relate.statistics import Statistics
+from manyseg.runs.run import Run, conflicts_run, train_recipe
 
 RECIPE = """
 seed = {seed}

@@ -22,12 +22,12 @@ from statistics import median
 import numpy as np
 import torch
 
-from manyseg.assign import cover, transport
 from manyseg.labels import LabelSpace
 from manyseg.methods.rounding import Rounding
 from manyseg.methods.start import links, starting_taxonomy
 from manyseg.models.graph import LabelGraph
-from manyseg.statistics import Statistics
+from manyseg.relate.assignment import cover, transport
+from manyseg.relate.statistics import Statistics
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "labels7"
 REG, REG_M, TOL = 0.01, 5.0, 1e-6

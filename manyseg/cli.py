@@ -110,7 +110,7 @@ def labels(
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page to explore it.")] = None,
 ) -> None:
     """Propose the unified label space of several datasets, before any training, and show why."""
-    from manyseg.unify import unify
+    from manyseg.runs.propose import unify
 
     unify(
         sources,
@@ -132,7 +132,7 @@ def train(
     overrides: Set = None,
 ) -> None:
     """Train one model on the datasets of a recipe, evaluate it, and write a report."""
-    from manyseg.run import train_recipe
+    from manyseg.runs.run import train_recipe
 
     train_recipe(recipe, out=out, resume=resume, overrides=overrides or [])
 
@@ -152,7 +152,7 @@ def predict(
     overrides: SetTest = None,
 ) -> None:
     """Segment images in any dataset's labels or the unified ones: masks, and overlays with a legend."""
-    from manyseg.run import predict_run
+    from manyseg.runs.run import predict_run
 
     kind = segments.value if segments else None
     predict_run(run, images, labels=labels, out=out, overrides=overrides or [], segments=kind)
@@ -174,12 +174,12 @@ def evaluate(
     overrides: SetTest = None,
 ) -> None:
     """Evaluate a run on its own datasets or on others, and print a table."""
-    from manyseg.run import conflicts_run, cross_run, evaluate_run
+    from manyseg.runs.run import conflicts_run, cross_run, evaluate_run
 
     if conflicts:
         if data or json is not None or cross or overrides:
             raise typer.BadParameter("--conflicts measures the run's own training steps; it goes without other options")
-        from manyseg.conflict import conflicts_markdown
+        from manyseg.evaluation.gradient_conflict import conflicts_markdown
 
         print(conflicts_markdown(conflicts_run(run)))
         return

@@ -18,8 +18,8 @@ from manyseg.methods import METHODS
 from manyseg.models.text import OFFLINE
 from manyseg.relate import agreement
 from manyseg.report import compare
-from manyseg.run import Run, predict_run, train_recipe
-from manyseg.unify import unify
+from manyseg.runs.propose import unify
+from manyseg.runs.run import Run, predict_run, train_recipe
 
 __all__ = ["run_demo"]
 

@@ -29,7 +29,7 @@ from manyseg.methods.rounding import Rounding
 from manyseg.methods.start import Start, label_features, links, named, pruned, starting_taxonomy
 from manyseg.models import Pixels
 from manyseg.models.graph import Graph, LabelGraph, orthogonality
-from manyseg.statistics import Statistics
+from manyseg.relate.statistics import Statistics
 
 __all__ = ["AutoUniSeg"]
 

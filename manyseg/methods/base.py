@@ -18,11 +18,11 @@ from manyseg import losses
 from manyseg.data.annotation import Annotation, Dense, Segments
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
-from manyseg.hierarchy import Hierarchy
+from manyseg.inference.segments import SegmentMap
 from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.labels.hierarchy import Hierarchy
 from manyseg.losses import Links
 from manyseg.models import Features, Pixels
-from manyseg.panoptic import SegmentMap
 
 __all__ = ["Method", "PixelMethod", "StagePlan"]
 

@@ -29,8 +29,8 @@ from manyseg import losses
 from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
-from manyseg.hierarchy import Hierarchy
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
+from manyseg.labels.hierarchy import Hierarchy
 from manyseg.losses import Links
 from manyseg.methods.base import PixelMethod, dense_labels
 from manyseg.methods.start import proposed

@@ -23,14 +23,14 @@ from torch import Tensor
 from manyseg.data.annotation import Segments
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
+from manyseg.inference.segments import SegmentMap, find_segments
 from manyseg.labels import LabelSpace, Taxonomy
-from manyseg.mask_losses import labels_at, mask_losses, point_losses, sample
-from manyseg.matching import Matches, Targets, match, nearest, pair_costs, targets_of_labels, targets_of_segments
+from manyseg.losses.mask import labels_at, mask_losses, point_losses, sample
+from manyseg.losses.matching import Matches, Targets, match, nearest, pair_costs, targets_of_labels, targets_of_segments
 from manyseg.methods.base import Method, dense_labels
 from manyseg.methods.readers import Heads, Reading, Reads, Texts, Unified
 from manyseg.models import Features, Pixels
 from manyseg.models.decoder import Decoded, Guidance, QueryDecoder
-from manyseg.panoptic import SegmentMap, find_segments
 
 __all__ = ["LMSeg", "class_loss", "semantic_scores"]
 

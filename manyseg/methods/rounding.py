@@ -14,7 +14,7 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from manyseg.assign import cheapest_map, cover, thin, transport
+from manyseg.relate.assignment import cheapest_map, cover, thin, transport
 
 __all__ = ["Rounding"]
 

@@ -12,12 +12,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float
 
-from manyseg.assign import used
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.models.text import TextEncoder
 from manyseg.relate import Flat, merge, propose, recall_shares, shares
-from manyseg.statistics import UNIFIED, Statistics
+from manyseg.relate.assignment import used
+from manyseg.relate.statistics import UNIFIED, Statistics
 
 __all__ = ["Start", "label_features", "label_texts", "links", "named", "proposed", "pruned", "starting_taxonomy"]
 

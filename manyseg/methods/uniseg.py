@@ -24,7 +24,7 @@ from manyseg.losses import Links, Targets
 from manyseg.methods.base import PixelMethod, StagePlan, dense_labels
 from manyseg.models import Pixels
 from manyseg.relate import PartOf, mine_calibrated, mine_published, read_relations, relations_tsv
-from manyseg.statistics import Statistics
+from manyseg.relate.statistics import Statistics
 
 __all__ = ["UniSeg"]
 

@@ -18,8 +18,8 @@ from manyseg.methods.rounding import Rounding
 from manyseg.methods.start import label_features, label_texts, named, pruned, starting_taxonomy
 from manyseg.models import Pixels
 from manyseg.models.graph import orthogonality
-from manyseg.optimize import TrainOptions, build_optimizer, parameter_groups
-from manyseg.statistics import UNIFIED, Statistics
+from manyseg.relate.statistics import UNIFIED, Statistics
+from manyseg.training.optimizer import TrainOptions, build_optimizer, parameter_groups
 
 SMALL = {"features": "learned", "hidden": 16, "init": "names"}
 

@@ -13,13 +13,13 @@ from manyseg import losses, testing
 from manyseg.data.annotation import Boxes, Dense, Tags, stack
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
+from manyseg.inference.hierarchical import deepest
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
-from manyseg.levels import deepest
 from manyseg.methods.htss import HTSS
 from manyseg.models import Features
 from manyseg.models.text import TextEncoder
 from manyseg.relate import propose
-from manyseg.run import Run, predict_run, train_recipe
+from manyseg.runs.run import Run, predict_run, train_recipe
 
 
 class Identity(nn.Module):

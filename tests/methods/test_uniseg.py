@@ -12,15 +12,15 @@ from manyseg import testing
 from manyseg.data.annotation import Dense
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
-from manyseg.inference import class_sums
+from manyseg.inference.label_maps import class_sums
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.methods.uniseg import UniSeg
 from manyseg.models import Features
-from manyseg.recipe import read_recipe
 from manyseg.relate import PartOf, Relation, add_mined, mine_calibrated, mine_published, read_relations, relations_tsv
-from manyseg.run import Run, train_recipe
-from manyseg.statistics import Statistics
-from manyseg.unify import unify
+from manyseg.relate.statistics import Statistics
+from manyseg.runs.propose import unify
+from manyseg.runs.recipe import read_recipe
+from manyseg.runs.run import Run, train_recipe
 
 D = LabelSpace.of("d", ["u0", "u2"])
 E = LabelSpace.of("e", ["u0", "u1", "u2"])

@@ -1,0 +1,285 @@
+"""The one evaluation: a method's label maps against the labels of datasets, by protocol, and the statistics of both.
+
+Images of equal size are asked about together, files are read ahead by threads, pixels are counted on the device, and
+ranks add their counts up once. Every rank then holds the same result.
+
+Axes: B images, D classes of a dataset, U unified nodes, h w feature resolution, H W native size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from manyseg.data.annotation import Segments
+from manyseg.data.folder import Folder
+from manyseg.errors import UserError
+from manyseg.evaluation.confusion import Confusion, count_pairs
+from manyseg.evaluation.dataset_pass import (
+    Predict,
+    all_reduce,
+    device_of,
+    image_hashes,
+    pass_over,
+    pass_over_segments,
+    predictor,
+)
+from manyseg.evaluation.knowledge import Knowledge
+from manyseg.evaluation.panoptic_quality import Panoptic, count_segments
+from manyseg.evaluation.scores import DatasetScores, Protocol, Scores
+from manyseg.inference.label_maps import TestOptions, class_sums
+from manyseg.labels import IGNORE, LabelSpace, Relation
+from manyseg.methods.base import Method
+from manyseg.relate.assignment import map_by_iou
+from manyseg.relate.statistics import UNIFIED, Statistics
+from manyseg.relate.unseen import Encode, relate_by_names, relate_by_text, unmapped
+
+__all__ = [
+    "Activation",
+    "check_disjoint",
+    "collect",
+    "evaluate",
+    "score_mapped",
+    "score_related",
+    "score_seen",
+    "score_words",
+    "statistics_key",
+]
+
+Activation = Callable[[UInt8[Tensor, "B 3 H W"]], Float[Tensor, "B U h w"]]
+"""Maps images to a value of every unified node at feature resolution."""
+
+# Protocols.
+
+
+def evaluate(
+    method: Method,
+    folders: Sequence[Folder],
+    *,
+    relate: Protocol = "names",
+    encode: Encode | None = None,
+    fit: Mapping[str, Folder] | None = None,
+    options: TestOptions | None = None,
+) -> Scores:
+    """Score a method on datasets, each under one protocol: "seen" if it was trained on, else `relate`.
+
+    "text" needs `encode`, which turns texts into unit vectors, but for a method that reads words itself. "labels" needs
+    in `fit`, by dataset, a folder with other labelled images, on which the map is fitted. Raises UserError where these
+    are missing, or a dataset is there twice.
+    """
+    out: dict[str, DatasetScores] = {}
+    seen: dict[str, list[float]] = {}
+    for folder in folders:
+        name = folder.space.name
+        if name in out:
+            raise UserError(f"dataset '{name}' is to be evaluated twice; evaluate one split and protocol at a time")
+        if relate == "seen" or _trained_on(method, folder.space):
+            out[name] = score_seen(method, folder, options)
+            seen[name] = out[name].confusion.iou.tolist()
+        elif relate == "labels":
+            if fit is None or name not in fit:
+                raise UserError(
+                    f"no labelled images to fit the map of '{name}'; give another split of it, or use names"
+                )
+            out[name] = score_mapped(method, folder, fit[name], options)
+        elif relate == "names":
+            relation = relate_by_names(folder.space, method.taxonomy)
+            out[name] = score_related(method, folder, relation, relate, options)
+        elif method.reads_words:
+            out[name] = score_words(method, folder, options)
+        else:
+            if encode is None:
+                raise UserError(f"relating '{name}' by text needs a text encoder; give one, or use names")
+            relation = relate_by_text(folder.space, method.taxonomy, encode)
+            out[name] = score_related(method, folder, relation, relate, options)
+    return Scores(len(method.taxonomy.unified), out, Knowledge.of(method.taxonomy, seen) if seen else None)
+
+
+def score_seen(method: Method, folder: Folder, options: TestOptions | None = None) -> DatasetScores:
+    """Score a training dataset in its own labels."""
+    space = _trained_on(method, folder.space)
+    if space is None:
+        raise UserError(
+            f"'{folder.space.name}' is no training dataset of this model; relate it by names, text or labels"
+        )
+    return _in_words(method, folder, space, "seen", options)
+
+
+def score_words(method: Method, folder: Folder, options: TestOptions | None = None) -> DatasetScores:
+    """Score an unseen dataset by asking a method that reads words for the names of its classes."""
+    return _in_words(method, folder, folder.space, "text", options)
+
+
+def _in_words(
+    method: Method, folder: Folder, space: LabelSpace, protocol: Protocol, options: TestOptions | None
+) -> DatasetScores:
+    confusion = _confusion(method, folder, predictor(method, space, options), options)
+    return DatasetScores(protocol, confusion, panoptic=_panoptic(method, folder, space, options))
+
+
+def score_related(
+    method: Method,
+    folder: Folder,
+    relation: Relation,
+    protocol: Protocol,
+    options: TestOptions | None = None,
+) -> DatasetScores:
+    """Score an unseen dataset through a relation; the argmax is among the classes that have a node.
+
+    Where no class has a node nothing is predicted, and every class that occurs has IoU 0.
+    """
+    predict = predictor(method, folder.space, options, relation)
+    confusion = _confusion(method, folder, predict, options)
+    return DatasetScores(protocol, confusion, unmapped(folder.space, relation))
+
+
+def score_mapped(method: Method, folder: Folder, fit: Folder, options: TestOptions | None = None) -> DatasetScores:
+    """Score an unseen dataset through a map of unified nodes to classes fitted on the labels of `fit`.
+
+    AutoUniSeg's protocol: least cost, 1 - IoU on `fit`; the prediction is the class of the best node. Not zero-shot.
+    Raises UserError if an image of `fit` would be scored.
+    """
+    if fit.space != folder.space:
+        raise UserError(
+            f"the map of '{folder.space.name}' cannot be fitted on '{fit.space.name}'; give a split of one card"
+        )
+    check_disjoint(fit, folder)
+    unified = method.taxonomy.unified
+    statistics = collect(method, [fit], options, heads=[unified])
+    relation = map_by_iou(statistics.counts[fit.space.name, UNIFIED])
+    class_of = torch.from_numpy(relation.argmax(0)).to(device_of(method))
+    nodes = predictor(method, unified, options)
+    confusion = _confusion(method, folder, lambda image, size: class_of[nodes(image, size)], options)
+    return DatasetScores("labels", confusion, unmapped(folder.space, relation))
+
+
+def check_disjoint(fit: Folder, score: Folder) -> None:
+    """Raise UserError if the two folders share an image: what fits a map must not score it."""
+    if shared := len(np.intersect1d(image_hashes(fit), image_hashes(score))):
+        raise UserError(
+            f"{shared} of {len(score)} images of '{score.space.name}' to be scored would also fit its map; "
+            f"take another split than '{fit.split}' for the map"
+        )
+
+
+def _trained_on(method: Method, space: LabelSpace) -> LabelSpace | None:
+    """Return the method's own space of that name; raises UserError if its classes are others."""
+    for known in method.spaces:
+        if known.name == space.name:
+            if known.names != space.names:
+                raise UserError(
+                    f"the card of '{space.name}' has {len(space)} classes that are not the {len(known)} that the "
+                    "model was trained on; use the card of the run, or rename the card to evaluate it as unseen"
+                )
+            return known
+    return None
+
+
+# Statistics.
+
+
+def collect(
+    method: Method,
+    folders: Sequence[Folder],
+    options: TestOptions | None = None,
+    *,
+    heads: Sequence[LabelSpace] | None = None,
+    activation: Activation | None = None,
+) -> Statistics:
+    """Count what every head says on the pixels of every dataset, and sum up activations of labelled ones, in one pass.
+
+    `heads` are the spaces to ask; by default all training datasets' and the unified one. `activation` gives what is
+    summed up by true class, e.g. the cosines with the unified nodes; it is read bilinearly at native size.
+    """
+    heads = (*method.spaces, method.taxonomy.unified) if heads is None else heads
+    totals: dict[tuple[str, ...], Tensor] = {}
+    for folder in folders:
+        totals |= _tally(method, folder, options, heads, activation)
+    all_reduce(totals.values())
+    arrays = {key: total.cpu().numpy() for key, total in totals.items()}
+    return Statistics(
+        statistics_key(method, heads, options),
+        {(key[1], key[2]): a for key, a in arrays.items() if key[0] == "counts"},
+        {key[1]: a for key, a in arrays.items() if key[0] == "pixels"},
+        {key[1]: a for key, a in arrays.items() if key[0] == "sums"},
+        {(key[1], key[2]): a for key, a in arrays.items() if key[0] == "unlabelled"},
+        {folder.space.name: image_hashes(folder) for folder in folders},
+    )
+
+
+def _tally(
+    method: Method,
+    folder: Folder,
+    options: TestOptions | None,
+    heads: Sequence[LabelSpace],
+    activation: Activation | None,
+) -> dict[tuple[str, ...], Tensor]:
+    """Return this rank's counts, pixels and sums of one dataset, on the device."""
+    name, classes, unified, device = folder.space.name, len(folder.space), method.taxonomy.unified, device_of(method)
+    predict = [predictor(method, head, options) for head in heads]
+    # The first row are the pixels without a label.
+    counts = [torch.zeros(1 + classes, len(head), dtype=torch.int64, device=device) for head in heads]
+    pixels = torch.zeros(classes, dtype=torch.int64, device=device)
+    sums = torch.zeros(classes, len(unified), dtype=torch.float64, device=device)
+
+    def visit(image: Tensor, truth: Tensor) -> None:
+        size = (truth.shape[-2], truth.shape[-1])
+        for total, ask, head in zip(counts, predict, heads, strict=True):
+            total += count_pairs(truth - IGNORE, ask(image, size), 1 + classes, len(head))[:, :-1]
+        pixels.add_(count_pairs(truth, truth, classes, classes).sum(1))
+        if activation is not None:
+            sums.add_(class_sums(activation(image), truth, classes))
+
+    pass_over(method, folder, options, visit)
+    names = [UNIFIED if head == unified else head.name for head in heads]
+    out: dict[tuple[str, ...], Tensor] = {("pixels", name): pixels}
+    out |= {("counts", name, head): total[1:] for head, total in zip(names, counts, strict=True)}
+    out |= {("unlabelled", name, head): total[0] for head, total in zip(names, counts, strict=True)}
+    return out if activation is None else out | {("sums", name): sums}
+
+
+def _confusion(method: Method, folder: Folder, predict: Predict, options: TestOptions | None) -> Confusion:
+    classes = len(folder.space)
+    counts = torch.zeros(classes, classes + 1, dtype=torch.int64, device=device_of(method))
+
+    def visit(image: Tensor, truth: Tensor) -> None:
+        counts.add_(count_pairs(truth, predict(image, (truth.shape[-2], truth.shape[-1])), classes, classes))
+
+    pass_over(method, folder, options, visit)
+    all_reduce([counts])
+    return Confusion(folder.space, counts.cpu().numpy())
+
+
+def _panoptic(method: Method, folder: Folder, space: LabelSpace, options: TestOptions | None) -> Panoptic | None:
+    """Compare found with true segments, where method and folder have any; windows, flips and scales are left out."""
+    if not method.finds_segments or folder.annotation != "segments":
+        return None
+    counts = torch.zeros(len(space), 4, dtype=torch.float64)
+
+    def visit(image: Tensor, truth: Segments) -> None:
+        size = (truth.ids.shape[-2], truth.ids.shape[-1])
+        found = method.segments(image, space, size)[0]
+        counts.add_(torch.from_numpy(count_segments(truth.ids, truth.classes, found, len(space))))
+
+    pass_over_segments(method, folder, options, visit)
+    total = counts.to(device_of(method))
+    all_reduce([total])
+    return Panoptic(space, total.cpu().numpy())
+
+
+def statistics_key(method: Method, heads: Sequence[LabelSpace], options: TestOptions | None = None) -> str:
+    """Hash what statistics depend on: weights, taxonomy, heads and options; the images' hashes are kept beside it."""
+    out = hashlib.sha256()
+    for name, tensor in sorted(method.state_dict().items()):
+        raw = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        out.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
+        out.update(memoryview(raw.numpy()))
+    out.update(method.taxonomy.to_tsv().encode())
+    out.update(repr([(head.name, head.names) for head in heads]).encode())
+    out.update((options or TestOptions()).model_dump_json().encode())
+    return out.hexdigest()

@@ -1,0 +1,79 @@
+"""From mask queries to segments: things and stuff that do not overlap.
+
+Axes: Q queries, D classes, N segments of an image, h w feature resolution, H W native size.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from manyseg.labels import IGNORE
+
+__all__ = ["SegmentMap", "find_segments"]
+
+SURE = 0.5
+"""A mask is where its probability is at least this."""
+
+
+class SegmentMap(NamedTuple):
+    """The segments found in an image: a position in `classes` for every pixel, or IGNORE."""
+
+    ids: Int[Tensor, "H W"]
+    classes: Int[Tensor, " N"]
+    scores: Float[Tensor, " N"]
+    """The probability of each segment's class; of a stuff class in several parts, the best."""
+
+
+@torch.no_grad()
+def find_segments(
+    classes: Float[Tensor, "Q D+1"],
+    masks: Float[Tensor, "Q h w"],
+    things: Bool[Tensor, " D"],
+    size: tuple[int, int],
+    least: float,
+    visible: float,
+) -> SegmentMap:
+    """Turn class probabilities and mask logits into segments that do not overlap (MaskFormer; LMSeg, section 4).
+
+    Kept are queries whose best class is not background and has a probability above `least`. A pixel is of the query
+    whose class times mask probability is largest, if it is inside that query's mask. A segment that is left less than
+    `visible` of its own mask is dropped, and its pixels are nobody's. Parts of one stuff class are one segment.
+    """
+    score, best = classes.max(1)
+    kept = ((best < len(things)) & (score > least)).nonzero()[:, 0]
+    owner = torch.full(size, IGNORE, device=masks.device)
+    highest = torch.zeros(size, device=masks.device)
+    # One mask at native size at a time: all of them would be Q x H x W.
+    for q in kept.tolist():
+        claim = score[q] * _native(masks[q], size)
+        wins = claim > highest
+        owner, highest = torch.where(wins, q, owner), torch.where(wins, claim, highest)
+    ids = torch.full(size, IGNORE, device=masks.device)
+    found: list[tuple[int, float]] = []
+    stuff: dict[int, int] = {}
+    for q in kept.tolist():
+        own = _native(masks[q], size) >= SURE
+        seen = own & (owner == q)
+        area, left = int(own.sum()), int(seen.sum())
+        if not left or left < visible * area:
+            continue
+        c, probability = int(best[q]), float(score[q])
+        if not things[c] and c in stuff:
+            number = stuff[c]
+            found[number] = (c, max(found[number][1], probability))
+        else:
+            number = stuff[c] = len(found)
+            found.append((c, probability))
+        ids[seen] = number
+    return SegmentMap(
+        ids.cpu(), torch.tensor([c for c, _ in found], dtype=torch.int64), torch.tensor([p for _, p in found])
+    )
+
+
+def _native(mask: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "H W"]:
+    return F.interpolate(mask[None, None].float(), size=size, mode="bilinear", align_corners=False)[0, 0].sigmoid()

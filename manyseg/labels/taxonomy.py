@@ -1,0 +1,239 @@
+"""The taxonomy: which unified nodes each class of each dataset may be, and its table.
+
+Axes: D classes of one dataset, U unified nodes. A relation is `Bool[D, U]`, true where label d may be node u.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from manyseg.errors import UserError
+from manyseg.labels.spaces import SEPARATOR, LabelClass, LabelSpace, normalise
+
+__all__ = ["Relation", "Taxonomy"]
+
+Relation = Bool[np.ndarray, "D U"]
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """A unified label space and, for every dataset, which of its nodes each class may be.
+
+    `spaces` are the datasets' own label spaces; `relations[space.name]` is Bool[D, U].
+    Checked on construction: every class has a node, every node belongs to a class, shapes fit, names are unique.
+    Manual, merged, disjoint, mined and learned taxonomies are all this type, and the same table on disk.
+    """
+
+    unified: LabelSpace
+    spaces: tuple[LabelSpace, ...]
+    relations: Mapping[str, Relation] = field(repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.spaces:
+            raise UserError("a taxonomy needs at least one dataset's label space")
+        names = [s.name for s in self.spaces]
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"two datasets are called '{name}'; give one of the cards another name")
+        if set(names) != set(self.relations):
+            raise UserError(f"taxonomy relates {sorted(self.relations)} but its datasets are {sorted(names)}")
+        used = np.zeros(len(self.unified), bool)
+        for space in self.spaces:
+            relation = self.relations[space.name]
+            if relation.shape != (len(space), len(self.unified)) or relation.dtype != np.bool_:
+                raise UserError(
+                    f"relation of '{space.name}' is {relation.dtype}{list(relation.shape)}, "
+                    f"expected bool{[len(space), len(self.unified)]}"
+                )
+            bare = [n for n, row in zip(space.names, relation, strict=True) if not row.any()]
+            if bare:
+                raise UserError(
+                    f"{len(bare)} of {len(space)} classes of '{space.name}' have no unified node "
+                    f"({', '.join(bare[:5])}); add each to a row of the taxonomy"
+                )
+            used |= relation.any(0)
+        if not used.all():
+            idle = [n for n, u in zip(self.unified.names, used, strict=True) if not u]
+            raise UserError(f"{len(idle)} unified nodes belong to no class ({', '.join(idle[:5])}); remove their rows")
+
+    def space(self, name: str) -> LabelSpace:
+        """Return the label space called `name`: a dataset's, or "unified"."""
+        for space in (*self.spaces, self.unified):
+            if space.name == name:
+                return space
+        known = ", ".join(s.name for s in (*self.spaces, self.unified))
+        raise UserError(f"no label space is called '{name}'; there are: {known}")
+
+    def exclusive(self, name: str) -> bool:
+        """Say whether every node belongs to at most one class of dataset `name`."""
+        return bool((self.relations[name].sum(0) <= 1).all())
+
+    def members(self, node: int) -> list[tuple[str, str]]:
+        """List (dataset, class) of every class that may be unified node `node`."""
+        return [(s.name, s.names[d]) for s in self.spaces for d in np.flatnonzero(self.relations[s.name][:, node])]
+
+    # Builders.
+
+    @classmethod
+    def disjoint(cls, spaces: Sequence[LabelSpace]) -> Taxonomy:
+        """Give every class of every dataset a node of its own (multi-head)."""
+        return cls.from_groups(spaces, [[(s.name, n)] for s in spaces for n in s.names])
+
+    @classmethod
+    def by_name(cls, spaces: Sequence[LabelSpace], *, exact: bool = False) -> Taxonomy:
+        """Unite classes of equal name; `exact=False` compares normalised names and the cards' synonyms.
+
+        Two classes of one dataset are never united: the later of two equal normalised names keeps its own node.
+        """
+        groups: list[list[tuple[str, str]]] = []
+        index: dict[str, list[int]] = {}
+        for space in spaces:
+            for c in space.classes:
+                keys = [c.name] if exact else [normalise(n) for n in (c.name, *c.synonyms)]
+                found = [g for k in keys for g in index.get(k, []) if all(d != space.name for d, _ in groups[g])]
+                if found:
+                    group = found[0]
+                    groups[group].append((space.name, c.name))
+                else:
+                    group = len(groups)
+                    groups.append([(space.name, c.name)])
+                for key in keys:
+                    if group not in index.setdefault(key, []):
+                        index[key].append(group)
+        return cls.from_groups(spaces, groups)
+
+    @classmethod
+    def from_groups(
+        cls,
+        spaces: Sequence[LabelSpace],
+        groups: Sequence[Sequence[tuple[str, str]]],
+        names: Sequence[str] | None = None,
+    ) -> Taxonomy:
+        """Build from nodes given as lists of (dataset, class); nodes are named by `names` or by their members."""
+        relations = {s.name: np.zeros((len(s), len(groups)), bool) for s in spaces}
+        by_name = {s.name: s for s in spaces}
+        for u, group in enumerate(groups):
+            for dataset, label in group:
+                if dataset not in by_name or label not in by_name[dataset].positions:
+                    raise UserError(f"there is no class '{label}' in a dataset '{dataset}'; check the taxonomy")
+                relations[dataset][by_name[dataset].positions[label], u] = True
+        classes = _node_classes(by_name, groups, names)
+        return cls(LabelSpace("unified", classes), tuple(spaces), relations)
+
+    # The table.
+
+    def write(self, path: str | Path) -> None:
+        """Write the table that `read` reads: one row a node, then one column a dataset."""
+        Path(path).write_text(self.to_tsv(), encoding="utf-8")
+
+    def to_tsv(self) -> str:
+        """Render the table: first column `unified`, then a column a dataset, several classes joined with `|`."""
+        out = io.StringIO()
+        writer = csv.writer(out, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
+        writer.writerow(["unified", *(s.name for s in self.spaces)])
+        for u, node in enumerate(self.unified.names):
+            cells = (
+                SEPARATOR.join(s.names[d] for d in np.flatnonzero(self.relations[s.name][:, u])) for s in self.spaces
+            )
+            writer.writerow([node, *cells])
+        return out.getvalue()
+
+    @classmethod
+    def read(cls, path: str | Path, spaces: Sequence[LabelSpace]) -> Taxonomy:
+        """Read a table written by `write`, a spreadsheet, or MSeg's master table, for the given datasets.
+
+        Columns of other datasets are skipped, as are rows that then name no class. MSeg's dialect is understood: a
+        `universal` first column, column names with a `-<version>` suffix, cells like `{person, rider}`, and a row
+        `unlabeled`. Raises `UserError` naming file, row and column.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise UserError(f"{path}: there is no such taxonomy file") from None
+        except UnicodeDecodeError as e:
+            raise UserError(f"{path}: not UTF-8 text (byte {e.start}); save the table as UTF-8 TSV") from None
+        rows = [r for r in csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE) if any(r)]
+        return cls.from_groups(spaces, *_parse(path, rows, spaces))
+
+
+def _node_classes(
+    spaces: Mapping[str, LabelSpace], groups: Sequence[Sequence[tuple[str, str]]], names: Sequence[str] | None
+) -> tuple[LabelClass, ...]:
+    """Name and colour the nodes: the commonest member name, made unique by its dataset, then by a number."""
+    taken: set[str] = set()
+    out = []
+    for u, group in enumerate(groups):
+        if names is not None:
+            name = names[u]
+        else:
+            labels = [label for _, label in group]
+            base = max(labels, key=lambda n: (labels.count(n), -len(n), -labels.index(n))) if labels else f"node {u}"
+            dataset = next((d for d, n in group if n == base), "")
+            name = next(n for n in (base, f"{base} ({dataset})", f"{base} #{u}") if n not in taken)
+        taken.add(name)
+        members = [spaces[d].classes[spaces[d].positions[n]] for d, n in group]
+        color = next((m.color for m in members if m.color is not None), None)
+        out.append(LabelClass(name, color, thing=any(m.thing for m in members)))
+    return tuple(out)
+
+
+def _parse(
+    path: Path, rows: Sequence[Sequence[str]], spaces: Sequence[LabelSpace]
+) -> tuple[list[list[tuple[str, str]]], list[str]]:
+    if not rows or rows[0][0].strip() not in ("unified", "universal"):
+        raise UserError(f"{path}: the first row must start with 'unified', then name one dataset a column")
+    header = [h.strip() for h in rows[0]]
+    columns = {s.name: _column(header, s.name) for s in spaces}
+    for name, column in columns.items():
+        if column is None:
+            raise UserError(f"{path}: no column for dataset '{name}'; the columns are: {', '.join(header[1:])}")
+    groups: list[list[tuple[str, str]]] = []
+    names: list[str] = []
+    for number, row in enumerate(rows[1:], 2):
+        node = row[0].strip()
+        if header[0] == "universal" and node == "unlabeled":
+            continue
+        if not node:
+            raise UserError(f"{path}, row {number}: the node has no name; fill the first column")
+        if node in names:
+            raise UserError(f"{path}, row {number}: node '{node}' is named twice; join the rows or rename one")
+        group = []
+        for space in spaces:
+            column = columns[space.name]
+            assert column is not None
+            for label in _cell(row[column] if column < len(row) else ""):
+                if label not in space.positions:
+                    raise UserError(
+                        f"{path}, row {number}, column '{header[column]}': '{label}' is not a class of "
+                        f"'{space.name}'; its classes are: {', '.join(space.names[:8])}{' ...' * (len(space) > 8)}"
+                    )
+                group.append((space.name, label))
+        if group:
+            groups.append(group)
+            names.append(node)
+    if not groups:
+        raise UserError(f"{path}: no row names a class of {', '.join(s.name for s in spaces)}")
+    return groups, names
+
+
+def _column(header: Sequence[str], name: str) -> int | None:
+    """Find the column titled `name`, or the only one titled `name-<version>` (MSeg: `street-public65`)."""
+    if name in header[1:]:
+        return header.index(name, 1)
+    versions = [i for i, title in enumerate(header) if i and title.startswith(name + "-")]
+    return versions[0] if len(versions) == 1 else None
+
+
+def _cell(text: str) -> list[str]:
+    text = text.strip()
+    if text.startswith("{") and text.endswith("}"):
+        return [p.strip() for p in text[1:-1].split(",") if p.strip()]
+    return [p.strip() for p in text.split(SEPARATOR) if p.strip()]

@@ -1,0 +1,136 @@
+"""Which query answers for which segment: targets, costs, and the Hungarian matching of a whole step.
+
+All costs of a step (datasets, blocks, images) are computed on the device, moved to the host in one copy, matched there
+by scipy, and the pairs go back in one copy.
+
+Axes: L blocks, B images, Q queries, T segments of an image, D classes, P pixels or points that masks are compared at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from manyseg.labels import IGNORE
+from manyseg.losses.mask import focal_terms
+
+__all__ = ["Matches", "Targets", "match", "nearest", "pair_costs", "targets_of_labels", "targets_of_segments"]
+
+
+class Targets(NamedTuple):
+    """The segments that queries shall find; where an image has fewer than T, the classes of the others are IGNORE."""
+
+    ids: Int[Tensor, "B H W"]
+    """Each pixel's segment, or IGNORE."""
+    classes: Int[Tensor, "B T"]
+
+
+class Matches(NamedTuple):
+    """N pairs of a query and a segment, ordered by image, on the device; `counts` of each image are on the host."""
+
+    block: Int[Tensor, " N"]
+    image: Int[Tensor, " N"]
+    query: Int[Tensor, " N"]
+    segment: Int[Tensor, " N"]
+    counts: tuple[int, ...]
+    segments: int
+    """Segments of all images, once and not per block."""
+    left_out: int
+    """Those among them for which there was no query."""
+
+
+def targets_of_labels(labels: Int[Tensor, "B H W"], classes: int) -> Targets:
+    """Take every class that is present as one segment, whose id is its position."""
+    positions = torch.arange(classes, device=labels.device).expand(len(labels), -1)
+    return Targets(labels, torch.where(_present(labels, classes), positions, IGNORE))
+
+
+def targets_of_segments(
+    ids: Int[Tensor, "B H W"], classes: Int[Tensor, "B T"], labels: Int[Tensor, "B H W"]
+) -> Targets:
+    """Take segments as they are, without those that a crop has cut away; `labels` are their pixels' classes."""
+    ids = torch.where(labels == IGNORE, IGNORE, ids)
+    return Targets(ids, torch.where(_present(ids, classes.shape[1]), classes, IGNORE))
+
+
+def _present(ids: Int[Tensor, "B H W"], count: int) -> Tensor:
+    seen = torch.zeros(len(ids), count + 1, dtype=torch.bool, device=ids.device)
+    index = torch.where(ids < 0, count, ids).flatten(1).long()
+    return seen.scatter_(1, index, torch.ones_like(index, dtype=torch.bool))[:, :count]
+
+
+@torch.no_grad()
+def pair_costs(
+    probability: Float[Tensor, "B Q D+1"],
+    logits: Float[Tensor, "B Q P"],
+    ids: Int[Tensor, "B P"],
+    classes: Int[Tensor, "B T"],
+    focal_weight: float,
+    dice_weight: float,
+) -> Float[Tensor, "B Q T"]:
+    """Return `-p(class) + a focal + b dice` of every query and segment (LMSeg, equation 5); inf for absent segments.
+
+    The class term is a probability, not its logarithm. Pixels of IGNORE do not count.
+    """
+    logits = logits.float()
+    segments = torch.arange(classes.shape[1], device=ids.device)[:, None]
+    masks = (ids[:, None] == segments).to(logits.dtype)
+    valid = (ids != IGNORE).to(logits.dtype)[..., None]
+    inside, outside = focal_terms(logits)
+    p = logits.sigmoid()
+    # Against all segments at once: a pixel adds `outside`, and inside of a segment what it differs by.
+    difference, overlap = torch.cat([inside - outside, p], 1).bmm(masks.transpose(1, 2)).chunk(2, 1)
+    elsewhere, area = outside.bmm(valid), p.bmm(valid)
+    focal = (difference + elsewhere) / valid.sum(1, keepdim=True).clamp(min=1)
+    dice = 1 - (2 * overlap + 1) / (area + masks.sum(2)[:, None] + 1)
+    index = classes.clamp(min=0)[:, None].expand(-1, logits.shape[1], -1)
+    cost = focal_weight * focal + dice_weight * dice - probability.float().gather(2, index)
+    # A cost that is not finite is the trainer's to report, by the loss; scipy would refuse it in other words.
+    return torch.nan_to_num(cost, 1e9, 1e9, -1e9).masked_fill(classes[:, None] == IGNORE, torch.inf)
+
+
+def match(costs: Sequence[Float[Tensor, "L B Q T"]]) -> list[Matches]:
+    """Match queries and segments of every block and image at the least sum of costs; one entry a batch.
+
+    The batches may differ in B and T. Segments of infinite cost are absent.
+    """
+    if not costs:
+        return []
+    device = costs[0].device
+    host = torch.cat([c.flatten() for c in costs]).cpu().numpy()
+    tables, found = [], []
+    ends = np.cumsum([c.numel() for c in costs])
+    for cost, end in zip(costs, ends, strict=True):
+        pairs, counts, segments, left_out = _match(host[end - cost.numel() : end].reshape(cost.shape))
+        tables.append(pairs)
+        found.append((counts, segments, left_out))
+    moved = torch.from_numpy(np.concatenate(tables, 1)).to(device, non_blocking=True)
+    parts = torch.split(moved, [t.shape[1] for t in tables], 1)
+    return [Matches(p[0], p[1], p[2], p[3], *rest) for p, rest in zip(parts, found, strict=True)]
+
+
+def _match(cost: Float[np.ndarray, "L B Q T"]) -> tuple[np.ndarray, tuple[int, ...], int, int]:
+    """Return Int[4, N] rows (block, image, query, segment) ordered by image, and what the host knows of them."""
+    blocks, images, queries, _ = cost.shape
+    rows, counts, segments, left_out = [np.zeros((4, 0), np.int64)], [], 0, 0
+    for b in range(images):
+        there = np.flatnonzero(np.isfinite(cost[0, b, 0]))
+        segments += len(there)
+        left_out += max(0, len(there) - queries)
+        counts.append(blocks * min(queries, len(there)))
+        for block in range(blocks):
+            q, t = linear_sum_assignment(cost[block, b][:, there])
+            rows.append(np.stack([np.full_like(q, block), np.full_like(q, b), q, there[t]]))
+    return np.concatenate(rows, 1), tuple(counts), segments, left_out
+
+
+def nearest(ids: Int[Tensor, "B H W"], size: tuple[int, int]) -> Int[Tensor, "B h w"]:
+    """Reduce a map of segments to `size`, taking the nearest pixel as torch's interpolation does."""
+    rows, columns = (torch.arange(n, device=ids.device) * m // n for n, m in zip(size, ids.shape[1:], strict=True))
+    return ids[:, rows[:, None], columns]

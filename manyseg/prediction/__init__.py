@@ -1,0 +1,1 @@
+"""Images and folders to files: label maps, overlays, panoptic files."""

@@ -1,0 +1,202 @@
+"""Images and folders to label maps: an index PNG and an overlay for each, in any of a model's label spaces.
+
+Under the output folder: `masks/<name>.png` (values are positions in `labels.json`, at the image's own size) and
+`overlays/<name>.jpg`; folders keep their tree. The EXIF orientation of photos is respected.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, count
+from pathlib import Path
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from manyseg.data.files import DataError, image_size, opened, read_rgb
+from manyseg.errors import UserError
+from manyseg.inference.hierarchical import deepest
+from manyseg.inference.label_maps import Size, TestOptions, predict_map, resize
+from manyseg.labels import LabelSpace
+from manyseg.methods.base import Method
+from manyseg.prediction.drawing import mask_image, overlay
+from manyseg.prediction.panoptic_files import FORMATS, save
+
+__all__ = ["PHOTOS", "asked_space", "predict_image", "predict_paths", "read_photo"]
+
+SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+"""What counts as an image in a folder; a file that is named itself may be called anything."""
+
+PHOTOS = TestOptions(max_side=2048)
+"""Keeps a photo of any size within some hundred megabytes, and near the sizes that networks are trained on."""
+
+HIERARCHY = "hierarchy"
+"""Asks for the deepest concept that is sure, at any level; on the whole image at once, whatever the options say."""
+
+ORIENTATION = 0x0112
+log = logging.getLogger(__name__)
+
+
+def predict_paths(
+    method: Method,
+    spaces: Sequence[LabelSpace],
+    paths: Sequence[str | Path],
+    labels: str = "unified",
+    out: str | Path = "predictions",
+    options: TestOptions = PHOTOS,
+    segments: str | None = None,
+    values: Sequence[int] | None = None,
+) -> list[Path]:
+    """Segment images and folders of images; return the masks that were written.
+
+    `segments` also writes things and stuff in one of `panoptic_files.FORMATS`, with `values` for the classes.
+
+    `labels` is the name of one of `spaces`, "unified", "hierarchy" where the method has one, or, for a language method,
+    words joined by commas. Raises UserError before anything is written if a path does not exist, a folder holds no
+    image, or an input would be overwritten; and at the end if images could not be read, each of which was logged, the
+    others being done.
+    """
+    space, out = asked_space(method, spaces, labels), Path(out)
+    images = _images([Path(p) for p in paths], out)
+    names = _names(images)
+    targets = [out / "masks" / f"{name}.png" for name in names]
+    pictures = [out / "overlays" / f"{name}.jpg" for name in names]
+    _check_targets([path for path, _ in images], [*targets, *pictures, out / "labels.json"])
+    writer = FORMATS[segments](out, space, values) if segments else None
+    if writer and not method.finds_segments:
+        raise UserError(f"{type(method).__name__} finds classes, not objects; leave --segments out")
+    failed: list[DataError] = []
+    for (path, _), name, target, picture in zip(images, names, targets, pictures, strict=True):
+        try:
+            image, native = read_photo(path, options.input_size)
+        except DataError as error:
+            log.warning("%s", error)
+            failed.append(error)
+            continue
+        found = predict_image(method, image, space, options, native)
+        if writer:
+            view = resize(image, options.input_size(native))[None].to(next(method.parameters()).device)
+            writer.add(name, method.segments(view, space, native)[0])
+        save(target, mask_image(found, space).save)
+        save(picture, lambda file, i=image, f=found: overlay(i, f, space).save(file, quality=90))  # type: ignore[misc]
+    if len(failed) < len(images):
+        _write_labels(out / "labels.json", space)
+        if writer:
+            writer.finish()
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(images)} images could not be read, the first: {failed[0]}; the others are in {out}"
+        )
+    return targets
+
+
+def asked_space(method: Method, spaces: Sequence[LabelSpace], labels: str) -> LabelSpace:
+    """Return the label space that is called `labels`, else the words that it lists, joined by commas."""
+    unified = method.taxonomy.unified
+    for space in (*spaces, unified):
+        if labels in (space.name, "unified" if space is unified else space.name):
+            return space
+    if labels == HIERARCHY and method.hierarchy is not None:
+        return method.hierarchy.space
+    words = [w.strip() for w in labels.split(",") if w.strip()]
+    return LabelSpace.of(labels, dict.fromkeys(words))
+
+
+@torch.no_grad()
+def predict_image(
+    method: Method,
+    image: UInt8[Tensor, "3 _ _"],
+    space: LabelSpace,
+    options: TestOptions = PHOTOS,
+    size: Size | None = None,
+) -> Int[Tensor, "H W"]:
+    """Return the label map of one image, on the CPU, at `size`, by default its own.
+
+    The method is put into eval mode. Raises UserError if it does not know `space`.
+    """
+    method.eval()
+    size = size or (image.shape[-2], image.shape[-1])
+    batch = image[None].to(next(method.parameters()).device, memory_format=torch.channels_last)
+    if space.name == HIERARCHY and method.hierarchy is not None and space == method.hierarchy.space:
+        # Of concepts that hold each other the best is always the largest: this is no choice of one class.
+        leaves = torch.from_numpy(method.hierarchy.leaves)
+        scores = method.predict(resize(batch, options.input_size(size)), space, leaves)
+        return deepest(scores.float(), method.hierarchy, size)[0].cpu()
+    return predict_map(lambda view: method.predict(view, space), batch, options, size)[0].cpu()
+
+
+def read_photo(path: Path, target: Callable[[Size], Size]) -> tuple[UInt8[Tensor, "3 h w"], Size]:
+    """Read an image the right way up, at the size `target(native)`; return it with its native (height, width).
+
+    Raises DataError if it cannot be read.
+    """
+    with opened(path) as file:
+        orientation = file.getexif().get(ORIENTATION, 1)
+        height, width = image_size(file)
+        native = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+        size = target(native)
+        # The reader takes a turned image's size as turned by a quarter; a mirrored one or a half turn is not.
+        least = size[::-1] if orientation in (2, 3, 4) else size
+        return resize(read_rgb(file, least, turn=orientation in range(2, 9)), size), native
+
+
+def _images(paths: Iterable[Path], out: Path) -> list[tuple[Path, Path]]:
+    """List (file, name), sorted within folders; earlier output is no input.
+
+    Names are relative to the folder given, or begin with its own name where several paths are given.
+    """
+    found: dict[Path, tuple[Path, Path]] = {}
+    paths = list(paths)
+    for path in paths:
+        if path.is_file():
+            found.setdefault(path.resolve(), (path, Path(path.name)))
+            continue
+        if not path.is_dir():
+            raise UserError(f"{path}: there is no such image or folder; check the path")
+        inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
+        inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+        written = (out.resolve() / "masks", out.resolve() / "overlays")
+        inside = [p for p in inside if not any(p.resolve().is_relative_to(folder) for folder in written)]
+        if not inside:
+            raise UserError(f"{path}: no image in this folder ({', '.join(sorted(SUFFIXES))}); check the path")
+        for p in inside:
+            found.setdefault(p.resolve(), (p, p.relative_to(path.parent if len(paths) > 1 else path)))
+    if not found:
+        raise UserError("no image was given; name images or folders")
+    return list(found.values())
+
+
+def _names(images: Sequence[tuple[Path, Path]]) -> list[str]:
+    """Name the outputs: the relative path without suffix, with suffix or a number where that is taken.
+
+    Names differ by more than case, for file systems that do not tell cases apart.
+    """
+    taken: set[str] = set()
+    names = []
+    for _, relative in images:
+        stem, suffix = relative.with_suffix("").as_posix(), relative.suffix.lower().replace(".", "-")
+        candidates = chain((stem, stem + suffix), (f"{stem}{suffix}-{n}" for n in count(2)))
+        names.append(next(c for c in candidates if c.casefold() not in taken))
+        taken.add(names[-1].casefold())
+    return names
+
+
+def _check_targets(inputs: Iterable[Path], targets: Iterable[Path]) -> None:
+    """Raise UserError if a file to be written is one to be read, under whatever name."""
+    known = {(s.st_dev, s.st_ino) for s in map(os.stat, inputs)}
+    for target in targets:
+        if target.exists() and (target.stat().st_dev, target.stat().st_ino) in known:
+            raise UserError(f"{target} is an input and would be overwritten; write to another folder with --out")
+
+
+def _write_labels(path: Path, space: LabelSpace) -> None:
+    rows = [
+        {"value": i, "name": name, "color": "#" + bytes(space.colors[i].tolist()).hex()}
+        for i, name in enumerate(space.names)
+    ]
+    text = json.dumps({"space": space.name, "classes": rows}, indent=2, ensure_ascii=False)
+    save(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))

@@ -1,0 +1,1 @@
+"""Runs: recipes, their stages, and the folder that a run leaves."""

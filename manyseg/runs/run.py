@@ -1,0 +1,201 @@
+"""A run is a folder: from a recipe to its files, and from its files back to a model.
+
+`checkpoint/` is where training goes on, `best/` the weights with the best mean mIoU, `stages/<name>/` what earlier
+stages ended with. `recipe.toml`, `spaces.json`, `files/` and weights are all that predicting needs.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from manyseg.data.card import builtin_cards, read_card
+from manyseg.data.folder import Folder
+from manyseg.data.mixture import Mixture
+from manyseg.errors import UserError
+from manyseg.evaluation.cross_table import CrossTable, cross_table
+from manyseg.evaluation.evaluate import collect, evaluate
+from manyseg.evaluation.gradient_conflict import Conflict, measure_conflicts
+from manyseg.evaluation.scores import Protocol, Scores
+from manyseg.inference.label_maps import TestOptions
+from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.labels.files import read_spaces
+from manyseg.methods import Method
+from manyseg.models.text import TextEncoder
+from manyseg.prediction.predict import PHOTOS, predict_paths
+from manyseg.runs.recipe import Recipe, build_method, read_recipe
+from manyseg.runs.stages import Training
+from manyseg.training import checkpoint
+from manyseg.training import loop as train
+
+__all__ = ["Recipe", "Run", "conflicts_run", "cross_run", "evaluate_run", "predict_run", "read_recipe", "train_recipe"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, read: `spaces` are the training datasets' label spaces, in recipe order."""
+
+    folder: Path
+    recipe: Recipe
+    spaces: tuple[LabelSpace, ...]
+
+    @classmethod
+    def open(cls, folder: str | Path, overrides: Sequence[str] = ()) -> Run:
+        """Read a run's recipe and label spaces; raises UserError naming what is missing or damaged.
+
+        `overrides` like `test.flip=true` change how the network is asked; what it was trained with is past changing.
+        """
+        folder = Path(folder)
+        if not (folder / "recipe.toml").is_file():
+            raise UserError(f"{folder}: no run is there (no recipe.toml); give the folder of a run")
+        if past := [o for o in overrides if not o.startswith("test.")]:
+            raise UserError(
+                f"--set {past[0]}: a run is trained already; only keys of [test] can be set, as test.flip=true"
+            )
+        return cls(folder, read_recipe(folder / "recipe.toml", overrides), read_spaces(folder / "spaces.json"))
+
+    @cached_property
+    def taxonomy(self) -> Taxonomy:
+        """The unified label space that the run ended with, or has reached."""
+        return Taxonomy.read(self.folder / "taxonomy.tsv", self.spaces)
+
+    def method(self, which: str = "best") -> Method:
+        """Load the model, ready to predict, onto the GPU if there is one.
+
+        "best" has the best mean mIoU (and averaged weights where the recipe says so), "last" is the newest checkpoint.
+        Raises UserError naming the file that is missing, damaged or does not fit.
+        """
+        places = {"best": "best", "last": "checkpoint"}
+        if which not in places:
+            raise UserError(f"'{which}' is no checkpoint of a run; choose one of: {', '.join(places)}")
+        saved = checkpoint.read(self.folder / places[which])
+        stage = next((s for s in self.recipe.stages if s.name == saved.state.get("stage")), None)
+        if stage is None:
+            raise UserError(
+                f"{saved.folder}: of stage '{saved.state.get('stage')}', which the run's recipe does not have"
+            )
+        method = build_method(self.recipe, stage, self.spaces, self.folder, pretrained=False)
+        saved.load_into(method)
+        if stage.train.channels_last:
+            method.pixels.to(memory_format=torch.channels_last)
+        return method.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def train_recipe(
+    recipe: str | Path, *, out: str | Path | None = None, resume: bool = False, overrides: Sequence[str] = ()
+) -> Path:
+    """Train what a recipe describes, evaluate it, write its report, and return the run's folder.
+
+    `out` defaults to `runs/<the recipe's name>`. With `resume` a run that was stopped goes on where it was; without, an
+    existing run is refused. Launched by torchrun or accelerate, every process calls this.
+    """
+    read = read_recipe(recipe, overrides)
+    folder = Path(out) if out is not None else Path("runs") / Path(recipe).stem
+    training = Training(read, folder, train.accelerator())
+    try:
+        if training.claim(resume):
+            training.run()
+        elif training.main:
+            print(f"{folder}: this run is finished; nothing to do")
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        raise UserError(f"{folder}: cannot be written ({e}); make room there, then go on with --resume") from e
+    return folder
+
+
+def evaluate_run(
+    folder: str | Path, data: Sequence[str] = (), *, relate: Protocol = "names", overrides: Sequence[str] = ()
+) -> Scores:
+    """Score a run's best weights on its recipe's datasets, or on those of `data`, each `CARD=ROOT[:SPLIT]`.
+
+    The split defaults to `val`. With `relate = "labels"` the map of an unseen dataset is fitted on its split `train`.
+    """
+    run = Run.open(folder, overrides)
+    folders = _asked(run, data)
+    fit, encode = {}, None
+    trained = {s.name for s in run.spaces}
+    if relate == "labels":
+        fit = {f.space.name: _fitting(f) for f in folders if f.space.name not in trained}
+    method = run.method()
+    if relate == "text" and not method.reads_words:
+        encode = TextEncoder().encode
+    return evaluate(method, folders, relate=relate, encode=encode, fit=fit, options=run.recipe.test)
+
+
+def cross_run(folder: str | Path, data: Sequence[str] = (), *, overrides: Sequence[str] = ()) -> CrossTable:
+    """Score every head of a run, and its unified nodes, on every dataset through maps fitted on their split `train`.
+
+    `data` is as in `evaluate_run`. The table of AutoUniSeg's Table 3; see `manyseg.evaluation.cross_table`.
+    """
+    run = Run.open(folder, overrides)
+    folders, method, options = _asked(run, data), run.method(), run.recipe.test
+    fit = collect(method, [_fitting(f) for f in folders], options)
+    return cross_table({f.space.name: f.space for f in folders}, fit, collect(method, folders, options))
+
+
+def conflicts_run(folder: str | Path, *, steps: int = 50) -> list[Conflict]:
+    """Measure on a run's best weights, over its first `steps` training steps, how its datasets' gradients oppose."""
+    run = Run.open(folder)
+    mixture = Mixture.open(run.recipe.data, run.recipe.base, seed=run.recipe.seed)
+    return measure_conflicts(run.method(), (mixture[step] for step in range(steps)))
+
+
+def predict_run(
+    folder: str | Path,
+    paths: Sequence[str | Path],
+    *,
+    labels: str = "unified",
+    out: str | Path = "predictions",
+    overrides: Sequence[str] = (),
+    segments: str | None = None,
+) -> list[Path]:
+    """Segment images and folders with a run's best weights; see `manyseg.prediction.predict.predict_paths`.
+
+    Files of `segments` have the values of the dataset's card where that is still there, else positions + 1.
+    """
+    run = Run.open(folder, overrides)
+    options = PHOTOS if run.recipe.test == TestOptions() else run.recipe.test
+    values = _card_values(run, labels) if segments else None
+    return predict_paths(run.method(), run.spaces, paths, labels, out, options, segments, values)
+
+
+def _card_values(run: Run, labels: str) -> list[int] | None:
+    """Return the first raw value of each class of a training dataset, if its card can be read and has numbers."""
+    for entry, space in zip(run.recipe.data.sets, run.spaces, strict=True):
+        if space.name == labels:
+            try:
+                card = read_card(entry.card if entry.card in builtin_cards() else run.recipe.base / entry.card)
+            except UserError:
+                return None
+            first = [card.values(name)[0] for name in space.names if name in card.classes]
+            numbers = [v for v in first if isinstance(v, int)]
+            return numbers if len(numbers) == len(space) else None
+    return None
+
+
+def _asked(run: Run, data: Sequence[str]) -> list[Folder]:
+    if data:
+        return [_folder(text) for text in data]
+    return [s.open_eval(run.recipe.base) for s in (*run.recipe.data.sets, *run.recipe.data.unseen)]
+
+
+def _fitting(folder: Folder) -> Folder:
+    """Return the split that maps are fitted on; it must not be the one that is scored."""
+    return Folder(folder.card, folder.root, "train")
+
+
+def _folder(text: str) -> Folder:
+    card, equals, place = text.partition("=")
+    if not equals or not card or not place:
+        raise UserError(f"--data {text}: not of the form CARD=ROOT or CARD=ROOT:SPLIT")
+    root, colon, split = place.rpartition(":")
+    # A colon may be the path's own: a split has no slash, and a folder of the full name wins.
+    if not colon or "/" in split or "\\" in split or Path(place).is_dir():
+        root, split = place, "val"
+    return Folder(read_card(card), root, split)

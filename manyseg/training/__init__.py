@@ -1,0 +1,1 @@
+"""The one training loop: schedule, optimizer, checkpoints, the log of metrics."""

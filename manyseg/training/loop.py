@@ -1,0 +1,305 @@
+"""The one loop: a step, a line of the log, an evaluation, a checkpoint; and again, from where it was killed.
+
+A step is a pure function of the weights, the optimiser's state and its number: the mixture computes the step's images
+from it, the learning rate is computed from it, and all random generators are seeded from it anew. So a checkpoint
+needs no generator's state and no loader's position, and a run that was killed gives the losses of one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor, nn
+
+from manyseg.data.batch import Batch
+from manyseg.data.mixture import Mixture
+from manyseg.errors import UserError
+from manyseg.methods.base import Method
+from manyseg.training import checkpoint
+from manyseg.training.loss_accumulator import Ledger
+from manyseg.training.metrics_log import Journal, check_trackers, cut
+from manyseg.training.optimizer import (
+    Average,
+    TrainOptions,
+    build_optimizer,
+    load_optimizer,
+    optimizer_tensors,
+    parameter_groups,
+    rate,
+    seed_everything,
+)
+
+__all__ = ["Evaluate", "Scores", "TrainOptions", "accelerator", "train"]
+
+Scores = dict[str, dict[str, float | None]]
+"""By dataset, `miou` and `pixel_accuracy` in 0..1; None where nothing could be measured."""
+
+Evaluate = Callable[[Method], Scores]
+
+
+def accelerator() -> Accelerator:
+    """Return this process's device and place among the processes that torchrun or accelerate launched, if they did."""
+    # Precision is torch's own autocast below: accelerate would fix it once a process, and patch `forward` for it.
+    # A mixture may have no image of a dataset in a step, and a method may rest a part: hence unused parameters.
+    # Told so, accelerate also takes several processes on CPUs for what they are.
+    return Accelerator(
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision="no",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+
+
+def train(
+    method: Method,
+    mixture: Mixture,
+    options: TrainOptions,
+    folder: Path,
+    *,
+    evaluate: Evaluate,
+    seed: int = 0,
+    stage: str = "train",
+    first: int = 0,
+) -> None:
+    """Train `method` for `options.steps` steps, from the checkpoint in the run folder if it is one of this stage.
+
+    `first` counts the steps of earlier stages; the log and the mixture number steps over all stages. Writes
+    metrics.jsonl, `checkpoint/` and, whenever the mean mIoU of `evaluate` is the best of the stage so far, `best/`.
+    With several processes every one calls this, and `evaluate` must return the same in all. Raises UserError for a
+    loss that is not finite, a checkpoint that is damaged or does not fit, and a full disk.
+    """
+    check_trackers(options.track)
+    with _deterministic(options.deterministic):
+        _Stage(method, mixture, options, folder, evaluate, seed, stage, first).run()
+
+
+class _Stage:
+    """One stage in progress: everything that a step reads and changes."""
+
+    def __init__(
+        self,
+        method: Method,
+        mixture: Mixture,
+        options: TrainOptions,
+        folder: Path,
+        evaluate: Evaluate,
+        seed: int,
+        stage: str,
+        first: int,
+    ) -> None:
+        self.method, self.mixture, self.options, self.folder = method, mixture, options, folder
+        self.evaluate, self.seed, self.stage, self.first = evaluate, seed, stage, first
+        self.accelerator = accelerator()
+        self.device = self.accelerator.device
+        if options.precision == "fp16" and self.device.type == "cpu":
+            raise UserError("train.precision is fp16, which needs a GPU; use bf16 or fp32")
+        self.model = self._prepare()
+        groups = parameter_groups(method, options)
+        self.names = [name for group in groups for name in group["names"]]
+        self.parameters = [p for group in groups for p in group["params"]]
+        self.optimizer = build_optimizer(groups, options)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
+        self.average = Average(method, options.ema) if options.ema else None
+        self.step, self.end = first, first + options.steps
+        self.best: float | None = None
+        self.seconds = 0.0
+        self.ledger = Ledger()
+        self.waited = 0.0
+
+    def run(self) -> None:
+        """Train to the end of the stage."""
+        problem = self._restore()
+        main = self.accelerator.is_main_process
+        with Journal(self.folder, self.end, self.options.track, active=main) as self.journal:
+            if problem:
+                self.journal.say(f"warning: {problem}; going on from the checkpoint before it, after {self.step} steps")
+            self.started = time.perf_counter() - self.seconds
+            self.window = time.perf_counter()
+            self.method.train()
+            draws = self._draws()
+            while self.step < self.end:
+                self._update(draws)
+                self.step += 1
+                self._report()
+
+    # One step.
+
+    def _update(self, draws: Iterator[tuple[Batch, ...]]) -> None:
+        """Take one step; nothing in here waits for the device."""
+        local = self.step - self.first
+        seed_everything(self.seed, self.step)
+        # Before the processes' seeds part: what a method draws here is the same everywhere.
+        self.method.on_step(local)
+        factor = rate(local, self.options)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        for draw in range(self.options.accumulate):
+            last = draw == self.options.accumulate - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                batches = self._next(draws)
+                # After the batch is there: a loader that starts draws a number too.
+                seed_everything(self.seed, self.step, 1 + self.accelerator.process_index, draw)
+                with self._autocast():
+                    losses = self.model(batches)
+                total = self.ledger.add(self.step, losses, batches) / self.options.accumulate
+                self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        if self.options.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            self.average.update(local)
+
+    def _draws(self) -> Iterator[tuple[Batch, ...]]:
+        k = self.options.accumulate
+        yield from self.mixture.loader(self.step * k, self.end * k, pin_memory=self.device.type == "cuda")
+
+    def _next(self, draws: Iterator[tuple[Batch, ...]]) -> list[Batch]:
+        start = time.perf_counter()
+        batches = next(draws)
+        self.waited += time.perf_counter() - start
+        order = torch.channels_last if self.options.channels_last else torch.contiguous_format
+        moved = [b.to(self.device) for b in batches]
+        return [b._replace(image=b.image.contiguous(memory_format=order)) for b in moved]
+
+    # What happens between steps.
+
+    def _report(self) -> None:
+        """Log, evaluate and save, each when its time has come; a checkpoint comes after what it must not repeat."""
+        o, done, over = self.options, self.step - self.first, self.step == self.end
+        saves = over or done % o.checkpoint_every == 0
+        evaluates = over or (o.eval_every and done % o.eval_every == 0)
+        if saves or evaluates or done % o.log_every == 0:
+            self._log()
+        if evaluates:
+            self._check_weights()
+            self._evaluate()
+        if saves:
+            self._check_weights()
+            self._save()
+
+    def _log(self) -> None:
+        """Write the mean of the losses since the last line; the only place where the host waits for the device."""
+        images = self.ledger.images * self.accelerator.num_processes
+        loss, losses = self.ledger.close(self.accelerator.gather, self.accelerator.process_index)
+        now = time.perf_counter()
+        line = {
+            "step": self.step - 1,
+            "stage": self.stage,
+            "loss": loss,
+            "losses": losses,
+            "lr": max((g["lr"] for g in self.optimizer.param_groups), default=0.0),
+            "images_per_s": round(images / (now - self.window), 2),
+            "data_wait": round(self.waited / (now - self.window), 4),
+            "seconds": round(now - self.started, 3),
+        }
+        self.journal.write(line)
+        self.waited, self.window = 0.0, now
+
+    def _check_weights(self) -> None:
+        """Raise if a weight is not finite: a finite loss can have had a gradient that was not."""
+        finite = [v.isfinite().all() for v in self.method.state_dict().values() if v.is_floating_point()]
+        if finite and not bool(torch.stack(finite).all()):
+            raise UserError(
+                f"after step {self.step - 1} weights are not finite though the losses were; they were not saved; lower "
+                f"train.lr or set train.clip, then go on with --resume"
+            )
+
+    def _evaluate(self) -> None:
+        self.method.eval()
+        with self.average.swapped() if self.average else nullcontext(), torch.no_grad(), self._autocast():
+            scores = self.evaluate(self.method)
+            known = [s["miou"] for s in scores.values() if s["miou"] is not None]
+            mean = float(np.mean(known)) if known else None
+            line = {"step": self.step, "stage": self.stage, "eval": scores, "mean_miou": mean}
+            self.journal.write(line)
+            value = -math.inf if mean is None else mean
+            if self.best is None or value >= self.best:
+                self.best = value
+                state = {"stage": self.stage, "step": self.step, "mean_miou": mean}
+                self._write("best", {"model": self.method.state_dict()}, state)
+                checkpoint.discard_previous(self.folder / "best")
+        self.method.train()
+        self.window = time.perf_counter()
+
+    def _save(self) -> None:
+        self.journal.sync()
+        state = {
+            "stage": self.stage,
+            "step": self.step,
+            "best": self.best,
+            "seconds": time.perf_counter() - self.started,
+            "scaler": self.scaler.state_dict(),
+        }
+        files = {"model": self.method.state_dict(), "optimizer": optimizer_tensors(self.optimizer, self.names)}
+        if self.average:
+            files["average"] = self.average.tensors
+        self._write("checkpoint", files, state)
+        self.window = time.perf_counter()
+
+    def _write(self, name: str, files: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            checkpoint.write(self.folder / name, files, state)
+        self.accelerator.wait_for_everyone()
+
+    # Before the first step.
+
+    def _prepare(self) -> nn.Module:
+        """Put the method onto the device in place, and return what to call: itself, or its distributed wrapper."""
+        if not self.options.backbone_lr_factor:
+            self.method.pixels.backbone.requires_grad_(False)
+        if self.accelerator.num_processes > 1 and self.device.type == "cuda":
+            from timm.layers import convert_sync_batchnorm  # torch's own does not know timm's fused norms
+
+            convert_sync_batchnorm(self.method)
+        if self.options.channels_last:
+            self.method.pixels.to(memory_format=torch.channels_last)
+        if self.options.compile:
+            # The network alone: a batch's ids and label space would be compiled in, anew for every step.
+            self.method.pixels.compile()
+        return cast(nn.Module, self.accelerator.prepare_model(self.method))
+
+    def _autocast(self) -> torch.autocast:
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.options.precision)
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
+
+    def _restore(self) -> str:
+        """Go on from the run folder's checkpoint if it is of this stage; return what was wrong with a newer one."""
+        place, log, problem = self.folder / "checkpoint", self.folder / "metrics.jsonl", ""
+        main = self.accelerator.is_main_process
+        if main:
+            problem = checkpoint.settle(place)
+        self.accelerator.wait_for_everyone()
+        if place.exists() and (saved := checkpoint.read(place)).state["stage"] == self.stage:
+            saved.load_into(self.method)
+            load_optimizer(self.optimizer, self.names, saved.tensors("optimizer"))
+            self.scaler.load_state_dict(saved.state["scaler"])
+            if self.average:
+                self.average.load(saved.tensors("average"))
+            self.step, self.best, self.seconds = (saved.state[k] for k in ("step", "best", "seconds"))
+        if main:
+            cut(log, self.step)
+        return problem
+
+
+@contextmanager
+def _deterministic(on: bool) -> Iterator[None]:
+    """Ask for deterministic kernels for a while; an operation that has none warns."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -1,0 +1,139 @@
+"""Two processes are one: the same losses on the same global batch, the same weights and the same label maps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from words import write_encoder
+
+from manyseg.data.world import DATASETS
+from manyseg.runs.run import train_recipe
+
+ROOT = Path(__file__).parents[2]
+
+RECIPE = """
+[data]
+crop = [32, 32]
+workers = 0
+sets = [
+    {{ card = "fine.toml", root = "fine", per_step = 2 }},
+    {{ card = "partial.toml", root = "partial", per_step = 2 }},
+]
+unseen = [ {{ card = "unseen.toml", root = "unseen" }} ]
+[model]
+backbone = "tiny"
+pretrained = false
+channels = 8
+[method]
+{method}
+[train]
+steps = 6
+lr = 0.01
+log_every = 1
+eval_every = 3
+checkpoint_every = 3
+accumulate = 2
+"""
+
+# What torchrun starts: it trains, and says what each process holds after every evaluation.
+SCRIPT = """
+import hashlib, json, os, sys
+import torch
+from pathlib import Path
+from manyseg.runs import stages
+from manyseg.errors import UserError
+from manyseg.runs.run import train_recipe
+
+torch.set_num_threads(1)
+recipe, out, rank = sys.argv[1], Path(sys.argv[2]), os.environ["RANK"]
+evaluate, seen = stages.Training._evaluate, []
+
+
+def telling(self, method):
+    found = evaluate(self, method)
+    weights = hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in method.parameters())).hexdigest()
+    seen.append([found, weights, method.taxonomy.to_tsv()])
+    return found
+
+
+stages.Training._evaluate = telling
+train_recipe(recipe, out=out / "run")
+(out / f"rank{rank}.json").write_text(json.dumps(seen))
+# A fault is the same error in every process, and none waits for the others for ever.
+try:
+    train_recipe(recipe, out=out / "odd", overrides=["data.sets.0.per_step=3"])
+except UserError as e:
+    (out / f"fault{rank}.txt").write_text(str(e))
+torch.distributed.destroy_process_group()
+"""
+
+
+METHOD = {
+    "union": "",
+    "lmseg": 'text = "{text}"\nprompt_tokens = 2\nqueries = 30\nblocks = 1\nattention_heads = 4',
+}
+
+
+@pytest.fixture(scope="module", params=METHOD)
+def both(request, world, tmp_path_factory):
+    """The folders of one run by one process and by two."""
+    recipe, out = world.folder / f"distributed-{request.param}.toml", tmp_path_factory.mktemp("two")
+    words = [w for classes in DATASETS.values() for name in classes for w in name.split()]
+    option = METHOD[request.param].format(text=write_encoder(out / "text", [*words, "background"]))
+    recipe.write_text(RECIPE.format(method=f'name = "{request.param}"\n{option}'))
+    script = out / "script.py"
+    script.write_text(SCRIPT)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    # CUDA_VISIBLE_DEVICES: gloo on the CPU even where there are GPUs.
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        [*torchrun, str(recipe), str(out)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as two:
+        train_recipe(recipe, out=out / "one")
+        text, _ = two.communicate(timeout=300)
+    assert two.returncode == 0, text
+    return out / "one", out
+
+
+def lines(folder):
+    return [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_have_the_losses_of_one(both):
+    """Of a dataset with few labels too: the mean is over the labelled pixels of the global batch."""
+    one, two = lines(both[0]), lines(both[1] / "run")
+    assert len(one) == len(two) == 8
+    for a, b in zip(one, two, strict=True):
+        assert a["step"] == b["step"]
+        if "losses" in a:
+            assert b["losses"] == pytest.approx(a["losses"], rel=1e-5)
+            assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+        else:
+            assert b["mean_miou"] == pytest.approx(a["mean_miou"], abs=2e-3)
+
+
+def test_two_processes_hold_the_same_weights_scores_and_label_maps(both):
+    one, two = (
+        ([(both[1] / f"rank{r}.json").read_text() for r in (0, 1)]),
+        json.loads((both[1] / "rank0.json").read_text()),
+    )
+    assert one[0] == one[1]
+    assert len(two) == 2
+    assert two[0][1] != two[1][1]
+    assert (both[1] / "run/taxonomy.tsv").read_text() == (both[0] / "taxonomy.tsv").read_text()
+
+
+def test_two_processes_count_every_image_once(both):
+    scores = [json.loads((folder / "scores.json").read_text())["datasets"] for folder in (both[0], both[1] / "run")]
+    pixels = [{d: {c: v["pixels"] for c, v in s["classes"].items()} for d, s in found.items()} for found in scores]
+    assert pixels[0] == pixels[1]
+
+
+def test_counts_that_processes_cannot_share_are_refused_by_all(both):
+    faults = [(both[1] / f"fault{r}.txt").read_text() for r in (0, 1)]
+    assert (
+        faults[0] == faults[1] == "per_step of 'fine' is 3, which 2 processes cannot share evenly; use a multiple of 2"
+    )
