@@ -29,7 +29,7 @@ def main(run: str | None = None) -> None:
     hand = Taxonomy.read(ROOT / "taxonomies" / "roads.tsv", spaces)
     counts = None
     if run is not None:
-        found = collect(Run.open(run).method(), folders).counts
+        found = collect(Run.open(run).load_model(), folders).counts
         counts = {f"{a}__{b}": n for (a, b), n in found.items() if b != UNIFIED}
     print(f"{'by':12} nodes precision recall     F1     (by hand: {len(hand.unified)} nodes)")
     for by in ("names", "text", *(("confusion", "both") if counts else ())):

@@ -27,7 +27,7 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.methods import Method
-from manyseg.models import Pixels
+from manyseg.models import PixelEncoder
 
 __all__ = [
     "EXAM",
@@ -41,7 +41,7 @@ __all__ = [
     "train",
 ]
 
-Make: TypeAlias = Callable[[Pixels, Sequence[LabelSpace]], Method]
+Make: TypeAlias = Callable[[PixelEncoder, Sequence[LabelSpace]], Method]
 
 # The toy world.
 
@@ -102,7 +102,7 @@ def _paint(concepts: Int[Tensor, "B H W"], generator: torch.Generator) -> UInt8[
 def build(make: Make, seed: int = 0) -> Method:
     """Build the method on the tiny backbone with weights that depend on the seed alone."""
     torch.manual_seed(seed)
-    return make(Pixels.build(backbone="tiny", pretrained=False, channels=32), toy_spaces())
+    return make(PixelEncoder.build(backbone="tiny", pretrained=False, channels=32), toy_spaces())
 
 
 def train(method: Method, steps: int, lr: float = 7e-3) -> list[float]:

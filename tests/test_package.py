@@ -42,3 +42,27 @@ def test_no_file_of_the_project_is_large():
     )
     large = [p for p in tracked if p and (ROOT / p).is_file() and (ROOT / p).stat().st_size > 1 << 20]
     assert not large
+
+
+def _entries(folder):
+    """What a person would call the parts of a folder: its packages, and its modules but for the package's own door."""
+    inside = [p for p in folder.iterdir() if not p.name.startswith(("_", "."))]
+    return {f"{p.name}/" for p in inside if p.is_dir()} | {p.name for p in inside if p.suffix == ".py"}
+
+
+def test_the_tree_in_the_readme_names_every_folder_and_nothing_else():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    tree = text[text.index("## The tree") : text.index("## Methods")]
+    inside = set(re.findall(r"^      ([\w.]+/?) +\S", tree, re.MULTILINE))
+    assert inside == _entries(ROOT / "manyseg")
+    beside = set(re.findall(r"^    ([\w.]+/)", tree, re.MULTILINE))
+    tracked = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
+    folders = {f"{p.split('/')[0]}/" for p in tracked if "/" in p and not p.startswith(".")}
+    assert beside == folders
+
+
+def test_the_tests_mirror_the_package():
+    packages = {name for name in _entries(ROOT / "manyseg") if name.endswith("/")} - {"templates/"}
+    folders = {name for name in _entries(ROOT / "tests") if name.endswith("/")}
+    assert folders <= packages
+    assert packages - folders <= {"inference/"}

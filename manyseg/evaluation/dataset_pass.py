@@ -152,9 +152,9 @@ def _frozen(method: Method) -> Iterator[None]:
 @contextmanager
 def _encoding_once(method: Method) -> Iterator[None]:
     """Let all questions about one batch share its features: the network is by far the dearest part of an answer."""
-    pixels = method.pixels
+    pixel_encoder = method.pixel_encoder
     # A compiled module has a `forward` of its own, which is to be put back.
-    encode, own = pixels.forward, vars(pixels).get("forward")
+    encode, own = pixel_encoder.forward, vars(pixel_encoder).get("forward")
     last: dict[str, object] = {}
 
     def forward(image: Tensor) -> object:
@@ -162,13 +162,13 @@ def _encoding_once(method: Method) -> Iterator[None]:
             last.update(image=image, features=encode(image))
         return last["features"]
 
-    vars(pixels)["forward"] = forward
+    vars(pixel_encoder)["forward"] = forward
     try:
         yield
     finally:
-        del vars(pixels)["forward"]
+        del vars(pixel_encoder)["forward"]
         if own is not None:
-            vars(pixels)["forward"] = own
+            vars(pixel_encoder)["forward"] = own
 
 
 def device_of(method: Method) -> torch.device:

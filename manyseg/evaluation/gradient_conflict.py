@@ -125,8 +125,8 @@ def _gradients(method: UniSeg | Union, batch: Batch) -> dict[str, Float[Tensor, 
         raise UserError(f"'{batch.space.name}' is trained on without a label a pixel; its conflicts cannot be measured")
     batch = batch.to(method.device)
     with torch.no_grad():
-        pixel = method.pixels(batch.image).pixel
-    scores = method.unified(pixel) if isinstance(method, UniSeg) else method.head(pixel)
+        embedding = method.pixel_encoder(batch.image).embedding
+    scores = method.unified(embedding) if isinstance(method, UniSeg) else method.head(embedding)
     relation = torch.tensor(method.taxonomy.relations[batch.space.name])
     out = {}
     for name, loss in LOSSES.items():

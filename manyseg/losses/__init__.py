@@ -1,8 +1,8 @@
 """Losses: the family of pixel losses, of masks, and the matching of queries to segments."""
 
 from manyseg.losses.pixel import (
-    Links,
     PixelLoss,
+    RelationIndex,
     Targets,
     binary_cross_entropy,
     class_logsumexp,
@@ -16,8 +16,8 @@ from manyseg.losses.pixel import (
 )
 
 __all__ = [
-    "Links",
     "PixelLoss",
+    "RelationIndex",
     "Targets",
     "binary_cross_entropy",
     "class_logsumexp",

@@ -30,8 +30,8 @@ from torch.nn import functional as F
 from manyseg.labels import IGNORE
 
 __all__ = [
-    "Links",
     "PixelLoss",
+    "RelationIndex",
     "Targets",
     "binary_cross_entropy",
     "class_logsumexp",
@@ -60,7 +60,7 @@ It must give 0, with a zero gradient, where there is no supervision. Whatever el
 # Relations on a device.
 
 
-class Links(NamedTuple):
+class RelationIndex(NamedTuple):
     """A relation of D classes and U nodes on a device: as a matrix, and as the list of its E true entries."""
 
     matrix: Bool[Tensor, "D U"]
@@ -70,41 +70,41 @@ class Links(NamedTuple):
     """True where every class has exactly one node; `nodes` then lists them in class order."""
 
     @classmethod
-    def of(cls, relation: Bool[Tensor, "D U"], device: torch.device) -> Links:
+    def of(cls, relation: Bool[Tensor, "D U"], device: torch.device) -> RelationIndex:
         """List the entries of `relation`. From a CPU tensor this costs no synchronisation with the device."""
         classes, nodes = relation.nonzero().unbind(1)
         single = bool((relation.sum(1) == 1).all())
         return cls(relation.to(device), classes.to(device), nodes.to(device), single)
 
 
-def class_logsumexp(scores: Float[Tensor, "B U h w"], links: Links) -> Float[Tensor, "B D h w"]:
+def class_logsumexp(scores: Float[Tensor, "B U h w"], index: RelationIndex) -> Float[Tensor, "B D h w"]:
     """Return `log sum exp` over each class's nodes, in float32; -inf for a class without nodes.
 
     Log-probabilities of nodes become those of classes: probabilities of nodes add up (MSeg's test rule, NLL+). Finite
     however far a class lies below the largest score, since every class has its own maximum. O(entries of the relation).
     """
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).index_select(1, links.nodes)
-    if links.single:
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)).index_select(1, index.nodes)
+    if index.single:
         return scores
     with torch.no_grad():
-        floor = _largest(scores, links)
+        floor = _largest(scores, index)
     # The maximum is a constant: its gradient cancels between the two terms.
     info = torch.finfo(scores.dtype)
-    shifted = (scores - floor.clamp(min=info.min).index_select(1, links.classes)).exp()
-    total = torch.zeros_like(floor).index_add(1, links.classes, shifted)
+    shifted = (scores - floor.clamp(min=info.min).index_select(1, index.classes)).exp()
+    total = torch.zeros_like(floor).index_add(1, index.classes, shifted)
     return floor + total.clamp(min=info.tiny).log()
 
 
-def class_max(scores: Float[Tensor, "B U h w"], links: Links) -> Float[Tensor, "B D h w"]:
+def class_max(scores: Float[Tensor, "B U h w"], index: RelationIndex) -> Float[Tensor, "B D h w"]:
     """Return the largest score of each class's nodes; -inf for a class without nodes."""
-    scores = scores.index_select(1, links.nodes)
-    return scores if links.single else _largest(scores, links)
+    scores = scores.index_select(1, index.nodes)
+    return scores if index.single else _largest(scores, index)
 
 
-def _largest(scores: Float[Tensor, "B E h w"], links: Links) -> Float[Tensor, "B D h w"]:
+def _largest(scores: Float[Tensor, "B E h w"], index: RelationIndex) -> Float[Tensor, "B D h w"]:
     b, _, h, w = scores.shape
-    lowest = scores.new_full((b, len(links.matrix), h, w), -math.inf)
-    return lowest.scatter_reduce(1, links.classes[:, None, None].expand(b, -1, h, w), scores, "amax")
+    lowest = scores.new_full((b, len(index.matrix), h, w), -math.inf)
+    return lowest.scatter_reduce(1, index.classes[:, None, None].expand(b, -1, h, w), scores, "amax")
 
 
 # Targets of binary losses.

@@ -23,11 +23,11 @@ from manyseg import losses
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
-from manyseg.losses import Links
+from manyseg.losses import RelationIndex
 from manyseg.methods.base import PixelMethod, StagePlan, dense_labels
 from manyseg.methods.rounding import Rounding
 from manyseg.methods.start import Start, label_features, links, named, pruned, starting_taxonomy
-from manyseg.models import Pixels
+from manyseg.models import PixelEncoder
 from manyseg.models.graph import Graph, LabelGraph, orthogonality
 from manyseg.relate.statistics import Statistics
 
@@ -71,7 +71,7 @@ class AutoUniSeg(PixelMethod):
 
     def __init__(
         self,
-        pixels: Pixels,
+        pixel_encoder: PixelEncoder,
         spaces: Sequence[LabelSpace],
         *,
         learn: Literal["graph", "nodes"] = "graph",
@@ -107,7 +107,7 @@ class AutoUniSeg(PixelMethod):
         remap: int | None = None,
         ohem: float | None = None,
     ) -> None:
-        super().__init__(pixels, spaces, ohem)
+        super().__init__(pixel_encoder, spaces, ohem)
         known = Statistics.load(statistics) if isinstance(statistics, Path) else statistics
         begin = starting_taxonomy(self.spaces, init, known, encoder, tau=tau, pair_cost=pair_cost, reward=reward)
         self._kept = list(range(len(begin.unified)))
@@ -122,7 +122,7 @@ class AutoUniSeg(PixelMethod):
         self.graph_lr, self.edge_lr, self.settle = graph_lr or min(1.0, WIDTH / hidden), edge_lr, settle
         self.orthogonality, self.orthonormal = orthogonality, orthonormal
         self.graph: LabelGraph | None = None
-        nodes = torch.randn(len(begin.unified), pixels.channels) / math.sqrt(pixels.channels)
+        nodes = torch.randn(len(begin.unified), pixel_encoder.channels) / math.sqrt(pixel_encoder.channels)
         if learn == "nodes":
             self.nodes: Tensor = nn.Parameter(nodes)
             return
@@ -136,7 +136,7 @@ class AutoUniSeg(PixelMethod):
             sizes,
             torch.from_numpy(self._start),
             LEARNED_WIDTH if labels is None else torch.from_numpy(labels),
-            pixels.channels,
+            pixel_encoder.channels,
             hidden=hidden,
             dropout=dropout,
             dataset_embedding=dataset_embedding,
@@ -207,34 +207,34 @@ class AutoUniSeg(PixelMethod):
 
     # Scores.
 
-    def unified(self, pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
+    def unified(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
         """Return the nodes' scores (equation 4)."""
-        return self._dot(self._fixed(), pixel)
+        return self._dot(self._fixed(), embedding)
 
-    def relate(self, unified: Float[Tensor, "B U h w"], links: Links) -> Float[Tensor, "B D h w"]:
+    def relate(self, unified: Float[Tensor, "B U h w"], index: RelationIndex) -> Float[Tensor, "B D h w"]:
         """Read an unseen dataset's classes: where scores are summed in training, through the best node of each.
 
         Of sums only those can be compared that were trained against each other; the authors too map the best node.
         """
-        return losses.class_max(unified, links) if self.combine == "sum" else losses.class_logsumexp(unified, links)
+        return losses.class_max(unified, index) if self.combine == "sum" else losses.class_logsumexp(unified, index)
 
-    def dataset_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
+    def dataset_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
         """Return the scores of a training dataset's classes through the Boolean map (equation 5)."""
-        return self._mapped(self._fixed(), pixel, self.links(space))
+        return self._mapped(self._fixed(), embedding, self.relation_index(space))
 
-    def train_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
+    def train_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
         """Return the classes' scores; in a graph turn through the soft map, the Boolean one, or both, in this order.
 
         Only the soft map has a gradient (section 3.2: "we directly use the value of the learnable adjacency").
         """
         if not self._learning_graph:
-            return self.dataset_scores(pixel, space)
+            return self.dataset_scores(embedding, space)
         graph = self._graph_pass()
         out = []
         if self._rho < 1:
-            out.append(self._soft(graph.nodes, graph.shares[self._rows[space.name]], pixel))
+            out.append(self._soft(graph.nodes, graph.shares[self._rows[space.name]], embedding))
         if self._rho > 0:
-            out.append(self._mapped(self._live(graph.nodes), pixel, self.links(space)))
+            out.append(self._mapped(self._live(graph.nodes), embedding, self.relation_index(space)))
         return torch.cat(out, 1)
 
     def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
@@ -253,24 +253,24 @@ class AutoUniSeg(PixelMethod):
         self._pass = None
         return {"orthogonality": self.orthogonality * orthogonality(nodes, self.orthonormal)}
 
-    def _dot(self, nodes: Float[Tensor, "N C"], pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B N h w"]:
+    def _dot(self, nodes: Float[Tensor, "N C"], embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B N h w"]:
         if self.normalise:
-            pixel = F.normalize(pixel, dim=1)
-        return F.conv2d(pixel, (self.scale * nodes)[:, :, None, None])
+            embedding = F.normalize(embedding, dim=1)
+        return F.conv2d(embedding, (self.scale * nodes)[:, :, None, None])
 
     def _mapped(
-        self, nodes: Float[Tensor, "U C"], pixel: Float[Tensor, "B C h w"], links: Links
+        self, nodes: Float[Tensor, "U C"], embedding: Float[Tensor, "B C h w"], index: RelationIndex
     ) -> Float[Tensor, "B D h w"]:
         if self.combine == "lse":
-            return losses.class_logsumexp(self._dot(nodes, pixel), links)
-        return self._dot(links.matrix.to(nodes.dtype) @ nodes, pixel)
+            return losses.class_logsumexp(self._dot(nodes, embedding), index)
+        return self._dot(index.matrix.to(nodes.dtype) @ nodes, embedding)
 
     def _soft(
-        self, nodes: Float[Tensor, "U C"], shares: Float[Tensor, "D U"], pixel: Float[Tensor, "B C h w"]
+        self, nodes: Float[Tensor, "U C"], shares: Float[Tensor, "D U"], embedding: Float[Tensor, "B C h w"]
     ) -> Float[Tensor, "B D h w"]:
         if self.combine == "sum":
-            return self._dot(shares @ nodes, pixel)
-        unified = self._dot(nodes, pixel).float()
+            return self._dot(shares @ nodes, embedding)
+        unified = self._dot(nodes, embedding).float()
         top = unified.detach().amax(1, keepdim=True)
         total = F.conv2d((unified - top).exp(), shares[:, :, None, None])
         return top + total.clamp(min=torch.finfo(total.dtype).tiny).log()
@@ -312,15 +312,15 @@ class AutoUniSeg(PixelMethod):
         assert self.graph is not None
         if self._network is None:
             # Taken once: parts that the trainer keeps fixed stay so.
-            self._network = [p for p in self.pixels.parameters() if p.requires_grad]
+            self._network = [p for p in self.pixel_encoder.parameters() if p.requires_grad]
         for p in self._network:
             p.requires_grad_(not network)
         for p in self.graph.parameters():
             p.requires_grad_(network)
         for p in self.graph.edges():
             p.requires_grad_(network and edges)
-        if self.pixels.training == network:
-            self.pixels.train(not network)
+        if self.pixel_encoder.training == network:
+            self.pixel_encoder.train(not network)
 
     def lr_factor(self, name: str) -> float:
         """Return `edge_lr` for the adjacency, `graph_lr` for the rest of the graph, 1 for the network."""

@@ -21,8 +21,8 @@ from manyseg.errors import UserError
 from manyseg.inference.segments import SegmentMap
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.labels.hierarchy import Hierarchy
-from manyseg.losses import Links
-from manyseg.models import Features, Pixels
+from manyseg.losses import RelationIndex
+from manyseg.models import Features, PixelEncoder
 
 __all__ = ["Method", "PixelMethod", "StagePlan"]
 
@@ -39,8 +39,8 @@ class StagePlan(NamedTuple):
 class Method(nn.Module, ABC):
     """A way to learn one model from several label spaces.
 
-    `pixels` turns images into features; `spaces` are the training datasets' label spaces, in recipe order. The typed
-    keywords of a subclass's constructor are its options: recipes fill them and are checked against them.
+    `pixel_encoder` turns images into features; `spaces` are the training datasets' label spaces, in recipe order. The
+    typed keywords of a subclass's constructor are its options: recipes fill them and are checked against them.
     """
 
     accepts: ClassVar[tuple[type[Annotation], ...]] = (Dense, Segments)
@@ -52,9 +52,9 @@ class Method(nn.Module, ABC):
     finds_segments: ClassVar[bool] = False
     """True where `segments` tells objects apart."""
 
-    def __init__(self, pixels: Pixels, spaces: Sequence[LabelSpace]) -> None:
+    def __init__(self, pixel_encoder: PixelEncoder, spaces: Sequence[LabelSpace]) -> None:
         super().__init__()
-        self.pixels = pixels
+        self.pixel_encoder = pixel_encoder
         self.spaces = tuple(spaces)
 
     @property
@@ -160,7 +160,7 @@ class Method(nn.Module, ABC):
             sizes.setdefault(tuple(batch.image.shape[1:]), []).append(i)
         features: dict[int, Features] = {}
         for group in sizes.values():
-            joint = self.pixels(torch.cat([batches[i].image for i in group]))
+            joint = self.pixel_encoder(torch.cat([batches[i].image for i in group]))
             parts = joint.split([len(batches[i].image) for i in group])
             features.update(zip(group, parts, strict=True))
         return [features[i] for i in range(len(batches))]
@@ -176,29 +176,29 @@ class PixelMethod(Method):
     normalised: ClassVar[bool] = False
     """True where `train_scores` are log-probabilities already: then no second softmax over D may follow."""
 
-    def __init__(self, pixels: Pixels, spaces: Sequence[LabelSpace], ohem: float | None = None) -> None:
-        super().__init__(pixels, spaces)
+    def __init__(self, pixel_encoder: PixelEncoder, spaces: Sequence[LabelSpace], ohem: float | None = None) -> None:
+        super().__init__(pixel_encoder, spaces)
         if ohem is not None and not 0 < ohem < 1:
             raise UserError(f"method.ohem is {ohem}; it is a probability between 0 and 1, 0.7 is usual")
         self.ohem = ohem
-        self._linked: Taxonomy | None = None
-        self._links: dict[tuple[LabelSpace, torch.device], Links] = {}
+        self._indexed: Taxonomy | None = None
+        self._indices: dict[tuple[LabelSpace, torch.device], RelationIndex] = {}
 
     @abstractmethod
-    def unified(self, pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
+    def unified(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
         """Score every pixel embedding against every unified node."""
 
     @abstractmethod
-    def relate(self, unified: Float[Tensor, "B U h w"], links: Links) -> Float[Tensor, "B D h w"]:
-        """Turn unified scores into the scores of the classes that `links` gives nodes."""
+    def relate(self, unified: Float[Tensor, "B U h w"], index: RelationIndex) -> Float[Tensor, "B D h w"]:
+        """Turn unified scores into the scores of the classes that `index` gives nodes."""
 
-    def dataset_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
+    def dataset_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
         """Score a training dataset's classes. A hook: the default relates all unified scores; fold where one can."""
-        return self.relate(self.unified(pixel), self.links(space))
+        return self.relate(self.unified(embedding), self.relation_index(space))
 
-    def train_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
+    def train_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
         """Score what competes in training, A channels. A hook: the default is the dataset's classes."""
-        return self.dataset_scores(pixel, space)
+        return self.dataset_scores(embedding, space)
 
     def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
         """Return the loss of `train_scores` against the batch's labels. A hook; the default is cross entropy."""
@@ -210,22 +210,22 @@ class PixelMethod(Method):
         return next(self.parameters()).device
 
     @final
-    def links(self, space: LabelSpace) -> Links:
+    def relation_index(self, space: LabelSpace) -> RelationIndex:
         """Return the relation of a training dataset's space, or the identity for the unified one, on the device.
 
         Built once for a taxonomy, so that a training step copies nothing to the device.
         """
         taxonomy, key = self.taxonomy, (space, self.device)
-        if taxonomy is not self._linked:
-            self._linked, self._links = taxonomy, {}
-        if key not in self._links:
-            self._links[key] = Links.of(_relation(taxonomy, space), self.device)
-        return self._links[key]
+        if taxonomy is not self._indexed:
+            self._indexed, self._indices = taxonomy, {}
+        if key not in self._indices:
+            self._indices[key] = RelationIndex.of(_relation(taxonomy, space), self.device)
+        return self._indices[key]
 
     @final
     def batch_loss(self, features: Features, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Return the loss named `pixel`, of the dataset's own labels."""
-        return {"pixel": self.pixel_loss(self.train_scores(features.pixel, batch.space), batch)}
+        return {"pixel": self.pixel_loss(self.train_scores(features.embedding, batch.space), batch)}
 
     @final
     def predict(
@@ -236,17 +236,19 @@ class PixelMethod(Method):
     ) -> Float[Tensor, "B D h w"]:
         """Return scores in `space`; see `Method.predict`."""
         if relation is None:
-            links = self.links(space)
-            pixel = self.pixels(image).pixel
+            index = self.relation_index(space)
+            embedding = self.pixel_encoder(image).embedding
             return (
-                self.dataset_scores(pixel, space) if space in self.spaces else self.relate(self.unified(pixel), links)
+                self.dataset_scores(embedding, space)
+                if space in self.spaces
+                else self.relate(self.unified(embedding), index)
             )
         expected = (len(space), len(self.taxonomy.unified))
         if tuple(relation.shape) != expected:
             raise ValueError(f"the relation of '{space.name}' is {tuple(relation.shape)}, expected {expected}")
-        links = Links.of(relation, self.device)
-        scores = self.relate(self.unified(self.pixels(image).pixel), links)
-        return scores.masked_fill(~links.matrix.any(1)[:, None, None], float("-inf"))
+        index = RelationIndex.of(relation, self.device)
+        scores = self.relate(self.unified(self.pixel_encoder(image).embedding), index)
+        return scores.masked_fill(~index.matrix.any(1)[:, None, None], float("-inf"))
 
 
 def dense_labels(batch: Batch) -> Tensor:

@@ -32,9 +32,9 @@ from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Relation, Taxonomy
-from manyseg.losses import Links
+from manyseg.losses import RelationIndex
 from manyseg.methods.base import PixelMethod, dense_labels
-from manyseg.models import Pixels
+from manyseg.models import PixelEncoder
 
 __all__ = ["Manual", "MultiHead", "Union"]
 
@@ -53,10 +53,10 @@ class MultiHead(PixelMethod):
 
     heads: Tensor
 
-    def __init__(self, pixels: Pixels, spaces: Sequence[LabelSpace], *, ohem: float | None = None) -> None:
-        super().__init__(pixels, spaces, ohem)
+    def __init__(self, pixel_encoder: PixelEncoder, spaces: Sequence[LabelSpace], *, ohem: float | None = None) -> None:
+        super().__init__(pixel_encoder, spaces, ohem)
         self._taxonomy = Taxonomy.disjoint(self.spaces)
-        self.head = nn.Conv2d(pixels.channels, len(self._taxonomy.unified), 1)
+        self.head = nn.Conv2d(pixel_encoder.channels, len(self._taxonomy.unified), 1)
         sizes = [len(s) for s in self.spaces]
         ends = np.cumsum(sizes).tolist()
         self._rows = {s.name: slice(end - size, end) for s, size, end in zip(self.spaces, sizes, ends, strict=True)}
@@ -68,11 +68,11 @@ class MultiHead(PixelMethod):
         """Every class of every dataset is a node of its own."""
         return self._taxonomy
 
-    def dataset_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
+    def dataset_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
         """Return the logits of the dataset's own head."""
         rows = self._rows[space.name]
         assert self.head.bias is not None
-        return F.conv2d(pixel, self.head.weight[rows], self.head.bias[rows])
+        return F.conv2d(embedding, self.head.weight[rows], self.head.bias[rows])
 
     def pixel_loss(self, scores: Float[Tensor, "B D h w"], batch: Batch) -> Float[Tensor, ""]:
         """Return the cross entropy of the own head, or the set NLL of boxes and tags."""
@@ -80,15 +80,15 @@ class MultiHead(PixelMethod):
             return losses.set_nll(scores, batch.annotation.soft(len(batch.space), _size(scores)))
         return super().pixel_loss(scores, batch)
 
-    def unified(self, pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
+    def unified(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
         """Return all heads' log-probabilities side by side, less `log K`, so that they sum to 1."""
-        heads = [self.dataset_scores(pixel, space).float().log_softmax(1) for space in self.spaces]
+        heads = [self.dataset_scores(embedding, space).float().log_softmax(1) for space in self.spaces]
         return torch.cat(heads, 1) - math.log(len(heads))
 
-    def relate(self, unified: Float[Tensor, "B U h w"], links: Links) -> Float[Tensor, "B D h w"]:
+    def relate(self, unified: Float[Tensor, "B U h w"], index: RelationIndex) -> Float[Tensor, "B D h w"]:
         """Return the log of the mean probability of each class over the heads that have a node for it."""
-        voters = (links.matrix.to(self.heads.dtype) @ self.heads > 0).sum(1).clamp(min=1)
-        mean = losses.class_logsumexp(unified, links) - voters.log()[:, None, None]
+        voters = (index.matrix.to(self.heads.dtype) @ self.heads > 0).sum(1).clamp(min=1)
+        mean = losses.class_logsumexp(unified, index) - voters.log()[:, None, None]
         return mean + math.log(len(self.spaces))
 
 
@@ -104,42 +104,42 @@ class _Joint(PixelMethod):
 
     def __init__(
         self,
-        pixels: Pixels,
+        pixel_encoder: PixelEncoder,
         spaces: Sequence[LabelSpace],
         taxonomy: Taxonomy,
         competitors: Literal["all", "own"],
         ohem: float | None,
         ignored: frozenset[tuple[str, str]] = frozenset(),
     ) -> None:
-        super().__init__(pixels, spaces, ohem)
+        super().__init__(pixel_encoder, spaces, ohem)
         if competitors not in ("all", "own"):
             raise UserError(f"method.competitors is '{competitors}'; choose 'all' or 'own'")
         self._taxonomy = taxonomy
-        self.head = nn.Conv2d(pixels.channels, len(taxonomy.unified), 1)
+        self.head = nn.Conv2d(pixel_encoder.channels, len(taxonomy.unified), 1)
         self._rivals = {}
         for space in self.spaces:
             rivals = _rivals(taxonomy.relations[space.name], rest=competitors == "all")
             rivals.allowed[[n for n, name in enumerate(space.names) if (space.name, name) in ignored]] = IGNORE
             self._rivals[space.name] = rivals
-        self._on_device: dict[tuple[str, torch.device], tuple[Links, Tensor, Tensor]] = {}
+        self._on_device: dict[tuple[str, torch.device], tuple[RelationIndex, Tensor, Tensor]] = {}
 
     @property
     def taxonomy(self) -> Taxonomy:
         """The taxonomy that the model was built with."""
         return self._taxonomy
 
-    def unified(self, pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
+    def unified(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
         """Return the log-probabilities of all nodes."""
-        scores: Tensor = self.head(pixel)
+        scores: Tensor = self.head(embedding)
         return scores.float().log_softmax(1)
 
-    def relate(self, unified: Float[Tensor, "B U h w"], links: Links) -> Float[Tensor, "B D h w"]:
+    def relate(self, unified: Float[Tensor, "B U h w"], index: RelationIndex) -> Float[Tensor, "B D h w"]:
         """Return the log of the summed probability of each class's nodes."""
-        return losses.class_logsumexp(unified, links)
+        return losses.class_logsumexp(unified, index)
 
-    def train_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
+    def train_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
         """Return the log-sums of the groups of nodes that compete in this dataset; their softmax is still to come."""
-        scores: Tensor = self.head(pixel)
+        scores: Tensor = self.head(embedding)
         return losses.class_logsumexp(scores, self._competing(space)[0])
 
     def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
@@ -150,15 +150,15 @@ class _Joint(PixelMethod):
             return losses.set_nll(scores, torch.einsum("bdhw,da->bahw", q, possible))
         return losses.cross_entropy(scores, dense_labels(batch), allowed=allowed, ohem=self.ohem)
 
-    def _competing(self, space: LabelSpace) -> tuple[Links, Int[Tensor, "D K"], Float[Tensor, "D A"]]:
+    def _competing(self, space: LabelSpace) -> tuple[RelationIndex, Int[Tensor, "D K"], Float[Tensor, "D A"]]:
         """Return the groups, those of each class as a list, and as a row of zeros and ones."""
         key = (space.name, self.device)
         if key not in self._on_device:
             rivals = self._rivals[space.name]
-            links = Links.of(torch.tensor(rivals.groups), self.device)
+            index = RelationIndex.of(torch.tensor(rivals.groups), self.device)
             possible = (rivals.allowed[:, :, None] == np.arange(len(rivals.groups))).any(1)
             allowed = torch.tensor(rivals.allowed).to(self.device)
-            self._on_device[key] = links, allowed, torch.tensor(possible).float().to(self.device)
+            self._on_device[key] = index, allowed, torch.tensor(possible).float().to(self.device)
         return self._on_device[key]
 
 
@@ -170,9 +170,14 @@ class Union(_Joint):
     """
 
     def __init__(
-        self, pixels: Pixels, spaces: Sequence[LabelSpace], *, exact: bool = False, ohem: float | None = None
+        self,
+        pixel_encoder: PixelEncoder,
+        spaces: Sequence[LabelSpace],
+        *,
+        exact: bool = False,
+        ohem: float | None = None,
     ) -> None:
-        super().__init__(pixels, spaces, Taxonomy.by_name(spaces, exact=exact), "all", ohem)
+        super().__init__(pixel_encoder, spaces, Taxonomy.by_name(spaces, exact=exact), "all", ohem)
 
 
 class Manual(_Joint):
@@ -186,7 +191,7 @@ class Manual(_Joint):
 
     def __init__(
         self,
-        pixels: Pixels,
+        pixel_encoder: PixelEncoder,
         spaces: Sequence[LabelSpace],
         *,
         taxonomy: str | Path | Taxonomy,
@@ -209,7 +214,7 @@ class Manual(_Joint):
                 "entropy is not defined; set method.split to 'union' or 'ignore', or give each one node"
             )
         ignored = frozenset(several) if split == "ignore" else frozenset()
-        super().__init__(pixels, spaces, taxonomy, competitors, ohem, ignored)
+        super().__init__(pixel_encoder, spaces, taxonomy, competitors, ohem, ignored)
         for space in spaces:
             _warn_of_shared_nodes(taxonomy, space)
 

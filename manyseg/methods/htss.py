@@ -31,10 +31,10 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.labels.hierarchy import Hierarchy
-from manyseg.losses import Links
+from manyseg.losses import RelationIndex
 from manyseg.methods.base import PixelMethod, dense_labels
 from manyseg.methods.start import proposed
-from manyseg.models import Pixels
+from manyseg.models import PixelEncoder
 
 __all__ = ["HTSS"]
 
@@ -70,7 +70,7 @@ class HTSS(PixelMethod):
 
     def __init__(
         self,
-        pixels: Pixels,
+        pixel_encoder: PixelEncoder,
         spaces: Sequence[LabelSpace],
         *,
         taxonomy: Literal["proposal", "names"] | Path | Taxonomy = "proposal",
@@ -83,7 +83,7 @@ class HTSS(PixelMethod):
         adapt: bool = False,
         ohem: float | None = None,
     ) -> None:
-        super().__init__(pixels, spaces, ohem)
+        super().__init__(pixel_encoder, spaces, ohem)
         _check("gate", gate, Gate)
         _check("weak_loss", weak_loss, WeakLoss)
         _check("void", void, Void)
@@ -95,13 +95,13 @@ class HTSS(PixelMethod):
         self._hierarchy = Hierarchy.of(self._taxonomy)
         self.gate, self.weak_loss, self.void, self.mean, self.decode = gate, weak_loss, void, mean, decode
         self.classifiers = _classifiers(self.hierarchy, void == "class", deeper_weight)
-        channels = pixels.channels
+        channels = pixel_encoder.channels
         self.head = nn.Conv2d(channels, self.classifiers[-1].channels.stop, 1)
         self.adapters = nn.ModuleList(_Adapter(channels) for _ in self.classifiers) if adapt else None
         self._order = [n for c in self.classifiers for n in self.hierarchy.children(c.concept)]
         self.register_buffer("paths", _paths(self.hierarchy, self._order), persistent=False)
         self._lessons: dict[tuple[str, torch.device], list[_Lesson]] = {}
-        self._levels: dict[torch.device, Links] = {}
+        self._levels: dict[torch.device, RelationIndex] = {}
         self._warned: set[str] = set()
 
     @property
@@ -116,36 +116,36 @@ class HTSS(PixelMethod):
 
     # Scores.
 
-    def train_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
+    def train_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
         """Return the logits of all classifiers side by side."""
         assert self.head.bias is not None
         if self.adapters is None:
-            scores: Tensor = self.head(pixel)
+            scores: Tensor = self.head(embedding)
             return scores
         weight, bias = self.head.weight, self.head.bias
         parts = [
-            F.conv2d(adapter(pixel), weight[c.channels], bias[c.channels])
+            F.conv2d(adapter(embedding), weight[c.channels], bias[c.channels])
             for c, adapter in zip(self.classifiers, self.adapters, strict=True)
         ]
         return torch.cat(parts, 1)
 
-    def unified(self, pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
+    def unified(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
         """Return the log-probabilities of the leaves: the sum of those of the children on the way down."""
-        scores = self.train_scores(pixel, self._taxonomy.unified).float()
+        scores = self.train_scores(embedding, self._taxonomy.unified).float()
         steps = [scores[:, c.channels].log_softmax(1)[:, : c.children] for c in self.classifiers]
         return self._down(steps)
 
-    def relate(self, unified: Float[Tensor, "B U h w"], links: Links) -> Float[Tensor, "B D h w"]:
+    def relate(self, unified: Float[Tensor, "B U h w"], index: RelationIndex) -> Float[Tensor, "B D h w"]:
         """Return the log of the summed probability of each class's leaves; for the unified labels, decode.
 
         To descend is to add up, on the way down, how far each concept lies behind the best one of its siblings: only
         the leaf that is found by taking the best child from the root on lies behind nowhere.
         """
-        if self.decode == "leaf" or links is not self.links(self._taxonomy.unified):
-            return losses.class_logsumexp(unified, links)
+        if self.decode == "leaf" or index is not self.relation_index(self._taxonomy.unified):
+            return losses.class_logsumexp(unified, index)
         if unified.device not in self._levels:
             leaves = torch.from_numpy(self.hierarchy.leaves[self._order])
-            self._levels[unified.device] = Links.of(leaves, unified.device)
+            self._levels[unified.device] = RelationIndex.of(leaves, unified.device)
         concepts = losses.class_logsumexp(unified, self._levels[unified.device])
         siblings = torch.split(concepts, [c.children for c in self.classifiers], 1)
         return self._down([s - s.amax(1, keepdim=True) for s in siblings])
@@ -244,9 +244,9 @@ class _Adapter(nn.Module):
             nn.Conv2d(narrow, channels, 1),
         )
 
-    def forward(self, pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+    def forward(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
         """Add the bottleneck's output to its input."""
-        out: Tensor = pixel + self.body(pixel)
+        out: Tensor = embedding + self.body(embedding)
         return out
 
 

@@ -29,7 +29,7 @@ from manyseg.losses.mask import labels_at, mask_losses, point_losses, sample
 from manyseg.losses.matching import Matches, Targets, match, nearest, pair_costs, targets_of_labels, targets_of_segments
 from manyseg.methods.base import Method, dense_labels
 from manyseg.methods.readers import Heads, Reading, Reads, Texts, Unified
-from manyseg.models import Features, Pixels
+from manyseg.models import Features, PixelEncoder
 from manyseg.models.decoder import Decoded, Guidance, QueryDecoder
 
 __all__ = ["LMSeg", "class_loss", "semantic_scores"]
@@ -61,7 +61,7 @@ class LMSeg(Method):
 
     def __init__(
         self,
-        pixels: Pixels,
+        pixel_encoder: PixelEncoder,
         spaces: Sequence[LabelSpace],
         *,
         classifier: Literal["text", "heads", "taxonomy"] = "text",
@@ -83,8 +83,8 @@ class LMSeg(Method):
         things_above: float = 0.8,
         visible: float = 0.8,
     ) -> None:
-        super().__init__(pixels, spaces)
-        channels = pixels.channels
+        super().__init__(pixel_encoder, spaces)
+        channels = pixel_encoder.channels
         for name, value in (("queries", queries), ("blocks", blocks), ("attention_heads", attention_heads)):
             if value < 1:
                 raise UserError(f"method.{name} is {value}; give 1 or more")
@@ -107,7 +107,7 @@ class LMSeg(Method):
         else:
             self.classes = Unified(_taxonomy(taxonomy, self.spaces), channels)
         self.decoder = QueryDecoder(
-            pixels.backbone.channels[-1],
+            pixel_encoder.backbone.channels[-1],
             channels,
             channels,
             queries=queries,
@@ -151,7 +151,7 @@ class LMSeg(Method):
         asked = []
         for k, (one, batch, reading) in enumerate(zip(features, batches, readings, strict=True)):
             decoded = self.decoder(one.levels[-1], self._guide(reading, [*readings[:k], *readings[k + 1 :]]))
-            asked.append(_Asked(decoded, reading.classify(decoded.queries), one.pixel, _targets(batch)))
+            asked.append(_Asked(decoded, reading.classify(decoded.queries), one.embedding, _targets(batch)))
         matches = match([self._costs(a) for a in asked])
         self._warn(matches, batches)
         sizes = self._sizes(asked, matches)
@@ -169,16 +169,16 @@ class LMSeg(Method):
     @torch.no_grad()
     def _costs(self, asked: _Asked) -> Float[Tensor, "L B Q T"]:
         """Compare every block's queries with the targets, at mask resolution or at points that all masks share."""
-        pixel, ids = asked.pixel.float(), asked.targets.ids
+        embedding, ids = asked.embedding.float(), asked.targets.ids
         if self.points:
             place = torch.rand(len(ids), self.points, 2, device=ids.device)
             image = torch.arange(len(ids), device=ids.device)
-            ids, pixel = labels_at(ids, image, place), _sample_all(pixel, place)
+            ids, embedding = labels_at(ids, image, place), _sample_all(embedding, place)
         else:
-            ids, pixel = nearest(ids, (pixel.shape[2], pixel.shape[3])).flatten(1), pixel.flatten(2)
+            ids, embedding = nearest(ids, (embedding.shape[2], embedding.shape[3])).flatten(1), embedding.flatten(2)
         weights = (self.focal_weight, self.dice_weight)
         costs = [
-            pair_costs(logp.exp(), masks.float() @ pixel, ids, asked.targets.classes, *weights)
+            pair_costs(logp.exp(), masks.float() @ embedding, ids, asked.targets.classes, *weights)
             for logp, masks in zip(asked.classes, asked.decoded.masks, strict=True)
         ]
         return torch.stack(costs)
@@ -187,8 +187,8 @@ class LMSeg(Method):
         masks, start = [], 0
         pairs = asked.decoded.masks[found.block, found.image, found.query]
         # Only matched queries have a mask in training; the others' would be as large and have no loss.
-        for pixel, count in zip(asked.pixel, found.counts, strict=True):
-            masks.append(torch.einsum("nc,chw->nhw", pairs[start : start + count], pixel))
+        for embedding, count in zip(asked.embedding, found.counts, strict=True):
+            masks.append(torch.einsum("nc,chw->nhw", pairs[start : start + count], embedding))
             start += count
         logits, ids = torch.cat(masks), asked.targets.ids
         if self.points:
@@ -248,8 +248,8 @@ class LMSeg(Method):
         probabilities of unified nodes.
         """
         asked = self.taxonomy.unified if relation is not None else space
-        classes, masks, pixel = self._ask(image, asked)
-        scores = semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, pixel))
+        classes, masks, embedding = self._ask(image, asked)
+        scores = semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, embedding))
         if relation is not None:
             related = relation.to(scores.device)
             scores = torch.einsum("bu...,du->bd...", scores, related.to(scores.dtype))
@@ -261,20 +261,20 @@ class LMSeg(Method):
     @torch.no_grad()
     def segments(self, image: Tensor, space: LabelSpace, size: tuple[int, int]) -> list[SegmentMap]:
         """Return the segments of every image at the native `size`; see `Method.segments`."""
-        classes, masks, pixel = self._ask(image, space)
+        classes, masks, embeddings = self._ask(image, space)
         things = torch.tensor([c.thing for c in space.classes], device=classes.device)
         out = []
-        for logp, query, embedding in zip(classes, masks, pixel, strict=True):
+        for logp, query, embedding in zip(classes, masks, embeddings, strict=True):
             logits = torch.einsum("qc,chw->qhw", query, embedding).float()
             out.append(find_segments(logp.exp(), logits, things, size, self.things_above, self.visible))
         return out
 
     def _ask(self, image: Tensor, space: LabelSpace) -> tuple[Tensor, Tensor, Tensor]:
         """Return the last block's log-probabilities [B, Q, D+1] and mask embeddings, and the pixels' embeddings."""
-        features = self.pixels(image)
+        features = self.pixel_encoder(image)
         reading = self._reading(space)
         decoded = self.decoder(features.levels[-1], reading.words)
-        return reading.classify(decoded.queries[-1]), decoded.masks[-1], features.pixel
+        return reading.classify(decoded.queries[-1]), decoded.masks[-1], features.embedding
 
     def _reading(self, space: LabelSpace) -> Reading:
         """Read a space; once for all images where no weight is being learned."""
@@ -307,7 +307,7 @@ class _Asked(NamedTuple):
     decoded: Decoded
     classes: Float[Tensor, "L B Q D+1"]
     """Log-probabilities."""
-    pixel: Float[Tensor, "B E h w"]
+    embedding: Float[Tensor, "B E h w"]
     targets: Targets
 
 
@@ -344,9 +344,9 @@ def _wanted(classes: Float[Tensor, "L B Q D+1"], found: Matches, targets: Target
     return wanted.index_put((found.block, found.image, found.query), targets.classes[found.image, found.segment])
 
 
-def _sample_all(pixel: Float[Tensor, "B E h w"], place: Float[Tensor, "B P 2"]) -> Float[Tensor, "B E P"]:
-    b, e = pixel.shape[:2]
-    return sample(pixel.flatten(0, 1), place.repeat_interleave(e, 0)).view(b, e, -1)
+def _sample_all(embedding: Float[Tensor, "B E h w"], place: Float[Tensor, "B P 2"]) -> Float[Tensor, "B E P"]:
+    b, e = embedding.shape[:2]
+    return sample(embedding.flatten(0, 1), place.repeat_interleave(e, 0)).view(b, e, -1)
 
 
 def _taxonomy(given: str | Path | Taxonomy | None, spaces: Sequence[LabelSpace]) -> Taxonomy:

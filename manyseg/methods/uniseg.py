@@ -20,9 +20,9 @@ from manyseg import losses
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
-from manyseg.losses import Links, Targets
+from manyseg.losses import RelationIndex, Targets
 from manyseg.methods.base import PixelMethod, StagePlan, dense_labels
-from manyseg.models import Pixels
+from manyseg.models import PixelEncoder
 from manyseg.relate import PartOf, mine_calibrated, mine_published, read_relations, relations_tsv
 from manyseg.relate.statistics import Statistics
 
@@ -50,7 +50,7 @@ class UniSeg(PixelMethod):
 
     def __init__(
         self,
-        pixels: Pixels,
+        pixel_encoder: PixelEncoder,
         spaces: Sequence[LabelSpace],
         *,
         support: Literal["null", "all"] = "null",
@@ -62,7 +62,7 @@ class UniSeg(PixelMethod):
         exact: bool = False,
         ohem: float | None = None,
     ) -> None:
-        super().__init__(pixels, spaces, ohem)
+        super().__init__(pixel_encoder, spaces, ohem)
         if support not in ("null", "all"):
             raise UserError(f"method.support is '{support}'; choose 'null' or 'all'")
         if not scale > 0:
@@ -70,7 +70,7 @@ class UniSeg(PixelMethod):
         if not (tau == "calibrated" or (isinstance(tau, int | float) and -1 <= tau <= 1)):
             raise UserError(f"method.tau is {tau}; give a cosine, -1 to 1, or 'calibrated'")
         self._taxonomy = Taxonomy.by_name(spaces, exact=exact)
-        self.head = nn.Conv2d(pixels.channels, len(self._taxonomy.unified), 1, bias=False)
+        self.head = nn.Conv2d(pixel_encoder.channels, len(self._taxonomy.unified), 1, bias=False)
         self.scale, self.support = scale, support
         self.part_of: tuple[PartOf, ...] = ()
         """The further positives that training counts."""
@@ -93,7 +93,7 @@ class UniSeg(PixelMethod):
     @property
     def activation(self) -> Callable[[UInt8[Tensor, "B 3 H W"]], Float[Tensor, "B U h w"]]:
         """The cosines of pixels and nodes, which relations are mined from."""
-        return lambda image: self.unified(self.pixels(image).pixel) / self.scale
+        return lambda image: self.unified(self.pixel_encoder(image).embedding) / self.scale
 
     @classmethod
     def default_stages(cls, options: Mapping[str, Any], train: Mapping[str, Any]) -> list[StagePlan]:
@@ -109,21 +109,21 @@ class UniSeg(PixelMethod):
             StagePlan("relational", steps - first, {"statistics": "stage:null"}, {"lr": train["lr"] * SECOND_LR}),
         ]
 
-    def unified(self, pixel: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
+    def unified(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
         """Return the logits of all nodes, within plus and minus `scale`."""
-        return self._logits(pixel, self.head.weight)
+        return self._logits(embedding, self.head.weight)
 
-    def relate(self, unified: Float[Tensor, "B U h w"], links: Links) -> Float[Tensor, "B D h w"]:
+    def relate(self, unified: Float[Tensor, "B U h w"], index: RelationIndex) -> Float[Tensor, "B D h w"]:
         """Return the largest logit of each class's nodes: nodes do not compete, so nothing adds up."""
-        return losses.class_max(unified, links)
+        return losses.class_max(unified, index)
 
-    def dataset_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
+    def dataset_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
         """Return the logits of the dataset's own nodes, the only ones computed."""
-        return self._logits(pixel, self.head.weight[self.links(space).nodes])
+        return self._logits(embedding, self.head.weight[self.relation_index(space).nodes])
 
-    def train_scores(self, pixel: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
+    def train_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
         """Return the logits of the nodes that the dataset's labels judge, the only ones computed."""
-        return self._logits(pixel, self.head.weight[self._judged(space).nodes])
+        return self._logits(embedding, self.head.weight[self._judged(space).nodes])
 
     def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
         """Return the mean over labelled pixels of the sum of the judged nodes' BCE."""
@@ -144,8 +144,8 @@ class UniSeg(PixelMethod):
             self._targets[key] = Targets.of(self.target_table(space), self.device)
         return self._targets[key]
 
-    def _logits(self, pixel: Tensor, weight: Tensor) -> Tensor:
-        return self.scale * F.conv2d(F.normalize(pixel, dim=1), F.normalize(weight, dim=1))
+    def _logits(self, embedding: Tensor, weight: Tensor) -> Tensor:
+        return self.scale * F.conv2d(F.normalize(embedding, dim=1), F.normalize(weight, dim=1))
 
 
 def _mined(

@@ -1,5 +1,5 @@
 """Networks that know nothing of labels."""
 
-from manyseg.models.pixel import Features, Pixels
+from manyseg.models.pixel_encoder import Features, PixelEncoder
 
-__all__ = ["Features", "Pixels"]
+__all__ = ["Features", "PixelEncoder"]

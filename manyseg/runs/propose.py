@@ -151,7 +151,7 @@ def _collect(source: Source) -> dict[str, np.ndarray]:
         there = {f.space.name for f in source.folders}
         gone = ", ".join(s.name for s in source.spaces if s.name not in there)
         raise UserError(f"{source.run.folder}: the images of {gone} are not where the recipe says; use --by text")
-    statistics = collect(source.run.method(), source.folders, source.run.recipe.test, heads=source.spaces)
+    statistics = collect(source.run.load_model(), source.folders, source.run.recipe.test, heads=source.spaces)
     return {f"{a}__{b}": c for (a, b), c in statistics.counts.items() if b != UNIFIED}
 
 

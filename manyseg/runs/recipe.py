@@ -17,7 +17,7 @@ from manyseg.errors import UserError
 from manyseg.inference.label_maps import TestOptions
 from manyseg.labels import LabelSpace
 from manyseg.methods import METHODS, Method
-from manyseg.models import Pixels
+from manyseg.models import PixelEncoder
 from manyseg.training.loop import TrainOptions
 
 __all__ = ["Recipe", "Stage", "StageOptions", "build_method", "read_recipe", "statistics_file"]
@@ -54,7 +54,7 @@ class Recipe(BaseModel):
 
     seed: int = Field(default=0, ge=0, description="Seeds weights, order of images and augmentation.")
     data: DataOptions
-    model: dict[str, Any] = Field(default={}, description="Keywords of Pixels.build.")
+    model: dict[str, Any] = Field(default={}, description="Keywords of PixelEncoder.build.")
     method: dict[str, Any] = Field(description="name, and the keywords of that method's constructor.")
     train: TrainOptions
     test: TestOptions = TestOptions()
@@ -85,7 +85,7 @@ class Recipe(BaseModel):
         to predict; None stands for a table that is still to be proposed. All other paths are made relative to `folder`.
         """
         tree = self.model_dump(mode="json", exclude_none=True, exclude={"stage"})
-        tree["model"] = _with_defaults(Pixels.build, self.model)
+        tree["model"] = _with_defaults(PixelEncoder.build, self.model)
         kind = _kind(self.method, self._file, ("method",))
         tree["method"] = {"name": self.method["name"]} | _with_defaults(kind.__init__, self.method)
         if self.stage or len(self.stages) > 1:
@@ -177,7 +177,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         tree["train"].setdefault("steps", sum(int(s.get("steps", 0)) for s in tree["stage"]))
     recipe = check(Recipe, tree, path)
     recipe._file = path
-    check(keywords(Pixels.build, "Model"), recipe.model, path, ("model",))
+    check(keywords(PixelEncoder.build, "Model"), recipe.model, path, ("model",))
     names = [s.name for s in recipe.stages]
     for i, stage in enumerate(recipe.stages):
         if stage.name in names[:i]:
@@ -209,7 +209,7 @@ def build_method(
         if key in _paths(stage.kind):
             where = "method" if stage.same and key not in stage.own else stage.name
             options[key] = folder / _kept(where, key, ".tsv")
-    return stage.kind(Pixels.build(**network), spaces, **options)
+    return stage.kind(PixelEncoder.build(**network), spaces, **options)
 
 
 def _kept(where: str, key: str, suffix: str) -> str:

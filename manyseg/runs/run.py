@@ -64,7 +64,7 @@ class Run:
         """The unified label space that the run ended with, or has reached."""
         return Taxonomy.read(self.folder / "taxonomy.tsv", self.spaces)
 
-    def method(self, which: str = "best") -> Method:
+    def load_model(self, which: str = "best") -> Method:
         """Load the model, ready to predict, onto the GPU if there is one.
 
         "best" has the best mean mIoU (and averaged weights where the recipe says so), "last" is the newest checkpoint.
@@ -82,7 +82,7 @@ class Run:
         method = build_method(self.recipe, stage, self.spaces, self.folder, pretrained=False)
         saved.load_into(method)
         if stage.train.channels_last:
-            method.pixels.to(memory_format=torch.channels_last)
+            method.pixel_encoder.to(memory_format=torch.channels_last)
         return method.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
@@ -122,7 +122,7 @@ def evaluate_run(
     trained = {s.name for s in run.spaces}
     if relate == "labels":
         fit = {f.space.name: _fitting(f) for f in folders if f.space.name not in trained}
-    method = run.method()
+    method = run.load_model()
     if relate == "text" and not method.reads_words:
         encode = TextEncoder().encode
     return evaluate(method, folders, relate=relate, encode=encode, fit=fit, options=run.recipe.test)
@@ -134,7 +134,7 @@ def cross_run(folder: str | Path, data: Sequence[str] = (), *, overrides: Sequen
     `data` is as in `evaluate_run`. The table of AutoUniSeg's Table 3; see `manyseg.evaluation.cross_table`.
     """
     run = Run.open(folder, overrides)
-    folders, method, options = _asked(run, data), run.method(), run.recipe.test
+    folders, method, options = _asked(run, data), run.load_model(), run.recipe.test
     fit = collect(method, [_fitting(f) for f in folders], options)
     return cross_table({f.space.name: f.space for f in folders}, fit, collect(method, folders, options))
 
@@ -143,7 +143,7 @@ def conflicts_run(folder: str | Path, *, steps: int = 50) -> list[Conflict]:
     """Measure on a run's best weights, over its first `steps` training steps, how its datasets' gradients oppose."""
     run = Run.open(folder)
     mixture = Mixture.open(run.recipe.data, run.recipe.base, seed=run.recipe.seed)
-    return measure_conflicts(run.method(), (mixture[step] for step in range(steps)))
+    return measure_conflicts(run.load_model(), (mixture[step] for step in range(steps)))
 
 
 def predict_run(
@@ -162,7 +162,7 @@ def predict_run(
     run = Run.open(folder, overrides)
     options = PHOTOS if run.recipe.test == TestOptions() else run.recipe.test
     values = _card_values(run, labels) if segments else None
-    return predict_paths(run.method(), run.spaces, paths, labels, out, options, segments, values)
+    return predict_paths(run.load_model(), run.spaces, paths, labels, out, options, segments, values)
 
 
 def _card_values(run: Run, labels: str) -> list[int] | None:

@@ -25,8 +25,8 @@ from manyseg.data.mixture import Mixture
 from manyseg.errors import UserError
 from manyseg.methods.base import Method
 from manyseg.training import checkpoint
-from manyseg.training.loss_accumulator import Ledger
-from manyseg.training.metrics_log import Journal, check_trackers, cut
+from manyseg.training.loss_accumulator import LossAccumulator
+from manyseg.training.metrics_log import MetricsLog, check_trackers, cut
 from manyseg.training.optimizer import (
     Average,
     TrainOptions,
@@ -111,14 +111,14 @@ class _Stage:
         self.step, self.end = first, first + options.steps
         self.best: float | None = None
         self.seconds = 0.0
-        self.ledger = Ledger()
+        self.ledger = LossAccumulator()
         self.waited = 0.0
 
     def run(self) -> None:
         """Train to the end of the stage."""
         problem = self._restore()
         main = self.accelerator.is_main_process
-        with Journal(self.folder, self.end, self.options.track, active=main) as self.journal:
+        with MetricsLog(self.folder, self.end, self.options.track, active=main) as self.journal:
             if problem:
                 self.journal.say(f"warning: {problem}; going on from the checkpoint before it, after {self.step} steps")
             self.started = time.perf_counter() - self.seconds
@@ -257,16 +257,16 @@ class _Stage:
     def _prepare(self) -> nn.Module:
         """Put the method onto the device in place, and return what to call: itself, or its distributed wrapper."""
         if not self.options.backbone_lr_factor:
-            self.method.pixels.backbone.requires_grad_(False)
+            self.method.pixel_encoder.backbone.requires_grad_(False)
         if self.accelerator.num_processes > 1 and self.device.type == "cuda":
             from timm.layers import convert_sync_batchnorm  # torch's own does not know timm's fused norms
 
             convert_sync_batchnorm(self.method)
         if self.options.channels_last:
-            self.method.pixels.to(memory_format=torch.channels_last)
+            self.method.pixel_encoder.to(memory_format=torch.channels_last)
         if self.options.compile:
             # The network alone: a batch's ids and label space would be compiled in, anew for every step.
-            self.method.pixels.compile()
+            self.method.pixel_encoder.compile()
         return cast(nn.Module, self.accelerator.prepare_model(self.method))
 
     def _autocast(self) -> torch.autocast:

@@ -13,10 +13,10 @@ from torch import Tensor
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 
-__all__ = ["Ledger"]
+__all__ = ["LossAccumulator"]
 
 
-class Ledger:
+class LossAccumulator:
     """Collects every draw's losses; `close` means them over draws and processes, and starts anew."""
 
     def __init__(self) -> None:

@@ -21,12 +21,12 @@ from rich.table import Table
 
 from manyseg.errors import UserError
 
-__all__ = ["Journal", "Tracker", "check_trackers", "cut"]
+__all__ = ["MetricsLog", "Tracker", "check_trackers", "cut"]
 
 Tracker = Literal["tensorboard", "wandb"]
 
 
-class Journal:
+class MetricsLog:
     """Writes and shows the lines of one stage; a context manager. `total` is the step at which the stage ends.
 
     An inactive journal (of a process other than the first) does nothing.
@@ -46,7 +46,7 @@ class Journal:
             if self._console.is_terminal:
                 self._live = Live(console=self._console, refresh_per_second=4)
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> MetricsLog:
         if self._live:
             self._live.start()
         return self

@@ -81,7 +81,7 @@ def parameter_groups(method: Method, options: TrainOptions) -> list[dict[str, An
 
     Each group has the optimiser's keys, `peak` (its learning rate at factor 1) and `names` of its parameters.
     """
-    backbone = {id(p) for p in method.pixels.backbone.parameters()}
+    backbone = {id(p) for p in method.pixel_encoder.backbone.parameters()}
     groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
     for name, p in method.named_parameters():
         if not p.requires_grad:

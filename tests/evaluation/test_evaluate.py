@@ -27,7 +27,7 @@ from manyseg.evaluation.scores import DatasetScores, Scores
 from manyseg.inference.label_maps import TestOptions, argmax_map, class_sums, predict_map, resize, score_map
 from manyseg.labels import IGNORE, LabelClass, LabelSpace, Taxonomy
 from manyseg.methods import METHODS, Method
-from manyseg.models import Pixels
+from manyseg.models import PixelEncoder
 from manyseg.relate.statistics import Statistics
 from manyseg.relate.unseen import relate_by_names, relate_by_text, unmapped
 
@@ -65,7 +65,7 @@ class Echo(Method):
 
     def predict(self, image, space, relation=None):
         self.modes.add((self.training, torch.is_grad_enabled()))
-        nodes = F.one_hot(self.pixels(image), len(self.taxonomy.unified)).movedim(-1, 1).float()
+        nodes = F.one_hot(self.pixel_encoder(image), len(self.taxonomy.unified)).movedim(-1, 1).float()
         if space == self.taxonomy.unified:
             return nodes
         if relation is None:
@@ -398,10 +398,10 @@ def test_batches_of_equal_images_score_as_each_image_alone(tmp_path, monkeypatch
     pairs = [(rng.integers(0, 3, s), rng.integers(-1, 3, s)) for s in [(4, 6), (5, 3), (4, 6), (4, 6), (5, 3)]]
     folder, method = write(tmp_path, "street", STREET.names, pairs), Echo(TAXONOMY)
     together = score_seen(method, folder).confusion.counts
-    assert method.pixels.looks == 2
+    assert method.pixel_encoder.looks == 2
     monkeypatch.setattr("manyseg.evaluation.dataset_pass.BATCH_PIXELS", {"cpu": 1, "cuda": 1})
     apart = score_seen(method, folder).confusion.counts
-    assert method.pixels.looks == 2 + 5
+    assert method.pixel_encoder.looks == 2 + 5
     np.testing.assert_array_equal(together, apart)
     expected = sum(confusion_matrix(t[t >= 0], n[t >= 0], labels=range(3)) for n, t in pairs)
     np.testing.assert_array_equal(together[:, :-1], expected)
@@ -410,13 +410,13 @@ def test_batches_of_equal_images_score_as_each_image_alone(tmp_path, monkeypatch
 def test_the_method_answers_in_eval_mode_without_gradients_and_is_left_as_it_was(tmp_path):
     folder, method = write(tmp_path, "street", STREET.names, [([[0]], [[0]])]), Echo(TAXONOMY)
     method.norm.eval()
-    forward = method.pixels.forward
+    forward = method.pixel_encoder.forward
     score_seen(method, folder)
     assert method.modes == {(False, False)}
     assert method.training
     assert not method.norm.training
     assert torch.is_grad_enabled()
-    assert method.pixels.forward == forward
+    assert method.pixel_encoder.forward == forward
 
 
 def test_an_error_on_the_way_leaves_the_method_as_it_was(tmp_path):
@@ -569,7 +569,7 @@ def test_statistics_count_every_head_on_every_dataset(tmp_path):
     np.testing.assert_allclose(found.mean("park"), [[0, 0, 0, 1, 1], [0, 0, 0, 0, 2]])
     assert np.isnan(found.mean("street")[2]).all()
     # Three heads and the activation share one look at each batch.
-    assert method.pixels.looks == 2
+    assert method.pixel_encoder.looks == 2
 
 
 def test_statistics_of_two_halves_merge_to_those_of_the_whole(two):
@@ -624,14 +624,14 @@ def test_the_key_knows_weights_taxonomy_heads_and_options():
     other = Echo(Taxonomy.disjoint([STREET]))
     keys = {key, statistics_key(method, [STREET]), statistics_key(other, TAXONOMY.spaces)}
     keys.add(statistics_key(method, TAXONOMY.spaces, TestOptions(max_side=64)))
-    method.pixels.weight.data += 1
+    method.pixel_encoder.weight.data += 1
     keys.add(statistics_key(method, TAXONOMY.spaces))
     assert len(keys) == 5
 
 
 def test_statistics_of_two_models_do_not_merge(two):
     first, second = Echo(TAXONOMY), Echo(TAXONOMY)
-    second.pixels.weight.data += 1
+    second.pixel_encoder.weight.data += 1
     with pytest.raises(UserError, match="different models"):
         _ = counted(two, first, ["train"]) + counted(two, second, ["val"])
 
@@ -659,7 +659,7 @@ def test_the_cross_table_fits_each_head_on_one_split_and_scores_another(tmp_path
 def test_a_real_method_is_evaluated_on_the_generated_world(world, name):
     spaces = [load(world.cards[n], world.folder / n, "val").space for n in ("fine", "coarse", "partial")]
     torch.manual_seed(0)
-    method = METHODS[name](Pixels.build(backbone="tiny", pretrained=False, channels=16), spaces)
+    method = METHODS[name](PixelEncoder.build(backbone="tiny", pretrained=False, channels=16), spaces)
     folders = [load(world.cards[n], world.folder / n, "val") for n in world.cards]
     for options in (None, TestOptions(window=(32, 32), flip=True, scales=(0.5, 1.0))):
         scores = evaluate(method, folders, options=options)

@@ -28,7 +28,7 @@ def label(value):
 
 
 def links(relation):
-    return losses.Links.of(relation, CPU)
+    return losses.RelationIndex.of(relation, CPU)
 
 
 def plain(scores, labels, **options):
@@ -180,7 +180,7 @@ def test_bands_equal_interpolate_and_cross_entropy_in_value_and_gradient(seed, h
     labels = torch.randint(-1, 3, (2, height, width), generator=generator)
     labels[0, 0, 0] = 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(losses.BAND_BYTES, "cpu", rows * 2 * 3 * width * 4)
+        patch.setitem(losses.pixel.BAND_BYTES, "cpu", rows * 2 * 3 * width * 4)
         ours = losses.cross_entropy(scores, labels)
         (grad,) = torch.autograd.grad(ours, scores)
         with torch.no_grad():
@@ -191,7 +191,7 @@ def test_bands_equal_interpolate_and_cross_entropy_in_value_and_gradient(seed, h
 
 
 def test_no_band_is_larger_than_its_budget(monkeypatch):
-    monkeypatch.setitem(losses.BAND_BYTES, "cpu", 4096)
+    monkeypatch.setitem(losses.pixel.BAND_BYTES, "cpu", 4096)
     seen = []
 
     def loss(up, labels):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from manyseg import losses
 from manyseg.labels import IGNORE
-from manyseg.losses import Links, Targets
+from manyseg.losses import RelationIndex, Targets
 
 CPU = torch.device("cpu")
 PART = torch.tensor([[1, 0, 0], [0, 0, 1]], dtype=torch.bool)
@@ -108,7 +108,7 @@ def test_bands_do_not_change_the_loss(monkeypatch):
     z = torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(400).view(1, 20, 20) % 3 - 1
     whole = bce(z, NULL, labels).item()
-    monkeypatch.setitem(losses.BAND_BYTES, "cpu", 1)
+    monkeypatch.setitem(losses.pixel.BAND_BYTES, "cpu", 1)
     assert bce(z, NULL, labels).item() == pytest.approx(whole)
 
 
@@ -131,6 +131,6 @@ def test_hard_pixels_are_those_whose_nodes_are_not_all_right():
 
 
 def test_the_largest_node_speaks_for_its_class():
-    links = Links.of(torch.tensor([[1, 1, 0], [0, 0, 1], [0, 0, 0]], dtype=torch.bool), CPU)
+    links = RelationIndex.of(torch.tensor([[1, 1, 0], [0, 0, 1], [0, 0, 0]], dtype=torch.bool), CPU)
     assert losses.class_max(pixel(Z), links).flatten().tolist() == [2.0, 0.0, -math.inf]
-    assert losses.class_max(pixel(Z), Links.of(PART, CPU)).flatten().tolist() == [1.0, 0.0]
+    assert losses.class_max(pixel(Z), RelationIndex.of(PART, CPU)).flatten().tolist() == [1.0, 0.0]

@@ -16,7 +16,7 @@ from manyseg.methods.autouniseg import AutoUniSeg
 from manyseg.methods.baselines import MultiHead
 from manyseg.methods.rounding import Rounding
 from manyseg.methods.start import label_features, label_texts, named, pruned, starting_taxonomy
-from manyseg.models import Pixels
+from manyseg.models import PixelEncoder
 from manyseg.models.graph import orthogonality
 from manyseg.relate.statistics import UNIFIED, Statistics
 from manyseg.training.optimizer import TrainOptions, build_optimizer, parameter_groups
@@ -24,8 +24,8 @@ from manyseg.training.optimizer import TrainOptions, build_optimizer, parameter_
 SMALL = {"features": "learned", "hidden": 16, "init": "names"}
 
 
-def pixels(channels=8):
-    return Pixels.build(backbone="tiny", pretrained=False, channels=channels)
+def pixel_encoder(channels=8):
+    return PixelEncoder.build(backbone="tiny", pretrained=False, channels=channels)
 
 
 def statistics(counts, unlabelled=None):
@@ -36,7 +36,7 @@ def statistics(counts, unlabelled=None):
 
 def build(**options):
     torch.manual_seed(0)
-    return AutoUniSeg(pixels(), testing.toy_spaces(), **(SMALL | options))
+    return AutoUniSeg(pixel_encoder(), testing.toy_spaces(), **(SMALL | options))
 
 
 def table(tmp_path, *rows, spaces=("a", "b")):
@@ -67,7 +67,9 @@ def step(method, number, optimizer):
 @pytest.mark.parametrize("combine", ["sum", "lse"])
 @pytest.mark.parametrize("check", testing.EXAM[1:], ids=lambda check: check.__name__)
 def test_exam_of_the_graph_stage(check, combine):
-    check(lambda pixels, spaces: AutoUniSeg(pixels, spaces, combine=combine, null_row=True, turn=2, **SMALL))
+    check(
+        lambda pixel_encoder, spaces: AutoUniSeg(pixel_encoder, spaces, combine=combine, null_row=True, turn=2, **SMALL)
+    )
 
 
 def test_free_nodes_learn_the_toy_world_by_log_sum_exp_of_cosines_too():
@@ -82,14 +84,14 @@ def test_free_nodes_learn_the_toy_world_by_log_sum_exp_of_cosines_too():
 def test_a_class_of_two_nodes_is_their_sum_or_their_log_sum_exp(tmp_path, combine, score):
     spaces = [LabelSpace.of("a", ["x"]), LabelSpace.of("b", ["u", "v"])]
     path = table(tmp_path, ("1", "x", "u"), ("2", "x", "v"))
-    method = AutoUniSeg(pixels(2), spaces, learn="nodes", init=path, combine=combine)
+    method = AutoUniSeg(pixel_encoder(2), spaces, learn="nodes", init=path, combine=combine)
     method.nodes.data = torch.eye(2)
     p = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
     assert method.unified(p).flatten().tolist() == [1, 2]
     assert method.dataset_scores(p, spaces[0]).flatten().tolist() == pytest.approx([score])
     assert method.dataset_scores(p, spaces[1]).flatten().tolist() == pytest.approx([1, 2])
     # An unseen class of both nodes: the best node where sums were trained, else as in training.
-    links = method.links(spaces[0])
+    links = method.relation_index(spaces[0])
     assert method.relate(method.unified(p), links).item() == pytest.approx(2.0 if combine == "sum" else score)
 
 
@@ -146,8 +148,8 @@ def test_annealing_goes_from_the_soft_map_to_the_boolean_one():
         method.on_step(number)
         assert method._rho == number / 6
         with torch.no_grad():
-            features = method.pixels(batch.image.float())
-            scores = method.train_scores(features.pixel, batch.space)
+            features = method.pixel_encoder(batch.image.float())
+            scores = method.train_scores(features.embedding, batch.space)
             parts = scores.split(len(batch.space), 1)
             losses[number] = method.pixel_loss(scores, batch).item()
             apart = [cross_entropy(p, batch.annotation.labels).item() for p in parts]
@@ -174,16 +176,16 @@ def test_who_learns_when_and_that_the_others_stand_still_to_the_last_bit():
         if turn == 1:
             assert torch.equal(before["rounding.maps"], after["rounding.maps"])
             assert torch.equal(before["nodes"], after["nodes"])
-        assert method.pixels.training == (turn == 1)
+        assert method.pixel_encoder.training == (turn == 1)
 
 
 def test_parts_that_the_trainer_keeps_fixed_stay_fixed():
     method = build(turn=1)
-    method.pixels.backbone.requires_grad_(False)
+    method.pixel_encoder.backbone.requires_grad_(False)
     for number in range(2):
         method.on_step(number)
-    assert not any(p.requires_grad for p in method.pixels.backbone.parameters())
-    assert all(p.requires_grad for p in method.pixels.neck.parameters())
+    assert not any(p.requires_grad for p in method.pixel_encoder.backbone.parameters())
+    assert all(p.requires_grad for p in method.pixel_encoder.neck.parameters())
 
 
 def test_the_map_is_rounded_while_the_adjacency_learns_and_once_after(monkeypatch):
@@ -241,7 +243,7 @@ def test_free_nodes_predict_at_first_exactly_as_the_graph_did_at_last(tmp_path):
 def test_nodes_start_at_the_mean_head_of_their_classes(learn, monkeypatch):
     monkeypatch.setattr("manyseg.models.graph.RIDGE", 1e-9)
     torch.manual_seed(1)
-    heads = MultiHead(pixels(), testing.toy_spaces())
+    heads = MultiHead(pixel_encoder(), testing.toy_spaces())
     method = build(learn=learn, scale=2.0, hidden=64)
     before = method._fixed().detach().clone() if learn == "nodes" else method._embeddings().clone()
     take_over(method, heads.state_dict())
@@ -294,7 +296,7 @@ def test_classes_merge_by_confusions_of_the_heads(counts, pair_cost, nodes):
 
 def test_a_start_from_confusions_needs_them():
     with pytest.raises(UserError, match=r"method.init is 'confusion', which reads the confusions"):
-        AutoUniSeg(pixels(), testing.toy_spaces())
+        AutoUniSeg(pixel_encoder(), testing.toy_spaces())
 
 
 def test_a_table_of_a_person_is_trained_on_and_its_names_stay(tmp_path):
@@ -312,7 +314,7 @@ def test_a_table_whose_node_has_two_classes_of_a_dataset_is_refused(tmp_path):
     spaces = [LabelSpace.of("a", ["x", "y"]), LabelSpace.of("b", ["u"])]
     path = table(tmp_path, ("1", "x|y", "u"))
     with pytest.raises(UserError, match=r"1 nodes have several classes of 'a' \('1' first\)"):
-        AutoUniSeg(pixels(), spaces, learn="nodes", init=path)
+        AutoUniSeg(pixel_encoder(), spaces, learn="nodes", init=path)
 
 
 def test_nodes_are_called_as_their_most_specific_member():
@@ -377,7 +379,7 @@ def test_features_are_read_from_files_in_recipe_order_and_centred(tmp_path):
         centred = label_features(spaces, tmp_path / name, None, True, True)
         assert centred.mean(0).tolist() == [0, 0]
         assert centred.std() == pytest.approx(1)
-    method = AutoUniSeg(pixels(), spaces, init="disjoint", features=tmp_path / "all.npy", hidden=8)
+    method = AutoUniSeg(pixel_encoder(), spaces, init="disjoint", features=tmp_path / "all.npy", hidden=8)
     assert method.graph.labels.shape == (3, 2)
 
 

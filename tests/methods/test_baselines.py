@@ -31,9 +31,9 @@ class Identity(nn.Module):
         return Features((image,), image.float())
 
 
-def dense(space, labels, pixels=None):
+def dense(space, labels, pixel_encoder=None):
     labels = torch.tensor(labels)
-    image = torch.randn(len(labels), 3, *labels.shape[1:]) if pixels is None else pixels
+    image = torch.randn(len(labels), 3, *labels.shape[1:]) if pixel_encoder is None else pixel_encoder
     return Batch(space, tuple("x" * len(labels)), image, Dense(labels))
 
 
@@ -222,9 +222,9 @@ def test_probability_of_nodes_outside_a_dataset_is_dropped_and_a_class_without_n
 def test_training_normalises_after_upsampling():
     """Between two sure pixels a softmax of interpolated scores stays sure; interpolated log-probabilities do not."""
     method, d = fixture(PART)
-    pixel = torch.tensor([[10.0, -10.0], [0.0, 0.0], [-10.0, 10.0]]).view(1, 3, 1, 2)
-    features = Features((pixel,), pixel)
-    batch = Batch(d, ("x",), pixel, Dense(torch.tensor([[[IGNORE, 0, 1, IGNORE]]])))
+    embedding = torch.tensor([[10.0, -10.0], [0.0, 0.0], [-10.0, 10.0]]).view(1, 3, 1, 2)
+    features = Features((embedding,), embedding)
+    batch = Batch(d, ("x",), embedding, Dense(torch.tensor([[[IGNORE, 0, 1, IGNORE]]])))
     # A quarter of the way the scores are (5, 0, -5); the log-probability of class 0 would be -5.
     assert method.batch_loss(features, batch)["pixel"].item() == pytest.approx(
         math.log1p(math.exp(-5) + math.exp(-10)), rel=1e-4
@@ -316,7 +316,7 @@ def test_segments_are_learned_from_as_the_masks_that_they_are():
 
 def test_relations_are_put_on_the_device_once():
     method = Union(Identity(), (A, B))
-    assert method.links(A) is method.links(A)
+    assert method.relation_index(A) is method.relation_index(A)
     assert method._competing(A)[0] is method._competing(A)[0]
 
 
@@ -337,9 +337,9 @@ def test_the_options_of_a_method_are_typed_keywords_that_a_recipe_can_check(name
 # Boxes and tags.
 
 
-def weak(method, space, annotation, *pixels):
+def weak(method, space, annotation, *pixel_encoder):
     """The loss of one image of one row, and its gradient: the channels' for every pixel."""
-    z = torch.tensor(pixels).T[None, :, None].clone().requires_grad_()
+    z = torch.tensor(pixel_encoder).T[None, :, None].clone().requires_grad_()
     (loss,) = method([Batch(space, ("x",), z, annotation)]).values()
     loss.backward()
     return loss.item(), z.grad[0, :, 0].T.tolist()

@@ -21,13 +21,13 @@ LEARNING = {"lmseg": {"lr": 3e-3}}
 @pytest.mark.parametrize("name", METHODS)
 def test_exam(name, check):
     options = LEARNING.get(name, {}) if check is testing.learns_the_toy_world else {}
-    check(lambda pixels, spaces: METHODS[name](pixels, spaces, **OPTIONS.get(name, {})), **options)
+    check(lambda pixel_encoder, spaces: METHODS[name](pixel_encoder, spaces, **OPTIONS.get(name, {})), **options)
 
 
 def test_the_options_of_the_manual_taxonomy_learn_the_toy_world_too():
     """Pixels of `vehicle` are dropped, yet read at test: the other datasets teach what it consists of."""
     options = {"taxonomy": testing.toy_taxonomy(), "competitors": "own", "ohem": 0.7, "split": "ignore"}
-    testing.learns_the_toy_world(lambda pixels, spaces: Manual(pixels, spaces, **options))
+    testing.learns_the_toy_world(lambda pixel_encoder, spaces: Manual(pixel_encoder, spaces, **options))
 
 
 def test_the_toy_world_tells_right_labels_from_wrong_ones():
@@ -42,20 +42,20 @@ def test_the_toy_world_tells_right_labels_from_wrong_ones():
 class Swaps(MultiHead):
     """Predicts the classes of every dataset in the wrong order."""
 
-    def dataset_scores(self, pixel, space):
-        scores = super().dataset_scores(pixel, space)
+    def dataset_scores(self, embedding, space):
+        scores = super().dataset_scores(embedding, space)
         return scores if self.training else scores.flip(1)
 
 
 class Forgets(Union):
     """Keeps a number that matters outside of its state."""
 
-    def __init__(self, pixels, spaces):
-        super().__init__(pixels, spaces)
+    def __init__(self, pixel_encoder, spaces):
+        super().__init__(pixel_encoder, spaces)
         self.secret = torch.rand(())
 
-    def unified(self, pixel):
-        return super().unified(pixel) * self.secret
+    def unified(self, embedding):
+        return super().unified(embedding) * self.secret
 
 
 class DividesByZero(Union):
@@ -77,23 +77,23 @@ class LosesTheGraph(Union):
 class Idles(Union):
     """Has a parameter that nothing reads."""
 
-    def __init__(self, pixels, spaces):
-        super().__init__(pixels, spaces)
+    def __init__(self, pixel_encoder, spaces):
+        super().__init__(pixel_encoder, spaces)
         self.idle = nn.Parameter(torch.ones(1))
 
 
 class LooksAround(Union):
     """Normalises over the batch."""
 
-    def unified(self, pixel):
-        return super().unified(pixel - pixel.mean((0, 2, 3), keepdim=True))
+    def unified(self, embedding):
+        return super().unified(embedding - embedding.mean((0, 2, 3), keepdim=True))
 
 
 class DropsOut(Union):
     """Leaves dropout on."""
 
-    def unified(self, pixel):
-        return super().unified(nn.functional.dropout(pixel))
+    def unified(self, embedding):
+        return super().unified(nn.functional.dropout(embedding))
 
 
 class ReadsOrder(Union):

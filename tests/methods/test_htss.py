@@ -56,15 +56,15 @@ DATASETS = {
 }
 
 
-def image(*pixels):
+def image(*pixel_encoder):
     """Make one image of one row from the logits of its pixels."""
-    return torch.tensor(pixels, dtype=torch.float32).T[None, :, None, :].clone()
+    return torch.tensor(pixel_encoder, dtype=torch.float32).T[None, :, None, :].clone()
 
 
-def loss(method, dataset, pixels, annotation):
+def loss(method, dataset, pixel_encoder, annotation):
     """Return the loss of one image, and its gradient: a list of the channels' for every pixel."""
     space = next(s for s in method.spaces if s.name == dataset)
-    z = pixels.requires_grad_()
+    z = pixel_encoder.requires_grad_()
     value = method([Batch(space, ("x",), z, annotation)])[f"{dataset}/pixel"]
     value.backward()
     return value.item(), z.grad[0, :, 0].T.tolist()
@@ -115,13 +115,13 @@ def test_ignored_pixels_change_no_loss_and_no_mean():
 
 
 def test_a_classifiers_mean_is_over_its_own_pixels_or_over_all_labelled_ones():
-    pixels = ([0, 1, 2, 0], [1, 0, 0, 0])
+    pixel_encoder = ([0, 1, 2, 0], [1, 0, 0, 0])
     root = -(log_softmax([0, 1], 1) + log_softmax([1, 0], 0)) / 2
     deeper = -log_softmax([2, 0], 0)
     own = build(NODES, DATASETS, deeper_weight=0.5)
-    assert loss(own, "fine", image(*pixels), dense(1, 0))[0] == pytest.approx(root + 0.5 * deeper, rel=1e-5)
+    assert loss(own, "fine", image(*pixel_encoder), dense(1, 0))[0] == pytest.approx(root + 0.5 * deeper, rel=1e-5)
     every = build(NODES, DATASETS, deeper_weight=0.5, mean="pixel")
-    assert loss(every, "fine", image(*pixels), dense(1, 0))[0] == pytest.approx(root + 0.25 * deeper, rel=1e-5)
+    assert loss(every, "fine", image(*pixel_encoder), dense(1, 0))[0] == pytest.approx(root + 0.25 * deeper, rel=1e-5)
 
 
 def test_with_unit_weights_and_one_mean_the_loss_is_nll_of_sets_of_leaves():
@@ -137,7 +137,7 @@ def test_with_unit_weights_and_one_mean_the_loss_is_nll_of_sets_of_leaves():
     for space in method.spaces:
         labels = torch.randint(-1, len(space), (2, 4, 5))
         found = method([Batch(space, ("x", "y"), z, Dense(labels))])[f"{space.name}/pixel"]
-        scores = losses.class_logsumexp(method.unified(z), method.links(space))
+        scores = losses.class_logsumexp(method.unified(z), method.relation_index(space))
         expected = losses.cross_entropy(scores, labels, normalised=True)
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -208,9 +208,9 @@ def test_a_split_class_teaches_the_classifiers_that_the_model_itself_decides_for
 
 def test_boxes_teach_only_inside_and_only_where_the_parent_agrees_and_never_the_root():
     method = build(NODES, DATASETS, deeper_weight=1.0)
-    pixels = ([0, 1, 2, 0], [1, 0, 2, 0], [0, 1, 2, 0])
+    pixel_encoder = ([0, 1, 2, 0], [1, 0, 2, 0], [0, 1, 2, 0])
     # Both first pixels are under a box of a bus; the second is no vehicle to the root, the third is under no box.
-    value, gradient = loss(method, "weak", image(*pixels), boxes(3, (0, 2, 1)))
+    value, gradient = loss(method, "weak", image(*pixel_encoder), boxes(3, (0, 2, 1)))
     assert value == pytest.approx(-log_softmax([2, 0], 1), rel=1e-5)
     assert gradient[0] == pytest.approx([0, 0, 0.88080, -0.88080], abs=1e-5)
     assert gradient[1] == [0, 0, 0, 0]
@@ -230,11 +230,11 @@ def test_overlapping_boxes_share_a_pixel_by_their_number():
 
 def test_tags_are_soft_labels_of_every_pixel_that_passes_the_gate():
     tags = Tags(torch.tensor([[0, 1]]))
-    pixels = ([0, 1, 2, 0], [1, 0, 2, 0])
-    value, gradient = loss(build(NODES, DATASETS, deeper_weight=1.0), "weak", image(*pixels), tags)
+    pixel_encoder = ([0, 1, 2, 0], [1, 0, 2, 0])
+    value, gradient = loss(build(NODES, DATASETS, deeper_weight=1.0), "weak", image(*pixel_encoder), tags)
     assert value == pytest.approx(-(log_softmax([2, 0], 0) + log_softmax([2, 0], 1)) / 2, rel=1e-5)
     assert gradient[1] == [0, 0, 0, 0]
-    value, gradient = loss(build(NODES, DATASETS), "weak", image(*pixels), Tags(torch.tensor([[IGNORE]])))
+    value, gradient = loss(build(NODES, DATASETS), "weak", image(*pixel_encoder), Tags(torch.tensor([[IGNORE]])))
     assert (value, gradient) == (0, [[0] * 4] * 2)
 
 
@@ -283,8 +283,8 @@ def test_the_chain_asks_all_ancestors_where_the_parent_alone_is_asked_by_default
     logits = {"a": 1, "V": 0, "road": 1, "tram": 0, "car": 0, "bus": 0}
     for gate, trained in (("parent", True), ("chain", False)):
         method = build(nodes, datasets, gate=gate)
-        pixel = [logits[method.hierarchy.space.names[n]] for n in method._order]
-        value, _ = loss(method, "fine", image(pixel), boxes(1, (0, 1, 1)))
+        embedding = [logits[method.hierarchy.space.names[n]] for n in method._order]
+        value, _ = loss(method, "fine", image(embedding), boxes(1, (0, 1, 1)))
         assert (value > 0) == trained
 
 
@@ -336,7 +336,7 @@ VARIANTS = {
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
 def test_exam_with_a_tree(check, options):
     """A flat tree, and learning, are asked of every method in test_exam.py."""
-    check(lambda pixels, spaces: HTSS(pixels, spaces, taxonomy=testing.toy_taxonomy(), **options))
+    check(lambda pixel_encoder, spaces: HTSS(pixel_encoder, spaces, taxonomy=testing.toy_taxonomy(), **options))
 
 
 RUN = """
@@ -386,7 +386,7 @@ def test_without_a_table_a_run_learns_what_labels_proposes_and_keeps_it_with_its
     assert 'taxonomy = "files/method-taxonomy.tsv"' in (folder / "recipe.toml").read_text()
     # From then on the table is read: neither predicting nor going on with the run needs the text encoder.
     monkeypatch.setattr(TextEncoder, "encode", lambda *_: pytest.fail("the label space was proposed anew"))
-    Run.open(folder).method().taxonomy.write(tmp_path / "loaded.tsv")
+    Run.open(folder).load_model().taxonomy.write(tmp_path / "loaded.tsv")
     assert kept.read_bytes() == (tmp_path / "loaded.tsv").read_bytes()
     assert train_recipe(recipe, out=folder, resume=True) == folder
 
@@ -415,8 +415,8 @@ def planted(weak, steps=200):
     groups = [[("coarse", n)] for n in ("road", "sky")] + [[("coarse", "vehicle"), ("boxed", n)] for n in boxed.names]
     taxonomy = Taxonomy.from_groups((coarse, boxed), groups, fine.names)
     torch.manual_seed(0)
-    pixels = testing.Pixels.build(backbone="tiny", pretrained=False, channels=32)
-    method = HTSS(pixels, (coarse, boxed), taxonomy=taxonomy, deeper_weight=0.3)
+    pixel_encoder = testing.PixelEncoder.build(backbone="tiny", pretrained=False, channels=32)
+    method = HTSS(pixel_encoder, (coarse, boxed), taxonomy=taxonomy, deeper_weight=0.3)
     optimizer = torch.optim.AdamW(method.parameters(), 7e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, 2 - 2 * step / steps))
     method.train()

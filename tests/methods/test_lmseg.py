@@ -13,7 +13,7 @@ from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelClass, LabelSpace, Taxonomy
 from manyseg.methods.lmseg import LMSeg, class_loss, semantic_scores
 from manyseg.methods.readers import Heads, Texts, Unified, cosine_logits
-from manyseg.models import Pixels
+from manyseg.models import PixelEncoder
 from manyseg.models.text import TextEncoder
 
 SMALL = {"queries": 12, "blocks": 2, "attention_heads": 4}
@@ -34,8 +34,8 @@ def _own_cache(tmp_path, monkeypatch):
 
 def build(encoder, spaces=(A, B), **options):
     torch.manual_seed(0)
-    pixels = Pixels.build(backbone="tiny", pretrained=False, channels=16)
-    return LMSeg(pixels, spaces, **{**SMALL, "text": encoder, "prompt_tokens": 2} | options)
+    pixel_encoder = PixelEncoder.build(backbone="tiny", pretrained=False, channels=16)
+    return LMSeg(pixel_encoder, spaces, **{**SMALL, "text": encoder, "prompt_tokens": 2} | options)
 
 
 def image(count=2, size=(32, 48), seed=0):
@@ -70,7 +70,7 @@ FAST = [c for c in testing.EXAM if c is not testing.learns_the_toy_world]
 )
 @pytest.mark.parametrize("check", FAST, ids=lambda check: check.__name__)
 def test_exam(check, options, encoder):
-    check(lambda pixels, spaces: LMSeg(pixels, spaces, **{**SMALL, "text": encoder} | options))
+    check(lambda pixel_encoder, spaces: LMSeg(pixel_encoder, spaces, **{**SMALL, "text": encoder} | options))
 
 
 # Equation 1.
@@ -106,7 +106,7 @@ def test_other_datasets_words_guide_in_training_and_are_no_answers(encoder, monk
         monkeypatch.setattr(
             method.decoder, "forward", lambda level, words, d=decode, s=seen: (s.append(words), d(level, words))[1]
         )
-        method.step_losses([method.pixels(b.image) for b in batches], batches)
+        method.step_losses([method.pixel_encoder(b.image) for b in batches], batches)
         told[share] = [len(words) for words in seen]
         texts = method.classes.text()
         assert torch.equal(seen[0][: len(A)], texts[[method.classes.position[n] for n in A.names]])
@@ -234,9 +234,9 @@ def test_mask_losses_are_divided_by_the_number_of_segments(encoder):
     labels = torch.zeros(1, 32, 48, dtype=torch.long)
     labels[:, :16] = 1
     found = losses(method, A, labels)
-    pixels = 32 * 48
+    pixel_encoder = 32 * 48
     # Half of the image each; p = 1/2 everywhere: 1 - (2 * n/4 + 1) / (n/2 + n/2 + 1) for both.
-    assert found["a/dice"] == pytest.approx(1 - (pixels / 2 + 1) / (pixels + 1), rel=1e-4)
+    assert found["a/dice"] == pytest.approx(1 - (pixel_encoder / 2 + 1) / (pixel_encoder + 1), rel=1e-4)
     assert found["a/focal"] == pytest.approx(20 * (0.04332 + 0.12997) / 2, rel=1e-3)
 
 
@@ -310,8 +310,8 @@ def test_the_score_of_a_class_is_1_where_one_sure_query_of_it_has_a_sure_mask():
 def test_the_belief_is_the_summed_probability_of_each_class(encoder):
     method = build(encoder).eval()
     with torch.no_grad():
-        classes, masks, pixel = method._ask(image().float(), B)
-        s = semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, pixel)) + 1e-3
+        classes, masks, embedding = method._ask(image().float(), B)
+        s = semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, embedding)) + 1e-3
         torch.testing.assert_close(method.predict(image().float(), B).softmax(1), s / s.sum(1, keepdim=True))
 
 

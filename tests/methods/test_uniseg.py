@@ -33,7 +33,7 @@ N = LabelSpace.of("n", ["motorcyclist", "road"])
 @pytest.mark.parametrize("check", testing.EXAM, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("support", ["null", "all"])
 def test_exam(check, support):
-    check(lambda pixels, spaces: UniSeg(pixels, spaces, support=support))
+    check(lambda pixel_encoder, spaces: UniSeg(pixel_encoder, spaces, support=support))
 
 
 class Identity(nn.Module):
@@ -53,7 +53,7 @@ def method(*spaces, **options):
     return out
 
 
-def pixels(*values):
+def pixel_encoder(*values):
     """Return an image of one row whose logits are the values, at scale 20: the last channel makes unit vectors."""
     rows = torch.tensor(values) / 20
     rest = (1 - rows.square().sum(1, keepdim=True)).sqrt()
@@ -65,7 +65,7 @@ def batch(space, image, labels):
 
 
 def loss(m, space, values, labels):
-    (value,) = m([batch(space, pixels(*values), labels)]).values()
+    (value,) = m([batch(space, pixel_encoder(*values), labels)]).values()
     return value.item()
 
 
@@ -94,7 +94,7 @@ def test_a_dataset_of_one_class_still_learns():
 
 def test_a_null_node_gets_exactly_no_gradient_and_the_others_sigmoid_less_target():
     m = method()
-    m([batch(D, pixels(Z, Z), [0, 1])])["d/pixel"].backward()
+    m([batch(D, pixel_encoder(Z, Z), [0, 1])])["d/pixel"].backward()
     grad = m.head.weight.grad[:, :, 0, 0]
     assert (grad[2] == 0).all()
     # Along a direction orthogonal to a unit weight the logit is 20 times the pixel's entry: here, the last channel.
@@ -109,7 +109,7 @@ def test_a_related_node_gets_exactly_the_gradient_of_a_positive(tmp_path):
     table.write_text("dataset\tclass\tpart of\nd\tu0\tu1\n")
     m = method(relations=table)
     # Of two pixels only that of u0 is related to u1.
-    m([batch(D, pixels(Z, Z), [0, 1])])["d/pixel"].backward()
+    m([batch(D, pixel_encoder(Z, Z), [0, 1])])["d/pixel"].backward()
     last = math.sqrt(1 - 5 / 400)
     assert m.head.weight.grad[2, 3, 0, 0].item() == pytest.approx(
         20 * last * (1 / (1 + math.exp(-2)) - 1) / 2, rel=1e-5
@@ -121,7 +121,7 @@ def test_only_the_judged_columns_are_computed():
     with torch.no_grad():
         m.head.weight[2] = math.nan
     assert math.isfinite(loss(m, D, [Z], [0]))
-    assert m.predict(pixels(Z), D).isfinite().all()
+    assert m.predict(pixel_encoder(Z), D).isfinite().all()
 
 
 # 3. The divisor.
@@ -167,9 +167,9 @@ def test_own_classes_can_be_left_out():
     assert mined(row, Taxonomy.by_name((N, M)), allow_own=False) == ["rider"]
 
 
-def statistics(taxonomy, means, pixels=10):
-    counts = {s.name: np.full(len(s), pixels) for s in taxonomy.spaces}
-    return Statistics("key", {}, counts, {n: m * pixels for n, m in means.items()}, {}, {})
+def statistics(taxonomy, means, pixel_encoder=10):
+    counts = {s.name: np.full(len(s), pixel_encoder) for s in taxonomy.spaces}
+    return Statistics("key", {}, counts, {n: m * pixel_encoder for n, m in means.items()}, {}, {})
 
 
 def test_the_targets_are_positive_negative_or_null():
@@ -201,7 +201,7 @@ def test_the_targets_are_positive_negative_or_null():
 def test_a_class_without_pixels_has_no_relation():
     taxonomy = Taxonomy.by_name((N, M))
     means = {s.name: np.full((len(s), 3), 0.9) for s in (N, M)}
-    assert method(N, M, statistics=statistics(taxonomy, means, pixels=0)).part_of == ()
+    assert method(N, M, statistics=statistics(taxonomy, means, pixel_encoder=0)).part_of == ()
 
 
 # The self-calibrating rule. Dataset f tells cars from trucks, k only knows vehicles; p has other words.
@@ -309,7 +309,7 @@ def test_scores_do_not_depend_on_lengths_and_stay_within_the_scale():
         m.head.weight.mul_(torch.tensor([0.1, 3.0, 50.0])[:, None, None, None])
     assert torch.allclose(m.predict(7 * image, m.taxonomy.unified), before, atol=1e-4)
     assert torch.allclose(m.activation(image) * 20, before, atol=1e-4)
-    assert method(scale=5.0).predict(pixels(Z), E).flatten().tolist() == pytest.approx([0.25, 0.5, 0.0])
+    assert method(scale=5.0).predict(pixel_encoder(Z), E).flatten().tolist() == pytest.approx([0.25, 0.5, 0.0])
 
 
 # Inference.
@@ -317,12 +317,14 @@ def test_scores_do_not_depend_on_lengths_and_stay_within_the_scale():
 
 def test_a_dataset_is_read_from_its_own_nodes_and_an_unseen_one_from_namesakes():
     m = method()
-    assert m.predict(pixels(Z), D).flatten().tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
-    assert m.predict(pixels(Z), E).flatten().tolist() == pytest.approx([1.0, 2.0, 0.0], abs=1e-5)
+    assert m.predict(pixel_encoder(Z), D).flatten().tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
+    assert m.predict(pixel_encoder(Z), E).flatten().tolist() == pytest.approx([1.0, 2.0, 0.0], abs=1e-5)
     unseen = LabelSpace.of("t", ["a", "b", "c"])
     relation = torch.tensor([[1, 1, 0], [0, 0, 0], [0, 0, 1]], dtype=torch.bool)
     # Of several nodes the best one speaks; nothing is normalised over the nodes left out.
-    assert m.predict(pixels(Z), unseen, relation).flatten().tolist() == pytest.approx([1, -math.inf, 2], abs=1e-5)
+    assert m.predict(pixel_encoder(Z), unseen, relation).flatten().tolist() == pytest.approx(
+        [1, -math.inf, 2], abs=1e-5
+    )
 
 
 # 8. Statistics, stages and tables.
@@ -345,7 +347,7 @@ def test_statistics_of_two_halves_give_the_relations_of_the_whole():
     whole = Statistics(
         "key",
         {},
-        {n: halves[0].pixels[n] + halves[1].pixels[n] for n in ("n", "m")},
+        {n: halves[0].pixel_encoder[n] + halves[1].pixel_encoder[n] for n in ("n", "m")},
         {n: halves[0].sums[n] + halves[1].sums[n] for n in ("n", "m")},
         {},
         {},
@@ -393,7 +395,7 @@ def test_one_recipe_goes_through_both_stages_and_leaves_relations_to_edit_and_tr
 
     folder = train_recipe(recipe, out=tmp_path / "run")
     run = Run.open(folder)
-    trained = run.method()
+    trained = run.load_model()
     assert trained.part_of  # With so low a tau an untrained model relates much.
     assert not (folder / "stages/null/relations.tsv").exists()
     text = (folder / "relations.tsv").read_text()
@@ -415,7 +417,7 @@ def test_one_recipe_goes_through_both_stages_and_leaves_relations_to_edit_and_tr
     edited = world.folder / "edited.tsv"
     edited.write_text("".join(text.splitlines(keepends=True)[:2]))
     again = train_recipe(recipe, out=tmp_path / "again", overrides=["method.relations=edited.tsv", "train.steps=1"])
-    assert Run.open(again).method().part_of == found[:1]
+    assert Run.open(again).load_model().part_of == found[:1]
     assert (again / "relations.tsv").read_text() == edited.read_text()
 
 
@@ -488,15 +490,15 @@ def mined_from_the_toy_world(**options):
     testing.train(toy, 200)
     toy.eval()
     spaces = toy.taxonomy.spaces
-    pixels = {s.name: np.zeros(len(s), np.int64) for s in spaces}
+    pixel_encoder = {s.name: np.zeros(len(s), np.int64) for s in spaces}
     sums = {s.name: np.zeros((len(s), len(toy.taxonomy.unified))) for s in spaces}
     with torch.no_grad():
         for batch in testing.toy_batches(10**6, images=4):
             labels, name = batch.annotation.labels, batch.space.name
             sums[name] += class_sums(toy.activation(batch.image), labels, len(batch.space)).numpy()
-            pixels[name] += np.bincount(labels[labels >= 0], minlength=len(batch.space))
-    known = Statistics("key", {}, pixels, sums, {}, {})
-    return {r[:3] for r in UniSeg(toy.pixels, spaces, statistics=known, **options).part_of}
+            pixel_encoder[name] += np.bincount(labels[labels >= 0], minlength=len(batch.space))
+    known = Statistics("key", {}, pixel_encoder, sums, {}, {})
+    return {r[:3] for r in UniSeg(toy.pixel_encoder, spaces, statistics=known, **options).part_of}
 
 
 PLANTED = {

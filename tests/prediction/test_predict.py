@@ -15,7 +15,7 @@ from manyseg.errors import UserError
 from manyseg.inference.label_maps import TestOptions
 from manyseg.labels import IGNORE, LabelClass, LabelSpace, Taxonomy
 from manyseg.methods import METHODS
-from manyseg.models import Pixels
+from manyseg.models import PixelEncoder
 from manyseg.prediction.drawing import mask_image, overlay
 from manyseg.prediction.predict import asked_space, predict_image, predict_paths, read_photo
 
@@ -118,7 +118,7 @@ def test_words_are_refused_by_a_method_that_knows_no_language(tmp_path, method):
 
 @pytest.mark.parametrize("name", ["multihead", "union"])
 def test_a_real_method_predicts_in_every_space_and_refuses_words(tmp_path, name):
-    method = METHODS[name](Pixels.build(backbone="tiny", pretrained=False, channels=16), [STREET, PARK])
+    method = METHODS[name](PixelEncoder.build(backbone="tiny", pretrained=False, channels=16), [STREET, PARK])
     image = photo(tmp_path / "a.jpg", (50, 70))
     for labels, count in (("street", 2), ("park", 3), ("unified", 5)):
         (mask,) = predict_paths(method, [STREET, PARK], [image], labels, tmp_path / labels)

@@ -109,7 +109,7 @@ def test_one_command_goes_through_all_stages(whole):
     assert sizes[0] >= sizes[1] == sizes[2] >= sizes[3]
     graph, nodes = (load_file(whole / f"stages/{name}/model.safetensors") for name in ("graph", "nodes"))
     assert len(nodes["nodes"]) == int(graph["rounding.maps"].any(0).sum()) == sizes[1]
-    assert Run.open(whole).method().taxonomy.to_tsv() == (whole / "taxonomy.tsv").read_text()
+    assert Run.open(whole).load_model().taxonomy.to_tsv() == (whole / "taxonomy.tsv").read_text()
 
 
 def test_a_run_stopped_in_every_stage_and_turn_is_as_one_that_was_not(recipe, whole, tmp_path, monkeypatch):
@@ -138,7 +138,7 @@ def test_a_learned_table_can_be_edited_and_trained_on(recipe, whole, tmp_path):
     run = train_recipe(recipe, out=tmp_path / "run", overrides=[f"method.init={edited}", "train.steps=4"])
     assert (run / "files/method-init.tsv").read_text() == edited.read_text()
     assert "my own " in (run / "stages/graph/taxonomy.tsv").read_text()
-    assert len(Run.open(run).method().taxonomy.unified) <= len(rows) - 1
+    assert len(Run.open(run).load_model().taxonomy.unified) <= len(rows) - 1
 
 
 def test_two_processes_hold_one_map_and_have_the_losses_of_one(recipe, whole, tmp_path):

@@ -15,10 +15,10 @@ import torch
 from manyseg.data.mixture import DataOptions, Mixture
 from manyseg.errors import UserError
 from manyseg.methods import METHODS
-from manyseg.models import Pixels
+from manyseg.models import PixelEncoder
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
-from manyseg.training.metrics_log import Journal
+from manyseg.training.metrics_log import MetricsLog
 from manyseg.training.optimizer import TrainOptions, seed_everything
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ def mixture(world):
 
 def build(mixture):
     seed_everything(0)
-    pixels = Pixels.build(backbone="tiny", pretrained=False, channels=8)
+    pixels = PixelEncoder.build(backbone="tiny", pretrained=False, channels=8)
     return METHODS["multihead"](pixels, [f.space for f in mixture.folders])
 
 
@@ -260,7 +260,10 @@ def test_a_small_file_system_fills_up_without_harm(small_disk):
     with pytest.raises(UserError, match=r"c: cannot write the checkpoint .*No space left on device"):
         save(folder, 3, size=100_000)
     assert (state(folder), state(checkpoint.previous(folder))) == (2, 1)
-    with Journal(small_disk, 1) as journal, pytest.raises(UserError, match=r"metrics.jsonl: cannot write .*No space"):
+    with (
+        MetricsLog(small_disk, 1) as journal,
+        pytest.raises(UserError, match=r"metrics.jsonl: cannot write .*No space"),
+    ):
         journal.write({"step": 0, "eval": {}, "mean_miou": None, "note": "x" * 300_000})
     checkpoint.discard_previous(folder)
     save(folder, 3, size=100_000)

@@ -67,7 +67,7 @@ def test_the_scores_of_segments_have_a_panoptic_quality(run):
 
 
 def test_the_quality_is_that_of_the_segments_found(run, world):
-    method = Run.open(run).method()
+    method = Run.open(run).load_model()
     folder = load(world.cards["fine"], world.folder / "fine", "val")
     panoptic = evaluate(method, [folder]).datasets["fine"].panoptic
     truths = sum(len(folder.read(i).annotation.classes) for i in range(len(folder)))
@@ -77,7 +77,7 @@ def test_the_quality_is_that_of_the_segments_found(run, world):
 
 
 def test_masks_alone_have_no_panoptic_quality(run, world):
-    method = Run.open(run).method()
+    method = Run.open(run).load_model()
     folder = load(world.cards["fine"], world.folder / "fine", "val", annotation="dense")
     scores = evaluate(method, [folder])
     assert scores.datasets["fine"].pq is None
@@ -85,7 +85,7 @@ def test_masks_alone_have_no_panoptic_quality(run, world):
 
 
 def test_an_unseen_dataset_is_read_in_its_own_words(run, world):
-    method = Run.open(run).method()
+    method = Run.open(run).load_model()
     folder = load(world.cards["unseen"], world.folder / "unseen", "val")
     scores = evaluate(method, [folder], relate="text").datasets["unseen"]
     assert scores.protocol == "text"
@@ -114,9 +114,9 @@ def test_words_and_files_of_segments_from_the_command_line(run, world, tmp_path)
 
 def test_a_method_that_finds_classes_alone_refuses_segments(world):
     from manyseg.methods import METHODS
-    from manyseg.models import Pixels
+    from manyseg.models import PixelEncoder
 
     space = load(world.cards["fine"], world.folder / "fine", "val").space
-    method = METHODS["union"](Pixels.build(backbone="tiny", pretrained=False, channels=8), [space])
+    method = METHODS["union"](PixelEncoder.build(backbone="tiny", pretrained=False, channels=8), [space])
     with pytest.raises(UserError, match="Union finds classes, not objects"):
         method.segments(torch.zeros(1, 3, 32, 32), space, (32, 32))

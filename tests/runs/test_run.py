@@ -225,14 +225,14 @@ def test_the_resolved_recipe_reads_as_the_same_recipe(trained, world):
 def test_a_model_is_read_back_and_predicts_the_same(trained):
     run = Run.open(trained)
     assert [s.name for s in run.spaces] == ["fine", "coarse"]
-    assert run.taxonomy.unified.names == run.method().taxonomy.unified.names
+    assert run.taxonomy.unified.names == run.load_model().taxonomy.unified.names
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    best, last = run.method(), run.method("last")
+    best, last = run.load_model(), run.load_model("last")
     assert not best.training
     with torch.no_grad():
         assert torch.equal(best.predict(image, run.spaces[0]), last.predict(image, run.spaces[0]))
     with pytest.raises(UserError, match="'first' is no checkpoint"):
-        run.method("first")
+        run.load_model("first")
 
 
 def test_a_run_predicts_without_its_data_and_cards(world, tmp_path):
@@ -247,7 +247,7 @@ def test_a_run_predicts_without_its_data_and_cards(world, tmp_path):
     shutil.copy(home / "fine/images/val-0000.png", tmp_path / "image.png")
     shutil.rmtree(home)
     moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
-    assert isinstance(Run.open(moved).method(), Manual)
+    assert isinstance(Run.open(moved).load_model(), Manual)
     written = predict_run(moved, [tmp_path / "image.png"], labels="coarse", out=tmp_path / "out")
     assert written == [tmp_path / "out/masks/image.png"]
     assert written[0].exists()
@@ -323,14 +323,14 @@ def test_a_missing_part_of_a_run_is_named(trained, tmp_path, name, message):
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     (run / name).unlink()
     with pytest.raises(UserError, match=message):
-        Run.open(run).method()
+        Run.open(run).load_model()
 
 
 def test_weights_of_another_model_are_named(trained, tmp_path):
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     (run / "recipe.toml").write_text((run / "recipe.toml").read_text().replace("channels = 8", "channels = 12"))
     with pytest.raises(UserError, match=r"best: the weights do not fit this recipe's model .*size mismatch"):
-        Run.open(run).method()
+        Run.open(run).load_model()
 
 
 def test_a_kind_of_annotation_that_the_method_cannot_take_is_refused_first(recipe, tmp_path, monkeypatch):
@@ -405,7 +405,7 @@ def test_stages_follow_each_other_through_files(recipe, tmp_path, capsys):
     assert "stage 'joint' starts from 'heads'" in out
     assert "(new: head.weight, head.bias)" in out
     assert checkpoint.read(run / "stages/heads").state == {"stage": "heads"}
-    loaded = Run.open(run).method()
+    loaded = Run.open(run).load_model()
     assert isinstance(loaded, Manual)
     assert loaded.taxonomy.to_tsv() == TAXONOMY
     assert "stage:joint" in (run / "recipe.toml").read_text()
@@ -453,4 +453,4 @@ def test_a_methods_own_stages_are_written_into_the_run(recipe, tmp_path, monkeyp
     assert [(s.name, s.train.steps, s.options, s.train.lr) for s in found.recipe.stages] == [
         ("early", 1, {}, 1e-3), ("late", 3, {"ohem": 0.5}, 1e-4),
     ]  # fmt: skip
-    assert found.method().ohem == 0.5
+    assert found.load_model().ohem == 0.5

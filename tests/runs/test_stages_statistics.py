@@ -53,20 +53,20 @@ class Reads(MultiHead):
 
     def __init__(
         self,
-        pixels,
+        pixel_encoder,
         spaces,
         *,
         statistics: str | Path | Statistics | None = None,
         table: Literal["none"] | Path = "none",
         ohem: float | None = None,
     ) -> None:
-        super().__init__(pixels, spaces, ohem=ohem)
+        super().__init__(pixel_encoder, spaces, ohem=ohem)
         self.statistics = Statistics.load(statistics) if isinstance(statistics, Path) else statistics
         self.table = table
 
     @property
     def activation(self):
-        return lambda image: self.head(self.pixels(image).pixel)
+        return lambda image: self.head(self.pixel_encoder(image).embedding)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_stage_is_built_from_what_the_stage_before_it_says_of_every_dataset(re
     read = read_recipe(recipe)
     method = build_method(read, read.stages[0], Run.open(run).spaces, run, pretrained=False)
     checkpoint.read(run / "stages/early").load_into(method)
-    method.pixels.to(memory_format=torch.channels_last)  # As trained: sums then round alike.
+    method.pixel_encoder.to(memory_format=torch.channels_last)  # As trained: sums then round alike.
     # Of the set that names a split that split, of the other what is evaluated, at native size.
     folders = [folder(world, "fine", "train"), folder(world, "coarse", "val")]
     expected = collect(method, folders, read.test, activation=method.activation)
@@ -101,7 +101,7 @@ def test_a_stage_is_built_from_what_the_stage_before_it_says_of_every_dataset(re
     for pair, counts in expected.counts.items():
         assert (found.counts[pair] == counts).all()
     # A run is read back with them.
-    assert Run.open(run).method().statistics.key == found.key
+    assert Run.open(run).load_model().statistics.key == found.key
     assert 'statistics = "stage:early"' in (run / "recipe.toml").read_text()
 
 
@@ -176,7 +176,7 @@ def test_files_of_statistics_can_be_named_too(recipe, tmp_path):
     again = train_recipe(
         recipe, out=tmp_path / "again", overrides=[f"stage.1.method.statistics={file}", "train.steps=2"]
     )
-    method = Run.open(again).method()
+    method = Run.open(again).load_model()
     assert method.statistics.key == Statistics.load(file).key
     assert not (again / "stages/early/statistics.npz").exists()
     assert np.isfinite(method.statistics.sums["coarse"]).all()

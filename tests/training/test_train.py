@@ -12,11 +12,11 @@ import manyseg
 from manyseg.data.mixture import DataOptions, Mixture
 from manyseg.errors import UserError
 from manyseg.methods import METHODS
-from manyseg.models import Pixels
+from manyseg.models import PixelEncoder
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
 from manyseg.training import metrics_log as progress
-from manyseg.training.loss_accumulator import Ledger
+from manyseg.training.loss_accumulator import LossAccumulator
 from manyseg.training.optimizer import (
     Average,
     TrainOptions,
@@ -39,7 +39,7 @@ def mixture(world):
 
 def build(mixture, name="multihead", seed=0):
     seed_everything(seed)
-    pixels = Pixels.build(backbone="tiny", pretrained=False, channels=8)
+    pixels = PixelEncoder.build(backbone="tiny", pretrained=False, channels=8)
     return METHODS[name](pixels, [f.space for f in mixture.folders])
 
 
@@ -173,7 +173,7 @@ def batch(name, *ids):
 
 
 def test_a_line_means_the_losses_of_the_draws_that_had_them():
-    ledger = Ledger()
+    ledger = LossAccumulator()
     total = ledger.add(0, {"a/x": torch.tensor(1.0), "b/x": torch.tensor(2.0)}, [batch("a", "i"), batch("b", "j")])
     assert total.item() == 3.0
     ledger.add(1, {"a/x": torch.tensor(3.0)}, [batch("a", "k")])
@@ -184,7 +184,7 @@ def test_a_line_means_the_losses_of_the_draws_that_had_them():
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_step_and_images():
-    ledger = Ledger()
+    ledger = LossAccumulator()
     ledger.add(7, {"a/x": torch.tensor(1.0), "b/x": torch.tensor(2.0)}, [batch("a", "i"), batch("b", "j")])
     ledger.add(8, {"a/x": torch.tensor(1.0), "b/x": torch.tensor(math.nan)}, [batch("a", "k"), batch("b", "l", "m")])
     with pytest.raises(UserError, match=r"step 8: loss 'b/x' is not finite \(nan; images: l, m\)"):
@@ -194,7 +194,7 @@ def test_a_loss_that_is_not_finite_is_named_with_its_step_and_images():
 
 
 def test_a_shared_loss_that_is_not_finite_names_all_images():
-    ledger = Ledger()
+    ledger = LossAccumulator()
     ledger.add(0, {"penalty": torch.tensor(math.inf)}, [batch("a", "i"), batch("b", "j")])
     with pytest.raises(UserError, match=r"'penalty' is not finite \(inf; images: i, j"):
         ledger.close(lambda t: t, 0)
@@ -230,8 +230,10 @@ def test_equal_seeds_give_equal_runs_to_the_last_bit(mixture, tmp_path):
 def noisy(mixture, seed=0):
     """Build a method whose training draws random numbers, as dropout does."""
     method = build(mixture, seed=seed)
-    method.pixels.register_forward_hook(
-        lambda module, args, out: out._replace(pixel=out.pixel + torch.randn_like(out.pixel) * module.training)
+    method.pixel_encoder.register_forward_hook(
+        lambda module, args, out: out._replace(
+            embedding=out.embedding + torch.randn_like(out.embedding) * module.training
+        )
     )
     return method
 
@@ -365,7 +367,7 @@ def test_images_lie_in_the_memory_order_that_was_asked_for(mixture, tmp_path):
     orders = []
     for channels_last in (True, False):
         method = build(mixture)
-        method.pixels.register_forward_pre_hook(
+        method.pixel_encoder.register_forward_pre_hook(
             lambda module, args: orders.append(args[0].is_contiguous(memory_format=torch.channels_last))
         )
         fit(mixture, tmp_path / str(channels_last), steps=1, method=method, channels_last=channels_last)
@@ -376,7 +378,7 @@ def test_compiling_compiles_the_network_alone(mixture, tmp_path, monkeypatch):
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
     method, _ = fit(mixture, tmp_path, steps=1, compile=True)
-    assert compiled == [method.pixels]
+    assert compiled == [method.pixel_encoder]
 
 
 def test_deterministic_kernels_are_asked_for_during_training_only(mixture, tmp_path):
@@ -406,7 +408,7 @@ def test_cutting_the_log_drops_what_a_resumed_run_repeats(tmp_path):
 def test_a_terminal_shows_bar_losses_and_scores(tmp_path, monkeypatch):
     console = Console(force_terminal=True, width=200, record=True, file=(tmp_path / "out").open("w"))
     monkeypatch.setattr(progress, "Console", lambda: console)
-    with progress.Journal(tmp_path, 10) as journal:
+    with progress.MetricsLog(tmp_path, 10) as journal:
         line = {"stage": "train", "loss": 3.25, "losses": {"a/pixel": 3.25}, "images_per_s": 12.5, "data_wait": 0.25}
         journal.write({"step": 1, **line, "seconds": 2.0})
         journal.write(

@@ -1,7 +1,7 @@
 """Feature levels to one dense embedding map: the pixel decoder.
 
-Both necks give `pixel` [B, channels, h, w] at the stride of the finest level (4), neither normalised nor activated, so
-that a method may take dot products, cosines or softmax as it pleases.
+Both necks give `embedding` [B, channels, h, w] at the stride of the finest level (4), neither normalised nor activated,
+so that a method may take dot products, cosines or softmax as it pleases.
 """
 
 from __future__ import annotations
@@ -17,22 +17,25 @@ from torch.nn import functional as F
 from manyseg.errors import UserError
 from manyseg.models.backbone import Backbone
 
-__all__ = ["Features", "Pixels"]
+__all__ = ["Features", "PixelEncoder"]
 
 
 class Features(NamedTuple):
     """What a network sees in a batch: the backbone's levels, fine to coarse, and one embedding a pixel at stride 4."""
 
     levels: tuple[Float[Tensor, "B _ _ _"], ...]
-    pixel: Float[Tensor, "B C h w"]
+    embedding: Float[Tensor, "B C h w"]
 
     def split(self, sizes: Sequence[int]) -> list[Features]:
         """Cut along the batch into parts of the given numbers of images."""
         levels = zip(*(torch.split(level, list(sizes)) for level in self.levels), strict=True)
-        return [Features(part, pixel) for part, pixel in zip(levels, torch.split(self.pixel, list(sizes)), strict=True)]
+        return [
+            Features(part, embedding)
+            for part, embedding in zip(levels, torch.split(self.embedding, list(sizes)), strict=True)
+        ]
 
 
-class Pixels(nn.Module):
+class PixelEncoder(nn.Module):
     """Image in, `Features` out: normalisation, backbone, and the neck that joins levels into one embedding map."""
 
     mean: Tensor
@@ -57,7 +60,7 @@ class Pixels(nn.Module):
         pretrained: bool | str = True,
         channels: int = 256,
         neck: Literal["fpn", "concat"] = "fpn",
-    ) -> Pixels:
+    ) -> PixelEncoder:
         """Build from the `[model]` table of a recipe; `backbone` and `pretrained` are those of `Backbone`.
 
         `channels` is the width of the embedding and of the neck. `neck` is "fpn" (cheap, for any backbone) or "concat"

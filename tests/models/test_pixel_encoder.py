@@ -4,13 +4,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from manyseg.errors import UserError
-from manyseg.models import Features, Pixels
+from manyseg.models import Features, PixelEncoder
 from manyseg.models.backbone import Backbone
 
 
 def _pixels(neck="fpn", channels=16, backbone="tiny"):
     torch.manual_seed(0)
-    return Pixels.build(backbone=backbone, pretrained=False, channels=channels, neck=neck)
+    return PixelEncoder.build(backbone=backbone, pretrained=False, channels=channels, neck=neck)
 
 
 @pytest.mark.parametrize("neck", ["fpn", "concat"])
@@ -18,12 +18,12 @@ def _pixels(neck="fpn", channels=16, backbone="tiny"):
 def test_the_embedding_is_at_stride_4_and_trains_every_parameter(neck, backbone):
     pixels = _pixels(neck, backbone=backbone)
     features = pixels(torch.randint(0, 256, (2, 3, 66, 95), dtype=torch.uint8))
-    assert features.pixel.shape == (2, 16, 17, 24)
+    assert features.embedding.shape == (2, 16, 17, 24)
     assert len(features.levels) == len(pixels.backbone.channels)
-    features.pixel.square().mean().backward()
+    features.embedding.square().mean().backward()
     assert [n for n, p in pixels.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
     # Not activated at the end: a method may need either sign.
-    assert features.pixel.min() < 0 < features.pixel.max()
+    assert features.embedding.min() < 0 < features.embedding.max()
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_images_are_normalised_inside(monkeypatch, backbone, black, white):
 def test_bytes_and_floats_of_equal_value_are_the_same_image():
     pixels = _pixels().eval()
     image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
-    assert torch.equal(pixels(image).pixel, pixels(image.float()).pixel)
+    assert torch.equal(pixels(image).embedding, pixels(image.float()).embedding)
 
 
 def test_normalisation_is_not_part_of_the_state():
@@ -54,8 +54,8 @@ def test_normalisation_is_not_part_of_the_state():
 def test_features_split_along_the_batch():
     levels = (torch.arange(6.0).view(3, 2, 1, 1), torch.arange(3.0).view(3, 1, 1, 1))
     one, two = Features(levels, torch.arange(3.0).view(3, 1, 1, 1)).split([1, 2])
-    assert one.pixel.flatten().tolist() == [0]
-    assert two.pixel.flatten().tolist() == [1, 2]
+    assert one.embedding.flatten().tolist() == [0]
+    assert two.embedding.flatten().tolist() == [1, 2]
     assert [level.flatten().tolist() for level in two.levels] == [[2, 3, 4, 5], [1, 2]]
 
 
@@ -79,20 +79,20 @@ def test_the_pyramid_carries_the_coarsest_level_everywhere():
 
 
 def test_one_image_of_32_pixels_can_be_trained_on():
-    assert _pixels()(torch.zeros(1, 3, 32, 32)).pixel.isfinite().all()
+    assert _pixels()(torch.zeros(1, 3, 32, 32)).embedding.isfinite().all()
 
 
 def test_an_embedding_without_channels_is_an_error():
     with pytest.raises(UserError, match=r"model\.channels is 0"):
-        Pixels(Backbone("tiny"), channels=0)
+        PixelEncoder(Backbone("tiny"), channels=0)
 
 
 def test_channels_last_gives_the_same_numbers():
     pixels = _pixels(backbone="tf_efficientnet_lite0").eval()
     image = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     with torch.no_grad():
-        before = pixels(image).pixel
-        after = pixels.to(memory_format=torch.channels_last)(image).pixel
+        before = pixels(image).embedding
+        after = pixels.to(memory_format=torch.channels_last)(image).embedding
     torch.testing.assert_close(before, after, rtol=1e-4, atol=1e-4)
 
 
@@ -113,10 +113,10 @@ def test_the_tiny_net_tells_colours_and_textures_apart():
     optimiser = torch.optim.AdamW([*pixels.parameters(), *head.parameters()], lr=5e-3)
     for _ in range(60):
         image, labels = _scene(generator)
-        loss = F.cross_entropy(F.interpolate(head(pixels(image).pixel), size=(64, 64), mode="bilinear"), labels)
+        loss = F.cross_entropy(F.interpolate(head(pixels(image).embedding), size=(64, 64), mode="bilinear"), labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
     image, labels = _scene(generator)
-    scores = F.interpolate(head(pixels(image).pixel), size=(64, 64), mode="bilinear")
+    scores = F.interpolate(head(pixels(image).embedding), size=(64, 64), mode="bilinear")
     assert (scores.argmax(1) == labels).float().mean() > 0.93
