@@ -162,7 +162,7 @@ def test_who_learns_when_and_that_the_others_stand_still_to_the_last_bit():
     method = build(turn=8)
     adam = optimizer(method)
     edges = {"graph.adjacency"}
-    network = {n for n, _ in method.named_parameters() if n.startswith("pixels.")}
+    network = {n for n, _ in method.named_parameters() if n.startswith("pixel_encoder.")}
     graph = {n for n, _ in method.named_parameters()} - network - edges
     for number in range(24):
         at, turn = number % 8, number // 8
@@ -202,7 +202,7 @@ def test_rates_of_the_adjacency_and_of_wide_graphs():
     found = {n: method.lr_factor(n) for n, _ in method.named_parameters()}
     assert found["graph.adjacency"] == 7.0
     assert found["graph.layers.0.weight"] == found["graph.unified"] == 0.25
-    assert {v for n, v in found.items() if n.startswith("pixels.")} == {1.0}
+    assert {v for n, v in found.items() if n.startswith("pixel_encoder.")} == {1.0}
     assert build(hidden=32).lr_factor("graph.unified") == 1.0
     assert build(graph_lr=0.5).lr_factor("graph.unified") == 0.5
 

@@ -347,7 +347,7 @@ def test_statistics_of_two_halves_give_the_relations_of_the_whole():
     whole = Statistics(
         "key",
         {},
-        {n: halves[0].pixel_encoder[n] + halves[1].pixel_encoder[n] for n in ("n", "m")},
+        {n: halves[0].pixels[n] + halves[1].pixels[n] for n in ("n", "m")},
         {n: halves[0].sums[n] + halves[1].sums[n] for n in ("n", "m")},
         {},
         {},

@@ -87,8 +87,8 @@ def test_the_backbone_learns_slower_and_vectors_do_not_decay(mixture):
     groups = parameter_groups(method, TrainOptions(steps=1, lr=0.1, backbone_lr_factor=0.5, weight_decay=0.2))
     found = {name: (g["peak"], g["weight_decay"]) for g in groups for name in g["names"]}
     assert found.keys() == {name for name, _ in method.named_parameters()}
-    assert found["pixels.backbone.net.first.0.weight"] == (0.05, 0.2)
-    assert found["pixels.backbone.net.first.0.bias"] == (0.05, 0.0)
+    assert found["pixel_encoder.backbone.net.first.0.weight"] == (0.05, 0.2)
+    assert found["pixel_encoder.backbone.net.first.0.bias"] == (0.05, 0.0)
     assert found["head.weight"] == (0.1, 0.2)
     assert found["head.bias"] == (0.1, 0.0)
 
@@ -291,7 +291,7 @@ def test_a_backbone_of_factor_zero_stays_as_it_is(mixture, tmp_path):
     before = {k: v.clone() for k, v in build(mixture).state_dict().items()}
     method, _ = fit(mixture, tmp_path, steps=2, backbone_lr_factor=0)
     same = {k for k, v in method.state_dict().items() if torch.equal(v, before[k])}
-    assert same == {k for k, _ in method.named_parameters() if k.startswith("pixels.backbone.")}
+    assert same == {k for k, _ in method.named_parameters() if k.startswith("pixel_encoder.backbone.")}
 
 
 def test_the_best_weights_are_kept_by_mean_miou(mixture, tmp_path):
