@@ -1,6 +1,6 @@
 """How well relations between labels are found, against experts: the 448 classes of seven datasets, and a second policy.
 
-    python benchmarks/labels7.py            needs ../shared/data and the extra `offline`
+    python benchmarks/labels7.py            needs MANYSEG_DATA and the extra `offline`
 
 The experts' relations are read for scoring only. Two classes are related when MSeg's experts gave them a common
 universal class; for the second set, when they share a row of WildDash 2's label policy (names only, glued together).
@@ -11,6 +11,7 @@ that is, its universal classes hold in another class of more members; scored by 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections import Counter, defaultdict
@@ -23,7 +24,7 @@ from manyseg.labels import LabelSpace, Taxonomy, normalise
 from manyseg.models.text import TextEncoder
 from manyseg.relate import Flat, merge, propose, recall_shares, shares
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(os.environ.get("MANYSEG_DATA", "."))
 
 
 def pairs_of(relations):
@@ -101,7 +102,7 @@ def part_scores(relations, truth):
 
 def main():
     if not (DATA / "labels7").exists():
-        print("skipped: ../shared/data/labels7 is absent")
+        print("skipped: there is no folder labels7 in the one that the environment variable MANYSEG_DATA names")
         return 0
     encode = TextEncoder().encode
     spaces, confusion, related, universal = labels7()

@@ -1,6 +1,6 @@
 """The proposed label space of three real street datasets against the one made by hand, taxonomies/roads.tsv.
 
-    python benchmarks/labels_roads.py [RUN]          needs ../shared/data/roads and the extra `offline`
+    python benchmarks/labels_roads.py [RUN]          needs MANYSEG_DATA/roads and the extra `offline`
 
 Without RUN the labels are related by names and by text. With the run of a model of the same datasets also by the
 confusions of its heads on the held-out splits, and by both. Compared are pairs of classes that share a node.

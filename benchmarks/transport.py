@@ -1,6 +1,6 @@
 """AutoUniSeg's graph step and rounding at full size: 448 classes of seven datasets, 302 unified nodes.
 
-    python benchmarks/transport.py [--hidden 2048]        needs ../shared/data; POT (`pip install pot`) for the ratio
+    python benchmarks/transport.py [--hidden 2048]        needs MANYSEG_DATA; POT (`pip install pot`) for the ratio
 
 Rounding: the transport of all seven datasets as `Rounding` asks for it, from nothing and from the plan of the map
 before (the adjacency moved a little), against POT's default call on the same costs: as it is, which stops after 1000
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import sys
 import time
@@ -29,7 +30,7 @@ from manyseg.models.graph import LabelGraph
 from manyseg.relate.assignment import cover, transport
 from manyseg.relate.statistics import Statistics
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "labels7"
+DATA = Path(os.environ.get("MANYSEG_DATA", ".")) / "labels7"
 REG, REG_M, TOL = 0.01, 5.0, 1e-6
 
 
@@ -132,7 +133,7 @@ def graph(sizes, start, hidden, device):
 
 def main():
     if not DATA.exists():
-        print("skipped: ../shared/data/labels7 is absent")
+        print("skipped: there is no folder labels7 in the one that the environment variable MANYSEG_DATA names")
         return 0
     parser = argparse.ArgumentParser()
     parser.add_argument("--hidden", type=int, default=2048)

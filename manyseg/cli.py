@@ -129,12 +129,20 @@ def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What to train, on what, how.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder  [default: runs/<recipe's name>]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out was stopped.")] = False,
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where relative roots of datasets start  [default: the recipe's data.root, else MANYSEG_DATA, else the "
+            "recipe's folder]",
+        ),
+    ] = None,
     overrides: Set = None,
 ) -> None:
     """Train one model on the datasets of a recipe, evaluate it, and write a report."""
     from manyseg.runs.run import train_recipe
 
-    train_recipe(recipe, out=out, resume=resume, overrides=overrides or [])
+    train_recipe(recipe, out=out, resume=resume, data_root=data_root, overrides=overrides or [])
 
 
 @app.command()

@@ -45,8 +45,14 @@ class DatasetOptions(BaseModel):
 
     def open(self, base: Path, split: str, annotation: str = "native") -> Folder:
         """Open a split; `base` is the recipe's folder, that relative paths start from."""
-        card = self.card if self.card in builtin_cards() else base / self.card
-        return Folder(read_card(card), base / self.root, split, annotation)
+        card = read_card(self.card if self.card in builtin_cards() else base / self.card)
+        root = base / self.root
+        if not root.is_dir():
+            raise UserError(
+                f"{root}: there is no such folder for dataset '{card.name}'; correct its root, or say where all datasets "
+                "are: --data-root DIR, or the environment variable MANYSEG_DATA"
+            )
+        return Folder(card, root, split, annotation)
 
     def open_eval(self, base: Path) -> Folder:
         """Open the split that is evaluated, with all that its files say."""
@@ -93,8 +99,16 @@ class SetOptions(DatasetOptions, AugmentOptions):
 
 
 class DataOptions(AugmentOptions):
-    """The recipe's [data] table: the datasets, how they are mixed, and the common augmentation."""
+    """The recipe's [data] table: the datasets, how they are mixed, and the common augmentation.
 
+    `root` is put before the datasets' relative roots when the table is read, and is "." from then on.
+    """
+
+    root: str = Field(
+        default=".",
+        description="The folder that relative roots of datasets start from, itself relative to the recipe's file. "
+        "--data-root replaces it; the environment variable MANYSEG_DATA stands in where the recipe does not give it.",
+    )
     sets: tuple[SetOptions, ...] = Field(min_length=1, description="The datasets that are trained on.")
     unseen: tuple[DatasetOptions, ...] = Field(default=(), description="Datasets that are evaluated only.")
     mix: Literal["per_step", "proportional", "sqrt", "temperature"] = Field(
@@ -108,6 +122,14 @@ class DataOptions(AugmentOptions):
     on_bad_file: Literal["error", "skip"] = Field(
         default="error", description="skip: report an unreadable file, and take the dataset's next one instead."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _place_roots(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(root := data.get("root", "."), str) or root == ".":
+            return data
+        placed = {key: _below(root, data[key]) for key in ("sets", "unseen") if key in data}
+        return {**data, **placed, "root": "."}
 
     @model_validator(mode="after")
     def _check_mix(self) -> DataOptions:
@@ -130,6 +152,18 @@ class DataOptions(AugmentOptions):
         """Return the augmentation of one of the sets: the common one with its own keys in place."""
         common = {k: getattr(self, k) for k in AugmentOptions.model_fields}
         return AugmentOptions(**(common | dataset.own))
+
+
+def _below(root: str, entries: Any) -> Any:
+    """Put `root` before the relative roots of a list of datasets; what is no such list is left for its own check."""
+    if not isinstance(entries, list | tuple):
+        return entries
+    return [
+        {**e, "root": (Path(root) / e["root"]).as_posix()}
+        if isinstance(e, dict) and isinstance(e.get("root"), str)
+        else e
+        for e in entries
+    ]
 
 
 class MixRow(NamedTuple):

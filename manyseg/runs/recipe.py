@@ -164,15 +164,18 @@ class Stage(NamedTuple):
         return str(self.options.get(STATISTICS)) == STAGE + name
 
 
-def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def read_recipe(path: str | Path, overrides: Sequence[str] = (), data_root: str | Path | None = None) -> Recipe:
     """Read a recipe, replace values by `a.b=v` overrides, and check all of it against what would read it.
 
+    Relative roots of datasets start from `data_root`, else from the recipe's `data.root`, else from the environment
+    variable MANYSEG_DATA, else from the recipe's folder.
     Raises UserError with one line: the file, the key at fault, and the valid ones.
     """
     path = Path(path)
     tree = read_toml(path)
     for assignment in overrides:
         override(tree, assignment)
+    _place_data(tree, data_root)
     if isinstance(tree.get("stage"), list) and isinstance(tree.setdefault("train", {}), dict):
         tree["train"].setdefault("steps", sum(int(s.get("steps", 0)) for s in tree["stage"]))
     recipe = check(Recipe, tree, path)
@@ -189,6 +192,17 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
                     f"{path}: stage.{stage.name}.method.{key} is '{value}'; the stages before it: {earlier}"
                 )
     return recipe
+
+
+def _place_data(tree: dict[str, Any], data_root: str | Path | None) -> None:
+    data = tree.get("data")
+    if not isinstance(data, dict):
+        return
+    if data_root is None and "root" not in data:
+        data_root = os.environ.get("MANYSEG_DATA") or None
+    if data_root is not None:
+        # Given where the command is run, while the recipe's own paths start from its file.
+        data["root"] = os.path.abspath(data_root)
 
 
 def build_method(
