@@ -133,8 +133,8 @@ def train(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Where relative roots of datasets start  [default: the recipe's data.root, else MANYSEG_DATA, else the "
-            "recipe's folder]",
+            help="Where relative roots of datasets start  [default: the recipe's data.root, else MANYSEG_DATA, "
+            "else the recipe's folder]",
         ),
     ] = None,
     overrides: Set = None,

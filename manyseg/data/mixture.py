@@ -49,8 +49,8 @@ class DatasetOptions(BaseModel):
         root = base / self.root
         if not root.is_dir():
             raise UserError(
-                f"{root}: there is no such folder for dataset '{card.name}'; correct its root, or say where all datasets "
-                "are: --data-root DIR, or the environment variable MANYSEG_DATA"
+                f"{root}: there is no such folder for dataset '{card.name}'; correct its root, or say where "
+                "all datasets are: --data-root DIR, or the environment variable MANYSEG_DATA"
             )
         return Folder(card, root, split, annotation)
 

@@ -97,7 +97,8 @@ def train_recipe(
     """Train what a recipe describes, evaluate it, write its report, and return the run's folder.
 
     `out` defaults to `runs/<the recipe's name>`. With `resume` a run that was stopped goes on where it was; without, an
-    existing run is refused. `data_root` is where relative roots of datasets start; see `read_recipe`. Launched by torchrun or accelerate, every process calls this.
+    existing run is refused. `data_root` is where relative roots of datasets start; see `read_recipe`. Launched by
+    torchrun or accelerate, every process calls this.
     """
     read = read_recipe(recipe, overrides, data_root)
     folder = Path(out) if out is not None else Path("runs") / Path(recipe).stem

@@ -1,4 +1,4 @@
-"""Where relative roots of datasets start: option, recipe, environment variable, or the recipe's folder, in this order."""
+"""Where relative roots of datasets start: option, recipe, environment variable, or recipe's folder."""
 
 import pytest
 
