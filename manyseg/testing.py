@@ -35,6 +35,7 @@ __all__ = [
     "accuracy",
     "exam",
     "learns_the_toy_world",
+    "predict",
     "toy_batches",
     "toy_spaces",
     "toy_taxonomy",
@@ -99,6 +100,11 @@ def _paint(concepts: Int[Tensor, "B H W"], generator: torch.Generator) -> UInt8[
 # What the checks share.
 
 
+def predict(method: Method, image: Tensor, space: LabelSpace, relation: Tensor | None = None) -> Tensor:
+    """Encode images and predict them in one label space."""
+    return method.predict(method.pixel_encoder(image), space, relation)
+
+
 def build(make: Make, seed: int = 0) -> Method:
     """Build the method on the tiny backbone with weights that depend on the seed alone."""
     torch.manual_seed(seed)
@@ -130,7 +136,7 @@ def accuracy(method: Method, seed: int = 10**6) -> dict[str, float]:
     for batch in toy_batches(seed, images=4):
         assert isinstance(batch.annotation, Dense)
         labels = batch.annotation.labels
-        scores = method.predict(batch.image.float(), batch.space)
+        scores = predict(method, batch.image, batch.space)
         found = F.interpolate(scores, size=labels.shape[1:], mode="bilinear", align_corners=False).argmax(1)
         out[batch.space.name] = (found == labels)[labels != IGNORE].float().mean().item()
     return out
@@ -138,7 +144,7 @@ def accuracy(method: Method, seed: int = 10**6) -> dict[str, float]:
 
 def _predict(method: Method, space: LabelSpace, seed: int = 1) -> Tensor:
     with torch.no_grad():
-        return method.eval().predict(toy_batches(seed)[0].image.float(), space)
+        return predict(method.eval(), toy_batches(seed)[0].image, space)
 
 
 def _values(losses: dict[str, Tensor]) -> dict[str, float]:
@@ -229,9 +235,9 @@ def an_unseen_class_without_node_scores_minus_infinity(make: Make) -> None:
     method = build(make)
     relation = torch.zeros(3, len(method.taxonomy.unified), dtype=torch.bool)
     relation[0, 0] = relation[2, 0] = relation[2, -1] = True
-    image = toy_batches()[0].image.float()
+    space = LabelSpace.of("unseen", ["one", "none", "two"])
     with torch.no_grad():
-        scores = method.eval().predict(image, LabelSpace.of("unseen", ["one", "none", "two"]), relation)
+        scores = predict(method.eval(), toy_batches()[0].image, space, relation)
     assert scores.shape[:2] == (2, 3), f"scores are {tuple(scores.shape)}"
     assert (scores[:, 1] == -torch.inf).all(), "a class without node scores more than -inf"
     assert scores[:, [0, 2]].isfinite().all(), "a class with a node has scores that are not finite"
@@ -279,11 +285,11 @@ def predictions_repeat_and_do_not_depend_on_the_rest_of_the_batch(make: Make) ->
     """Check that in eval mode an image has the same scores every time and in any company."""
     method = build(make)
     train(method, 2)
-    image = toy_batches(images=3)[0].image.float()
+    image, space = toy_batches(images=3)[0].image, toy_spaces()[0]
     method.eval()
     with torch.no_grad():
-        first, second = (method.predict(image, toy_spaces()[0]) for _ in range(2))
-        alone = method.predict(image[1:2], toy_spaces()[0])
+        first, second = (predict(method, image, space) for _ in range(2))
+        alone = predict(method, image[1:2], space)
     assert torch.equal(first, second), "the same images have other scores the second time"
     assert torch.allclose(first[1:2], alone, atol=1e-4), "an image alone has other scores than in a batch"
 
@@ -295,7 +301,7 @@ def images_of_any_size_are_taken(make: Make) -> None:
     c = toy_batches(size=(40, 33))[2]
     assert all(v.isfinite() for v in method([a, b, c]).values()), "a loss is not finite"
     with torch.no_grad():
-        scores = method.eval().predict(a.image.float(), a.space)
+        scores = predict(method.eval(), a.image, a.space)
     assert scores.shape[:2] == (2, len(a.space)), f"scores are {tuple(scores.shape)}"
 
 

@@ -1,7 +1,7 @@
 """The one evaluation: a method's label maps against the labels of datasets, by protocol, and the statistics of both.
 
-Images of equal size are asked about together, files are read ahead by threads, pixels are counted on the device, and
-ranks add their counts up once. Every rank then holds the same result.
+Images of equal size are a batch, which is read and encoded once. Files are read ahead by threads, pixels are counted on
+the device, and ranks add their counts up once. Every rank then holds the same result.
 
 Axes: B images, D classes of a dataset, U unified nodes, h w feature resolution, H W native size.
 """
@@ -13,28 +13,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from manyseg.data.annotation import Segments
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
 from manyseg.evaluation.confusion import Confusion, count_pairs
-from manyseg.evaluation.dataset_pass import (
-    Predict,
-    all_reduce,
-    device_of,
-    image_hashes,
-    pass_over,
-    pass_over_segments,
-    predictor,
-)
+from manyseg.evaluation.dataset_pass import LabelledBatch, all_reduce, image_hashes, visit_batches
 from manyseg.evaluation.knowledge import Knowledge
 from manyseg.evaluation.panoptic_quality import Panoptic, count_segments
 from manyseg.evaluation.scores import DatasetScores, Protocol, Scores
-from manyseg.inference.label_maps import TestOptions, class_sums
+from manyseg.inference.encoded_images import OutputSpace
+from manyseg.inference.label_maps import class_sums
+from manyseg.inference.options import TestOptions
 from manyseg.labels import IGNORE, LabelSpace, Relation
 from manyseg.methods.base import Method
+from manyseg.models import Features
 from manyseg.relate.assignment import map_by_iou
 from manyseg.relate.statistics import UNIFIED, Statistics
 from manyseg.relate.unseen import Encode, relate_by_names, relate_by_text, unmapped
@@ -51,8 +46,8 @@ __all__ = [
     "statistics_key",
 ]
 
-Activation = Callable[[UInt8[Tensor, "B 3 H W"]], Float[Tensor, "B U h w"]]
-"""Maps images to a value of every unified node at feature resolution."""
+Activation = Callable[[Features], Float[Tensor, "B U h w"]]
+"""Maps features to a value of every unified node at feature resolution."""
 
 # Protocols.
 
@@ -107,19 +102,37 @@ def score_seen(method: Method, folder: Folder, options: TestOptions | None = Non
         raise UserError(
             f"'{folder.space.name}' is no training dataset of this model; relate it by names, text or labels"
         )
-    return _in_words(method, folder, space, "seen", options)
+    return _score_directly(method, folder, space, "seen", options)
 
 
 def score_words(method: Method, folder: Folder, options: TestOptions | None = None) -> DatasetScores:
     """Score an unseen dataset by asking a method that reads words for the names of its classes."""
-    return _in_words(method, folder, folder.space, "text", options)
+    return _score_directly(method, folder, folder.space, "text", options)
 
 
-def _in_words(
+def _score_directly(
     method: Method, folder: Folder, space: LabelSpace, protocol: Protocol, options: TestOptions | None
 ) -> DatasetScores:
-    confusion = _confusion(method, folder, predictor(method, space, options), options)
-    return DatasetScores(protocol, confusion, panoptic=_panoptic(method, folder, space, options))
+    """Score label maps in a space that the method predicts in by itself, and segments where method and folder have any.
+
+    Segments leave windows, flips and scales out.
+    """
+    counts = torch.zeros(len(space), 4, dtype=torch.float64)
+    panoptic = method.finds_segments and folder.annotation == "segments"
+
+    def label_maps(batch: LabelledBatch) -> Int[Tensor, "B H W"]:
+        if panoptic:
+            for truth, found in zip(batch.annotations, batch.images.segments(space), strict=True):
+                assert isinstance(truth, Segments)
+                counts.add_(torch.from_numpy(count_segments(truth.ids, truth.classes, found, len(space))))
+        return batch.images.label_maps([OutputSpace(space)])[0]
+
+    confusion = _confusion(method, folder, label_maps, options)
+    if not panoptic:
+        return DatasetScores(protocol, confusion)
+    total = counts.to(method.device)
+    all_reduce([total])
+    return DatasetScores(protocol, confusion, panoptic=Panoptic(space, total.cpu().numpy()))
 
 
 def score_related(
@@ -133,8 +146,8 @@ def score_related(
 
     Where no class has a node nothing is predicted, and every class that occurs has IoU 0.
     """
-    predict = predictor(method, folder.space, options, relation)
-    confusion = _confusion(method, folder, predict, options)
+    output = OutputSpace(folder.space, relation)
+    confusion = _confusion(method, folder, lambda batch: batch.images.label_maps([output])[0], options)
     return DatasetScores(protocol, confusion, unmapped(folder.space, relation))
 
 
@@ -152,9 +165,9 @@ def score_mapped(method: Method, folder: Folder, fit: Folder, options: TestOptio
     unified = method.taxonomy.unified
     statistics = collect(method, [fit], options, heads=[unified])
     relation = map_by_iou(statistics.counts[fit.space.name, UNIFIED])
-    class_of = torch.from_numpy(relation.argmax(0)).to(device_of(method))
-    nodes = predictor(method, unified, options)
-    confusion = _confusion(method, folder, lambda image, size: class_of[nodes(image, size)], options)
+    class_of = torch.from_numpy(relation.argmax(0)).to(method.device)
+    output = OutputSpace(unified)
+    confusion = _confusion(method, folder, lambda batch: class_of[batch.images.label_maps([output])[0]], options)
     return DatasetScores("labels", confusion, unmapped(folder.space, relation))
 
 
@@ -191,10 +204,11 @@ def collect(
     heads: Sequence[LabelSpace] | None = None,
     activation: Activation | None = None,
 ) -> Statistics:
-    """Count what every head says on the pixels of every dataset, and sum up activations of labelled ones, in one pass.
+    """Count what is predicted in every head on the pixels of every dataset, and sum activations up, in one pass.
 
-    `heads` are the spaces to ask; by default all training datasets' and the unified one. `activation` gives what is
-    summed up by true class, e.g. the cosines with the unified nodes; it is read bilinearly at native size.
+    `heads` are the label spaces to predict in; by default all training datasets' and the unified one. `activation`
+    gives what is summed up by true class, e.g. the cosines with the unified nodes; it is computed from the whole image,
+    and interpolated bilinearly at native size.
     """
     heads = (*method.spaces, method.taxonomy.unified) if heads is None else heads
     totals: dict[tuple[str, ...], Tensor] = {}
@@ -220,22 +234,22 @@ def _tally(
     activation: Activation | None,
 ) -> dict[tuple[str, ...], Tensor]:
     """Return this rank's counts, pixels and sums of one dataset, on the device."""
-    name, classes, unified, device = folder.space.name, len(folder.space), method.taxonomy.unified, device_of(method)
-    predict = [predictor(method, head, options) for head in heads]
+    name, classes, unified, device = folder.space.name, len(folder.space), method.taxonomy.unified, method.device
+    outputs = [OutputSpace(head) for head in heads]
     # The first row are the pixels without a label.
     counts = [torch.zeros(1 + classes, len(head), dtype=torch.int64, device=device) for head in heads]
     pixels = torch.zeros(classes, dtype=torch.int64, device=device)
     sums = torch.zeros(classes, len(unified), dtype=torch.float64, device=device)
 
-    def visit(image: Tensor, truth: Tensor) -> None:
-        size = (truth.shape[-2], truth.shape[-1])
-        for total, ask, head in zip(counts, predict, heads, strict=True):
-            total += count_pairs(truth - IGNORE, ask(image, size), 1 + classes, len(head))[:, :-1]
+    def visit(batch: LabelledBatch) -> None:
+        truth = batch.labels
+        for total, found, head in zip(counts, batch.images.label_maps(outputs), heads, strict=True):
+            total += count_pairs(truth - IGNORE, found, 1 + classes, len(head))[:, :-1]
         pixels.add_(count_pairs(truth, truth, classes, classes).sum(1))
         if activation is not None:
-            sums.add_(class_sums(activation(image), truth, classes))
+            sums.add_(class_sums(activation(batch.images.features), truth, classes))
 
-    pass_over(method, folder, options, visit)
+    visit_batches(method, folder, options, visit)
     names = [UNIFIED if head == unified else head.name for head in heads]
     out: dict[tuple[str, ...], Tensor] = {("pixels", name): pixels}
     out |= {("counts", name, head): total[1:] for head, total in zip(names, counts, strict=True)}
@@ -243,33 +257,21 @@ def _tally(
     return out if activation is None else out | {("sums", name): sums}
 
 
-def _confusion(method: Method, folder: Folder, predict: Predict, options: TestOptions | None) -> Confusion:
+def _confusion(
+    method: Method,
+    folder: Folder,
+    label_maps: Callable[[LabelledBatch], Int[Tensor, "B H W"]],
+    options: TestOptions | None,
+) -> Confusion:
     classes = len(folder.space)
-    counts = torch.zeros(classes, classes + 1, dtype=torch.int64, device=device_of(method))
+    counts = torch.zeros(classes, classes + 1, dtype=torch.int64, device=method.device)
 
-    def visit(image: Tensor, truth: Tensor) -> None:
-        counts.add_(count_pairs(truth, predict(image, (truth.shape[-2], truth.shape[-1])), classes, classes))
+    def visit(batch: LabelledBatch) -> None:
+        counts.add_(count_pairs(batch.labels, label_maps(batch), classes, classes))
 
-    pass_over(method, folder, options, visit)
+    visit_batches(method, folder, options, visit)
     all_reduce([counts])
     return Confusion(folder.space, counts.cpu().numpy())
-
-
-def _panoptic(method: Method, folder: Folder, space: LabelSpace, options: TestOptions | None) -> Panoptic | None:
-    """Compare found with true segments, where method and folder have any; windows, flips and scales are left out."""
-    if not method.finds_segments or folder.annotation != "segments":
-        return None
-    counts = torch.zeros(len(space), 4, dtype=torch.float64)
-
-    def visit(image: Tensor, truth: Segments) -> None:
-        size = (truth.ids.shape[-2], truth.ids.shape[-1])
-        found = method.segments(image, space, size)[0]
-        counts.add_(torch.from_numpy(count_segments(truth.ids, truth.classes, found, len(space))))
-
-    pass_over_segments(method, folder, options, visit)
-    total = counts.to(device_of(method))
-    all_reduce([total])
-    return Panoptic(space, total.cpu().numpy())
 
 
 def statistics_key(method: Method, heads: Sequence[LabelSpace], options: TestOptions | None = None) -> str:

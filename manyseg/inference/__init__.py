@@ -1,1 +1,1 @@
-"""From a network's scores to label maps: at native size, as segments, at any level of a hierarchy."""
+"""From images to label maps and segments at native size: every view is encoded once, then all questions are asked."""

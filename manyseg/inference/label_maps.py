@@ -1,7 +1,4 @@
-"""Scores of a network to a label map at native size: whole image or windows, flip and scales, in bounded memory.
-
-Scores live at feature resolution; nothing of size D x H x W is ever held. This module knows a network only as a
-`Scorer`, so evaluation, statistics and prediction share it.
+"""Scores at feature resolution to label maps, and to sums by class, at native size, in bounded memory.
 
 Axes: B images, D classes, h w feature resolution, H W native size.
 """
@@ -9,156 +6,21 @@ Axes: B images, D classes, h w feature resolution, H W native size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Annotated, ClassVar, TypeAlias
 
 import torch
-from jaxtyping import Float, Float64, Int, UInt8
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
-from torch.nn import functional as F
 
+from manyseg.inference.options import Size
 from manyseg.labels import IGNORE
 
-__all__ = ["Scorer", "Size", "TestOptions", "argmax_map", "class_sums", "predict_map", "resize", "score_map"]
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
-
-Scorer: TypeAlias = Callable[[Tensor], Tensor]
-"""Maps images [B, 3, H, W], values 0..255, to scores [B, D, h, w]; softmax over D is its belief. -inf excludes."""
+__all__ = ["argmax_map", "class_sums"]
 
 BAND_PIXELS = 1 << 20
 """Native pixels whose corners are compared at once."""
 
 GATHERED = {"cpu": 1 << 17, "cuda": 1 << 26}
 """Scores interpolated at once, by device: about a processor's cache, or enough to hide a kernel's launch."""
-
-GRID = 32
-"""Windows and their steps are multiples of this many pixels, so that the cells of all windows fall on one grid."""
-
-
-class TestOptions(BaseModel):
-    """How a network is asked at test time; the default is once, on the whole image at native size."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    # pytest collects classes by this name.
-    __test__: ClassVar[bool] = False
-
-    window: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
-    """(height, width) of sliding windows, multiples of 32; None takes the whole image."""
-    overlap: Annotated[float, Field(ge=0, le=0.9)] = 1 / 3
-    """Share of a window that the next one covers again, at least."""
-    flip: bool = False
-    """Also ask for the mirrored image."""
-    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
-    """Sizes of the image relative to the native one."""
-    max_side: Annotated[int, Field(gt=0)] | None = None
-    """Images with a longer side are made smaller before the network sees them; label maps stay at native size."""
-
-    @field_validator("window")
-    @classmethod
-    def _on_grid(cls, window: Size | None) -> Size | None:
-        if window is not None and any(side % GRID for side in window):
-            raise ValueError(f"window is {window[0]}x{window[1]}; both sides must be multiples of {GRID}")
-        return window
-
-    def input_size(self, native: Size, scale: float = 1.0) -> Size:
-        """Return the (height, width) at which the network sees an image of the native size."""
-        if self.max_side is not None:
-            scale *= min(1.0, self.max_side / max(native))
-        grid = 1 if self.window is None else GRID
-        return _size(native[0], scale, grid), _size(native[1], scale, grid)
-
-
-def _size(side: int, scale: float, grid: int) -> int:
-    return max(1, math.ceil(round(side * scale) / grid)) * grid
-
-
-def predict_map(
-    score: Scorer,
-    image: UInt8[Tensor, "B 3 _ _"],
-    options: TestOptions | None = None,
-    size: Size | None = None,
-) -> Int[Tensor, "B H W"]:
-    """Return the best class of every pixel, or IGNORE where every class is excluded.
-
-    `size` is the native size and that of the result, if the images were decoded at a reduced one.
-    """
-    size = size or (image.shape[-2], image.shape[-1])
-    return argmax_map(score_map(score, image, options, size), size)
-
-
-def score_map(
-    score: Scorer,
-    image: UInt8[Tensor, "B 3 _ _"],
-    options: TestOptions | None = None,
-    size: Size | None = None,
-) -> Float[Tensor, "B D h w"]:
-    """Return scores at feature resolution: the network's own, or its softmax averaged over windows, flips and scales.
-
-    An average lies on the grid of the largest scale: 4 bytes x D x h x w, whatever the native size's memory would be.
-    """
-    options, size = options or TestOptions(), size or (image.shape[-2], image.shape[-1])
-    flips = (False, True) if options.flip else (False,)
-    views = [(scale, flip) for scale in sorted(options.scales, reverse=True) for flip in flips]
-    if len(views) == 1 and options.window is None:
-        return score(resize(image, options.input_size(size, views[0][0]))).float()
-    total: Tensor | None = None
-    for scale, flip in views:
-        view = resize(image, options.input_size(size, scale))
-        part = _probabilities(score, view.flip(-1) if flip else view, options)
-        part = part.flip(-1) if flip else part
-        if total is None:
-            total = part
-        else:
-            total = total + F.interpolate(part, total.shape[-2:], mode="bilinear", align_corners=False)
-    assert total is not None
-    return torch.where(total.sum(1, keepdim=True) > 0, total / len(views), -math.inf)
-
-
-def resize(image: UInt8[Tensor, "*B 3 _ _"], size: Size) -> UInt8[Tensor, "*B 3 H W"]:
-    """Resize 8-bit images, antialiased; the image itself where nothing is to be done."""
-    if tuple(image.shape[-2:]) == size:
-        return image
-    batch = image if image.ndim == 4 else image[None]
-    small = F.interpolate(batch.float(), size, mode="bilinear", align_corners=False, antialias=True)
-    small = small.round().clamp(0, 255).to(image.dtype)
-    return small if image.ndim == 4 else small[0]
-
-
-def _probabilities(score: Scorer, image: Tensor, options: TestOptions) -> Float[Tensor, "B D h w"]:
-    """Average the softmax over windows; 0 for all classes where all are excluded."""
-    if options.window is None:
-        return score(image).float().softmax(1).nan_to_num(0.0)
-    height, width = image.shape[-2:]
-    high, wide = min(options.window[0], height), min(options.window[1], width)
-    total: Tensor | None = None
-    for top in _starts(height, high, options.overlap):
-        for left in _starts(width, wide, options.overlap):
-            part = score(image[..., top : top + high, left : left + wide]).float().softmax(1).nan_to_num(0.0)
-            (b, d, h, w), (y, x) = part.shape, (high // part.shape[2], wide // part.shape[3])
-            if (h * y, w * x) != (high, wide) or GRID % y or GRID % x:
-                raise ValueError(
-                    f"scores {h}x{w} of a window {high}x{wide} are on no grid of a stride that divides {GRID}"
-                )
-            if total is None:
-                total = part.new_zeros(b, d, height // y, width // x)
-                seen = part.new_zeros(height // y, width // x)
-            cells = (..., slice(top // y, top // y + h), slice(left // x, left // x + w))
-            total[cells] += part
-            seen[cells] += 1
-    assert total is not None
-    return total / seen
-
-
-def _starts(length: int, window: int, overlap: float) -> list[int]:
-    """Place windows from 0 to the border, as evenly as the grid allows."""
-    if window >= length:
-        return [0]
-    step = max(GRID, int((1 - overlap) * window) // GRID * GRID)
-    count = math.ceil((length - window) / step) + 1
-    return [round(i * (length - window) / (count - 1) / GRID) * GRID for i in range(count)]
 
 
 def argmax_map(scores: Float[Tensor, "B D h w"], size: Size) -> Int[Tensor, "B H W"]:

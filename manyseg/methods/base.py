@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, final
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from manyseg import losses
@@ -39,7 +39,9 @@ class StagePlan(NamedTuple):
 class Method(nn.Module, ABC):
     """A way to learn one model from several label spaces.
 
-    `pixel_encoder` turns images into features; `spaces` are the training datasets' label spaces, in recipe order. The
+    `pixel_encoder` turns images into features, from which training and prediction both start: encode images once, then
+    predict in as many label spaces as are wanted. `manyseg.inference.encoded_images.EncodedImages` does so for images
+    of any size, with windows, flips and scales. `spaces` are the training datasets' label spaces, in recipe order. The
     typed keywords of a subclass's constructor are its options: recipes fill them and are checked against them.
     """
 
@@ -58,6 +60,11 @@ class Method(nn.Module, ABC):
         self.spaces = tuple(spaces)
 
     @property
+    def device(self) -> torch.device:
+        """The device that the parameters are on, and that images and labels are to be on."""
+        return next(self.parameters()).device
+
+    @property
     @abstractmethod
     def taxonomy(self) -> Taxonomy:
         """The unified label space as it stands now: given, or computed from learned parameters.
@@ -71,18 +78,16 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def predict(
-        self,
-        image: Float[Tensor, "B 3 H W"],
-        space: LabelSpace,
-        relation: Bool[Tensor, "D U"] | None = None,
+        self, features: Features, space: LabelSpace, relation: Bool[Tensor, "D U"] | None = None
     ) -> Float[Tensor, "B D h w"]:
         """Return scores in the classes of `space` at feature resolution; softmax over D is the method's belief.
 
-        `space` is one of the training spaces or `taxonomy.unified`; a language method takes any list of words. An
-        unseen space is read through `relation`, whose empty rows score -inf. Raises UserError otherwise.
+        `features` are what `pixel_encoder` gives for a batch of images. `space` is one of the training spaces or
+        `taxonomy.unified`; a language method takes any list of words. An unseen space is read through `relation`, whose
+        empty rows score -inf. Raises UserError otherwise.
         """
 
-    def segments(self, image: Float[Tensor, "B 3 H W"], space: LabelSpace, size: tuple[int, int]) -> list[SegmentMap]:
+    def segments(self, features: Features, space: LabelSpace, size: tuple[int, int]) -> list[SegmentMap]:
         """Return things and stuff of every image, at `size` (height, width). A hook for methods with `finds_segments`.
 
         `space` is what `predict` takes without a relation; its classes say what is a thing.
@@ -106,8 +111,10 @@ class Method(nn.Module, ABC):
         """Prepare step number `step` (from 0) before its batches arrive. A hook; the default does nothing."""
 
     @property
-    def activation(self) -> Callable[[UInt8[Tensor, "B 3 H W"]], Float[Tensor, "B U h w"]] | None:
-        """What statistics sum up by true class: images to a value of every unified node. A hook; the default is none.
+    def activation(self) -> Callable[[Features], Float[Tensor, "B U h w"]] | None:
+        """What statistics sum up by true class: a function of features that gives every unified node a value.
+
+        A hook; the default is None, which sums nothing up.
 
         It is read where a later stage says `statistics = "stage:<name>"` of a stage with this method.
         """
@@ -204,11 +211,6 @@ class PixelMethod(Method):
         """Return the loss of `train_scores` against the batch's labels. A hook; the default is cross entropy."""
         return losses.cross_entropy(scores, dense_labels(batch), normalised=self.normalised, ohem=self.ohem)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters are."""
-        return next(self.parameters()).device
-
     @final
     def relation_index(self, space: LabelSpace) -> RelationIndex:
         """Return the relation of a training dataset's space, or the identity for the unified one, on the device.
@@ -229,25 +231,20 @@ class PixelMethod(Method):
 
     @final
     def predict(
-        self,
-        image: Float[Tensor, "B 3 H W"],
-        space: LabelSpace,
-        relation: Bool[Tensor, "D U"] | None = None,
+        self, features: Features, space: LabelSpace, relation: Bool[Tensor, "D U"] | None = None
     ) -> Float[Tensor, "B D h w"]:
         """Return scores in `space`; see `Method.predict`."""
+        embedding = features.embedding
         if relation is None:
             index = self.relation_index(space)
-            embedding = self.pixel_encoder(image).embedding
-            return (
-                self.dataset_scores(embedding, space)
-                if space in self.spaces
-                else self.relate(self.unified(embedding), index)
-            )
+            if space in self.spaces:
+                return self.dataset_scores(embedding, space)
+            return self.relate(self.unified(embedding), index)
         expected = (len(space), len(self.taxonomy.unified))
         if tuple(relation.shape) != expected:
             raise ValueError(f"the relation of '{space.name}' is {tuple(relation.shape)}, expected {expected}")
         index = RelationIndex.of(relation, self.device)
-        scores = self.relate(self.unified(self.pixel_encoder(image).embedding), index)
+        scores = self.relate(self.unified(embedding), index)
         return scores.masked_fill(~index.matrix.any(1)[:, None, None], float("-inf"))
 
 

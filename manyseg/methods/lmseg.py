@@ -213,7 +213,7 @@ class LMSeg(Method):
             blocks, images, queries = a.classes.shape[:3]
             matched = sum(found.counts) / blocks
             sizes.append((found.segments, matched + self.background_weight * (images * queries - matched)))
-        out, world = torch.tensor(sizes, dtype=torch.float32).to(self._device, non_blocking=True), 1
+        out, world = torch.tensor(sizes, dtype=torch.float32).to(self.device, non_blocking=True), 1
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(out)
             world = dist.get_world_size()
@@ -229,27 +229,19 @@ class LMSeg(Method):
                     stacklevel=2,
                 )
 
-    @property
-    def _device(self) -> torch.device:
-        return self.decoder.start.device
-
     # Inference.
 
     @final
     def predict(
-        self,
-        image: Float[Tensor, "B 3 H W"],
-        space: LabelSpace,
-        relation: Bool[Tensor, "D U"] | None = None,
+        self, features: Features, space: LabelSpace, relation: Bool[Tensor, "D U"] | None = None
     ) -> Float[Tensor, "B D h w"]:
         """Return the logarithm of every class's summed probability; see `Method.predict`.
 
         `space` may be any list of words. Its scores are read directly; those of `relation` are sums over the
         probabilities of unified nodes.
         """
-        asked = self.taxonomy.unified if relation is not None else space
-        classes, masks, embedding = self._ask(image, asked)
-        scores = semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, embedding))
+        classes, masks = self._decode(features, space if relation is None else self.taxonomy.unified)
+        scores = semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, features.embedding))
         if relation is not None:
             related = relation.to(scores.device)
             scores = torch.einsum("bu...,du->bd...", scores, related.to(scores.dtype))
@@ -259,28 +251,27 @@ class LMSeg(Method):
         return scores if relation is None else scores.masked_fill(~related.any(1)[:, None, None], -torch.inf)
 
     @torch.no_grad()
-    def segments(self, image: Tensor, space: LabelSpace, size: tuple[int, int]) -> list[SegmentMap]:
+    def segments(self, features: Features, space: LabelSpace, size: tuple[int, int]) -> list[SegmentMap]:
         """Return the segments of every image at the native `size`; see `Method.segments`."""
-        classes, masks, embeddings = self._ask(image, space)
+        classes, masks = self._decode(features, space)
         things = torch.tensor([c.thing for c in space.classes], device=classes.device)
         out = []
-        for logp, query, embedding in zip(classes, masks, embeddings, strict=True):
+        for logp, query, embedding in zip(classes, masks, features.embedding, strict=True):
             logits = torch.einsum("qc,chw->qhw", query, embedding).float()
             out.append(find_segments(logp.exp(), logits, things, size, self.things_above, self.visible))
         return out
 
-    def _ask(self, image: Tensor, space: LabelSpace) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the last block's log-probabilities [B, Q, D+1] and mask embeddings, and the pixels' embeddings."""
-        features = self.pixel_encoder(image)
+    def _decode(self, features: Features, space: LabelSpace) -> tuple[Float[Tensor, "B Q D+1"], Float[Tensor, "B Q E"]]:
+        """Return the last block's log-probabilities of classes, and its mask embeddings."""
         reading = self._reading(space)
         decoded = self.decoder(features.levels[-1], reading.words)
-        return reading.classify(decoded.queries[-1]), decoded.masks[-1], features.embedding
+        return reading.classify(decoded.queries[-1]), decoded.masks[-1]
 
     def _reading(self, space: LabelSpace) -> Reading:
         """Read a space; once for all images where no weight is being learned."""
         if self.training or torch.is_grad_enabled():
             return self._read([space])[0]
-        key = (space, self._device)
+        key = (space, self.device)
         if key not in self._readings:
             self._readings[key] = self._read([space])[0]
         return self._readings[key]

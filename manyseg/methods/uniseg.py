@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,7 +22,7 @@ from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import RelationIndex, Targets
 from manyseg.methods.base import PixelMethod, StagePlan, dense_labels
-from manyseg.models import PixelEncoder
+from manyseg.models import Features, PixelEncoder
 from manyseg.relate import PartOf, mine_calibrated, mine_published, read_relations, relations_tsv
 from manyseg.relate.statistics import Statistics
 
@@ -91,9 +91,9 @@ class UniSeg(PixelMethod):
         return {"relations.tsv": relations_tsv(self.part_of)} if self.part_of else {}
 
     @property
-    def activation(self) -> Callable[[UInt8[Tensor, "B 3 H W"]], Float[Tensor, "B U h w"]]:
+    def activation(self) -> Callable[[Features], Float[Tensor, "B U h w"]]:
         """The cosines of pixels and nodes, which relations are mined from."""
-        return lambda image: self.unified(self.pixel_encoder(image).embedding) / self.scale
+        return lambda features: self.unified(features.embedding) / self.scale
 
     @classmethod
     def default_stages(cls, options: Mapping[str, Any], train: Mapping[str, Any]) -> list[StagePlan]:

@@ -13,20 +13,19 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import chain, count
 from pathlib import Path
 
-import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import UInt8
 from torch import Tensor
 
 from manyseg.data.files import DataError, image_size, opened, read_rgb
 from manyseg.errors import UserError
-from manyseg.inference.hierarchical import deepest
-from manyseg.inference.label_maps import Size, TestOptions, predict_map, resize
+from manyseg.inference.encoded_images import EncodedImages, OutputSpace
+from manyseg.inference.options import Size, TestOptions, resize
 from manyseg.labels import LabelSpace
 from manyseg.methods.base import Method
 from manyseg.prediction.drawing import mask_image, overlay
 from manyseg.prediction.panoptic_files import FORMATS, save
 
-__all__ = ["PHOTOS", "asked_space", "predict_image", "predict_paths", "read_photo"]
+__all__ = ["PHOTOS", "find_space", "predict_paths", "read_photo"]
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """What counts as an image in a folder; a file that is named itself may be called anything."""
@@ -60,7 +59,7 @@ def predict_paths(
     image, or an input would be overwritten; and at the end if images could not be read, each of which was logged, the
     others being done.
     """
-    space, out = asked_space(method, spaces, labels), Path(out)
+    space, out = find_space(method, spaces, labels), Path(out)
     images = _images([Path(p) for p in paths], out)
     names = _names(images)
     targets = [out / "masks" / f"{name}.png" for name in names]
@@ -69,6 +68,7 @@ def predict_paths(
     writer = FORMATS[segments](out, space, values) if segments else None
     if writer and not method.finds_segments:
         raise UserError(f"{type(method).__name__} finds classes, not objects; leave --segments out")
+    method.eval()
     failed: list[DataError] = []
     for (path, _), name, target, picture in zip(images, names, targets, pictures, strict=True):
         try:
@@ -77,10 +77,10 @@ def predict_paths(
             log.warning("%s", error)
             failed.append(error)
             continue
-        found = predict_image(method, image, space, options, native)
+        encoded = EncodedImages(method, image[None], options, native)
+        found = encoded.label_maps([OutputSpace(space)])[0][0].cpu()
         if writer:
-            view = resize(image, options.input_size(native))[None].to(next(method.parameters()).device)
-            writer.add(name, method.segments(view, space, native)[0])
+            writer.add(name, encoded.segments(space)[0])
         save(target, mask_image(found, space).save)
         save(picture, lambda file, i=image, f=found: overlay(i, f, space).save(file, quality=90))  # type: ignore[misc]
     if len(failed) < len(images):
@@ -94,7 +94,7 @@ def predict_paths(
     return targets
 
 
-def asked_space(method: Method, spaces: Sequence[LabelSpace], labels: str) -> LabelSpace:
+def find_space(method: Method, spaces: Sequence[LabelSpace], labels: str) -> LabelSpace:
     """Return the label space that is called `labels`, else the words that it lists, joined by commas."""
     unified = method.taxonomy.unified
     for space in (*spaces, unified):
@@ -104,29 +104,6 @@ def asked_space(method: Method, spaces: Sequence[LabelSpace], labels: str) -> La
         return method.hierarchy.space
     words = [w.strip() for w in labels.split(",") if w.strip()]
     return LabelSpace.of(labels, dict.fromkeys(words))
-
-
-@torch.no_grad()
-def predict_image(
-    method: Method,
-    image: UInt8[Tensor, "3 _ _"],
-    space: LabelSpace,
-    options: TestOptions = PHOTOS,
-    size: Size | None = None,
-) -> Int[Tensor, "H W"]:
-    """Return the label map of one image, on the CPU, at `size`, by default its own.
-
-    The method is put into eval mode. Raises UserError if it does not know `space`.
-    """
-    method.eval()
-    size = size or (image.shape[-2], image.shape[-1])
-    batch = image[None].to(next(method.parameters()).device, memory_format=torch.channels_last)
-    if space.name == HIERARCHY and method.hierarchy is not None and space == method.hierarchy.space:
-        # Of concepts that hold each other the best is always the largest: this is no choice of one class.
-        leaves = torch.from_numpy(method.hierarchy.leaves)
-        scores = method.predict(resize(batch, options.input_size(size)), space, leaves)
-        return deepest(scores.float(), method.hierarchy, size)[0].cpu()
-    return predict_map(lambda view: method.predict(view, space), batch, options, size)[0].cpu()
 
 
 def read_photo(path: Path, target: Callable[[Size], Size]) -> tuple[UInt8[Tensor, "3 h w"], Size]:

@@ -3,6 +3,6 @@
 from manyseg.report.compare import Comparison, compare
 from manyseg.report.environment import environment
 from manyseg.report.page import write_report
-from manyseg.report.samples import Shown, write_samples
+from manyseg.report.samples import Shown, predict_samples, write_samples
 
-__all__ = ["Comparison", "Shown", "compare", "environment", "write_report", "write_samples"]
+__all__ = ["Comparison", "Shown", "compare", "environment", "predict_samples", "write_report", "write_samples"]

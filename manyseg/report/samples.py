@@ -1,4 +1,4 @@
-"""Sample pictures of a run: written while evaluating, read back into its report.
+"""Sample pictures of a run: predicted and written after training, read back into its report.
 
 A sample is `samples/<dataset>-<n>-image.jpg` and, each a colour mask that is transparent where nothing is known,
 `-truth.png`, `-prediction.png` (both in the dataset's labels) and `-unified.png`; `<dataset>-<n>.json` is their legend.
@@ -19,12 +19,21 @@ from jaxtyping import Int, UInt8
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from manyseg.data.annotation import Dense, Segments
+from manyseg.data.folder import Folder
 from manyseg.errors import UserError
+from manyseg.inference.encoded_images import EncodedImages, OutputSpace
+from manyseg.inference.options import TestOptions
 from manyseg.labels import IGNORE, LabelSpace
+from manyseg.methods import Method
+from manyseg.relate.unseen import relate_by_names
 
-__all__ = ["PARTS", "Picture", "Shown", "read_samples", "write_samples"]
+__all__ = ["PARTS", "Picture", "Shown", "predict_samples", "read_samples", "write_samples"]
 
 PARTS = ("image", "truth", "prediction", "unified")
+SAMPLES = 3
+"""Pictures of each dataset in a report."""
+
 WIDEST = 480
 """Pixels; a report of a dozen samples stays below two megabytes."""
 
@@ -32,7 +41,7 @@ _NAME = re.compile(r"(?P<dataset>.+?)-(?P<number>\d+)(-(?P<part>image|truth|pred
 
 
 class Shown(NamedTuple):
-    """One image and three readings of it, arrays or CPU tensors of one height and width.
+    """One image and its three label maps, arrays or CPU tensors of one height and width.
 
     `image` is UInt8[3, H, W]; the masks hold positions in a label space, or IGNORE.
     """
@@ -50,6 +59,24 @@ class Picture(NamedTuple):
     number: int
     parts: dict[str, str]
     legend: dict[str, list[dict[str, Any]]]
+
+
+def predict_samples(method: Method, folder: Folder, options: TestOptions) -> list[Shown]:
+    """Read a few images spread evenly over a folder; predict each in the folder's labels and in the unified ones.
+
+    The labels of a dataset that was not trained on are related by names. The method is put into eval mode.
+    """
+    method.eval()
+    trained_on = folder.space.name in {s.name for s in method.spaces}
+    relation = None if trained_on else relate_by_names(folder.space, method.taxonomy)
+    outputs = [OutputSpace(folder.space, relation), OutputSpace(method.taxonomy.unified)]
+    out = []
+    for index in sorted({round(i * (len(folder) - 1) / max(SAMPLES - 1, 1)) for i in range(SAMPLES)}):
+        sample = folder.read(index)
+        assert isinstance(sample.annotation, Dense | Segments)
+        maps = EncodedImages(method, sample.image[None], options).label_maps(outputs)
+        out.append(Shown(sample.image, sample.annotation.labels, *(found[0].cpu() for found in maps)))
+    return out
 
 
 def write_samples(run_folder: Path, space: LabelSpace, unified: LabelSpace, shown: Sequence[Shown]) -> None:

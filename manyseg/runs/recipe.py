@@ -14,7 +14,7 @@ from manyseg.config import check, close, keywords, override, read_toml
 from manyseg.data.card import builtin_cards
 from manyseg.data.mixture import DataOptions
 from manyseg.errors import UserError
-from manyseg.inference.label_maps import TestOptions
+from manyseg.inference.options import TestOptions
 from manyseg.labels import LabelSpace
 from manyseg.methods import METHODS, Method
 from manyseg.models import PixelEncoder

@@ -22,7 +22,7 @@ from manyseg.evaluation.cross_table import CrossTable, cross_table
 from manyseg.evaluation.evaluate import collect, evaluate
 from manyseg.evaluation.gradient_conflict import Conflict, measure_conflicts
 from manyseg.evaluation.scores import Protocol, Scores
-from manyseg.inference.label_maps import TestOptions
+from manyseg.inference.options import TestOptions
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.labels.files import read_spaces
 from manyseg.methods import Method

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
@@ -21,15 +20,13 @@ from manyseg.data.annotation import KINDS, Dense, Segments
 from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture
 from manyseg.errors import UserError
-from manyseg.evaluation.dataset_pass import device_of, predictor
 from manyseg.evaluation.evaluate import collect, evaluate, statistics_key
 from manyseg.evaluation.scores import Scores
 from manyseg.labels.files import write_spaces
 from manyseg.methods import Method
 from manyseg.methods.start import proposed
 from manyseg.relate.statistics import Statistics
-from manyseg.relate.unseen import relate_by_names
-from manyseg.report import Shown, environment, write_report, write_samples
+from manyseg.report import environment, predict_samples, write_report, write_samples
 from manyseg.runs.recipe import Recipe, Stage, build_method, statistics_file
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
@@ -39,9 +36,6 @@ __all__ = ["Training"]
 
 HARMLESS = ("data.workers", "train.track", "train.log_every", "train.eval_every", "train.checkpoint_every")
 """What may change on resuming: it decides how the run is read and written, not what it computes."""
-
-SAMPLES = 3
-"""Pictures of each dataset in a report."""
 
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -203,7 +197,8 @@ class Training:
         counts: dict[str, Any] = {name: d.confusion.matrix for name, d in scores.datasets.items()}
         np.savez_compressed(self.folder / "confusion.npz", **counts)
         for folder in (*self.seen, *self.unseen):
-            write_samples(self.folder, folder.space, method.taxonomy.unified, _shown(method, folder, self.recipe))
+            shown = predict_samples(method, folder, self.recipe.test)
+            write_samples(self.folder, folder.space, method.taxonomy.unified, shown)
         console.print(f"{write_report(self.folder)}: the report of this run")
 
 
@@ -255,22 +250,3 @@ def _mix_table(mixture: Mixture, steps: int) -> Table:
         numbers = (f"{row.images}", f"{row.per_step:.2f}", f"{row.share:.0%}", f"{row.epochs:.1f}")
         table.add_row(row.dataset, *numbers, crop, row.augmentation)
     return table
-
-
-@torch.no_grad()
-def _shown(method: Method, folder: Folder, recipe: Recipe) -> list[Shown]:
-    """Read a few images spread over a folder, and predict them in its labels and in the unified ones."""
-    method.eval()
-    seen = folder.space.name in {s.name for s in method.spaces}
-    relation = None if seen else relate_by_names(folder.space, method.taxonomy)
-    own = predictor(method, folder.space, recipe.test, relation)
-    unified = predictor(method, method.taxonomy.unified, recipe.test)
-    out = []
-    for index in sorted({round(i * (len(folder) - 1) / max(SAMPLES - 1, 1)) for i in range(SAMPLES)}):
-        sample = folder.read(index)
-        assert isinstance(sample.annotation, Dense | Segments)
-        image = sample.image[None].to(device_of(method))
-        size = (image.shape[2], image.shape[3])
-        maps = [ask(image, size)[0].cpu() for ask in (own, unified)]
-        out.append(Shown(sample.image, sample.annotation.labels, *maps))
-    return out

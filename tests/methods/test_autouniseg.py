@@ -234,7 +234,7 @@ def test_free_nodes_predict_at_first_exactly_as_the_graph_did_at_last(tmp_path):
     image = testing.toy_batches()[0].image.float()
     with torch.no_grad():
         for space in (*testing.toy_spaces(), None):
-            scores = [m.eval().predict(image, space or m.taxonomy.unified) for m in (method, free)]
+            scores = [testing.predict(m.eval(), image, space or m.taxonomy.unified) for m in (method, free)]
             assert torch.equal(*scores)
     assert free.taxonomy.to_tsv() == method.taxonomy.to_tsv()
 

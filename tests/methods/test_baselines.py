@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from manyseg import losses
+from manyseg import losses, testing
 from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
@@ -90,7 +90,7 @@ def test_only_the_asked_head_is_computed():
     method = MultiHead(Identity(), (A, B))
     with torch.no_grad():
         method.head.weight[:2] = math.nan
-    assert method.predict(torch.randn(1, 3, 2, 2), B).isfinite().all()
+    assert testing.predict(method, torch.randn(1, 3, 2, 2), B).isfinite().all()
     assert method([dense(B, [[[0, 1]]])])["b/pixel"].isfinite()
 
 
@@ -115,7 +115,7 @@ def test_a_head_with_one_class_has_no_loss():
 def test_the_unified_space_of_heads_is_all_their_probabilities_over_their_number():
     method = exact(MultiHead(Identity(), (A, B)))
     # Head a sees (ln 3, 0): (.75, .25); head b sees (ln 2, 0, 0): (.5, .25, .25).
-    p = method.predict(image([math.log(3), 0.0, math.log(2)]), method.taxonomy.unified).softmax(1).flatten()
+    p = testing.predict(method, image([math.log(3), 0.0, math.log(2)]), method.taxonomy.unified).softmax(1).flatten()
     assert p.tolist() == pytest.approx([0.375, 0.125, 0.25, 0.125, 0.125])
 
 
@@ -123,7 +123,7 @@ def test_an_unseen_class_is_the_mean_over_the_heads_that_know_it():
     method = exact(MultiHead(Identity(), (A, B)))
     unseen = LabelSpace.of("unseen", ["person", "rider", "cow"])
     relation = torch.tensor([[1, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 0]], dtype=torch.bool)
-    p = method.predict(image([math.log(3), 0.0, math.log(2)]), unseen, relation).exp().flatten()
+    p = testing.predict(method, image([math.log(3), 0.0, math.log(2)]), unseen, relation).exp().flatten()
     # person: (.75 + .5) / 2 by both heads; rider: .25 by head b alone; nobody knows cows.
     assert p.tolist() == pytest.approx([0.625, 0.25, 0])
 
@@ -207,7 +207,7 @@ def test_adding_a_constant_to_all_logits_changes_nothing():
 
 def test_at_test_the_probabilities_of_nodes_add_up_to_those_of_classes():
     method, d = fixture(COARSE)
-    assert method.predict(image([1.0, 2.0, 0.0]), d).exp().flatten().tolist() == pytest.approx(
+    assert testing.predict(method, image([1.0, 2.0, 0.0]), d).exp().flatten().tolist() == pytest.approx(
         [0.90997, 0.09003], abs=5e-6
     )
 
@@ -215,7 +215,7 @@ def test_at_test_the_probabilities_of_nodes_add_up_to_those_of_classes():
 def test_probability_of_nodes_outside_a_dataset_is_dropped_and_a_class_without_node_stays_at_zero():
     method, _ = fixture(COARSE)
     unseen, relation = LabelSpace.of("t", ["x", "y"]), torch.tensor([[0, 0, 0], [0, 1, 0]], dtype=torch.bool)
-    p = method.predict(image([1.0, 2.0, 0.0]), unseen, relation).exp().flatten()
+    p = testing.predict(method, image([1.0, 2.0, 0.0]), unseen, relation).exp().flatten()
     assert p.tolist() == pytest.approx([0, 0.66524], abs=5e-6)
 
 
@@ -322,7 +322,7 @@ def test_relations_are_put_on_the_device_once():
 
 def test_a_relation_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"relation of 'a' is \(2, 9\), expected \(2, 4\)"):
-        Union(Identity(), (A, B)).predict(torch.zeros(1, 3, 1, 1), A, torch.ones(2, 9, dtype=torch.bool))
+        testing.predict(Union(Identity(), (A, B)), torch.zeros(1, 3, 1, 1), A, torch.ones(2, 9, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -86,9 +86,9 @@ def log_softmax(values, i):
 
 def test_a_leafs_probability_is_the_product_down_the_tree():
     method = build(NODES, DATASETS, decode="leaf")
-    scores = method.predict(image([0, 1, 2, 0]), method.taxonomy.unified).exp().flatten()
+    scores = testing.predict(method, image([0, 1, 2, 0]), method.taxonomy.unified).exp().flatten()
     assert scores.tolist() == pytest.approx([0.26894, 0.64391, 0.08714], abs=1e-5)
-    coarse = method.predict(image([0, 1, 2, 0]), method.spaces[1]).exp().flatten()
+    coarse = testing.predict(method, image([0, 1, 2, 0]), method.spaces[1]).exp().flatten()
     assert coarse.tolist() == pytest.approx([0.26894, 0.73106], abs=1e-5)
 
 
@@ -152,18 +152,20 @@ def test_descending_takes_the_best_child_from_the_root_on():
     logits = [math.log(0.4), math.log(0.6), 0.0, 0.0]
     descends, leafs = build(NODES, DATASETS), build(NODES, DATASETS, decode="leaf")
     unified = descends.taxonomy.unified
-    assert descends.predict(image(logits), unified).argmax().item() in (1, 2)
-    assert leafs.predict(image(logits), unified).argmax().item() == 0
-    assert descends.predict(image([0, 1, 2, 0]), unified).argmax().item() == 1
+    assert testing.predict(descends, image(logits), unified).argmax().item() in (1, 2)
+    assert testing.predict(leafs, image(logits), unified).argmax().item() == 0
+    assert testing.predict(descends, image([0, 1, 2, 0]), unified).argmax().item() == 1
     # Datasets are read by probability in either case.
     for space in descends.spaces:
-        assert torch.equal(descends.predict(image(logits), space), leafs.predict(image(logits), space))
+        assert torch.equal(
+            testing.predict(descends, image(logits), space), testing.predict(leafs, image(logits), space)
+        )
 
 
 def test_every_concept_has_a_probability_through_its_leaves():
     method = build(NODES, DATASETS)
     space, leaves = method.hierarchy.space, torch.from_numpy(method.hierarchy.leaves)
-    p = method.predict(image([0, 1, 2, 0]), space, leaves).exp().flatten().tolist()
+    p = testing.predict(method, image([0, 1, 2, 0]), space, leaves).exp().flatten().tolist()
     assert space.names == ("a", "car", "bus", "V")
     assert p == pytest.approx([0.26894, 0.64391, 0.08714, 0.73106], abs=1e-5)
 
@@ -173,11 +175,11 @@ def test_the_deepest_concept_that_is_sure_is_said_and_else_the_best_of_the_first
     car, torn, unsure = [0.0, 1.0, 2.0, 0.0], [0.0, 1.0, 0.1, 0.0], [0.1, 0.0, 9.0, 0.0]
     # .64 car; V, whose children have .38 and .35; a by little.
     space, leaves = method.hierarchy.space, torch.from_numpy(method.hierarchy.leaves)
-    found = deepest(method.predict(image(car, torn, unsure), space, leaves), method.hierarchy, (1, 3))
+    found = deepest(testing.predict(method, image(car, torn, unsure), space, leaves), method.hierarchy, (1, 3))
     assert [space.names[n] for n in found.flatten()] == ["car", "V", "a"]
     three = build(("a", "b", "car", "bus"), {"fine": {n: [n] for n in ("a", "b", "car", "bus")}})
     space, leaves = three.hierarchy.space, torch.from_numpy(three.hierarchy.leaves)
-    found = deepest(three.predict(image([0.0, 0.2, 0.1, 0.0]), space, leaves), three.hierarchy, (2, 2))
+    found = deepest(testing.predict(three, image([0.0, 0.2, 0.1, 0.0]), space, leaves), three.hierarchy, (2, 2))
     assert (found == 1).all()
 
 
@@ -429,7 +431,7 @@ def planted(weak, steps=200):
         schedule.step()
     truth = testing.toy_batches(10**6, images=4)[0]
     with torch.no_grad():
-        scores = method.eval().predict(truth.image.float(), taxonomy.unified)
+        scores = testing.predict(method.eval(), truth.image.float(), taxonomy.unified)
     found = nn.functional.interpolate(scores, size=truth.annotation.labels.shape[1:], mode="bilinear").argmax(1)
     labels = truth.annotation.labels
     iou = [((found == u) & (labels == u)).sum() / ((found == u) | (labels == u)).sum() for u in range(4)]

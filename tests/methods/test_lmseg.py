@@ -118,7 +118,7 @@ def test_permuting_the_words_permutes_the_scores(encoder):
     method = build(encoder).eval()
     turned = LabelSpace.of("turned", ["sky", "car", "tree"])
     with torch.no_grad():
-        scores, other = (method.predict(image().float(), s) for s in (B, turned))
+        scores, other = (testing.predict(method, image(), s) for s in (B, turned))
     torch.testing.assert_close(other, scores[:, [2, 0, 1]], atol=1e-4, rtol=1e-4)
 
 
@@ -139,9 +139,9 @@ def test_a_further_word_changes_the_other_cosines_only_where_words_guide(encoder
 def test_any_words_can_be_asked_for_and_equal_words_are_read_equally(encoder):
     method = build(encoder).eval()
     with torch.no_grad():
-        words = method.predict(image().float(), LabelSpace.of("road, car", ["road", "car"]))
-        assert torch.equal(words, method.predict(image().float(), A))
-        new = method.predict(image().float(), LabelSpace.of("automobile", ["automobile"]))
+        words = testing.predict(method, image(), LabelSpace.of("road, car", ["road", "car"]))
+        assert torch.equal(words, testing.predict(method, image(), A))
+        new = testing.predict(method, image(), LabelSpace.of("automobile", ["automobile"]))
     assert new.shape[:2] == (2, 1)
     assert method.reads_words
     assert not build(encoder, classifier="heads").reads_words
@@ -167,8 +167,8 @@ def test_the_text_encoder_is_asked_once_for_the_words_of_a_space(encoder, monkey
     monkeypatch.setattr(TextEncoder, "with_prompt", lambda self, t, p: calls.append(1) or original(self, t, p))
     with torch.no_grad():
         for _ in range(3):
-            method.predict(image().float(), A)
-            method.predict(image().float(), LabelSpace.of("x", ["automobile"]))
+            testing.predict(method, image(), A)
+            testing.predict(method, image(), LabelSpace.of("x", ["automobile"]))
     assert len(calls) == 2
 
 
@@ -177,20 +177,20 @@ def test_a_reloaded_model_predicts_known_labels_without_the_text_encoder(encoder
     fresh.load_state_dict(method.state_dict())
     monkeypatch.setattr("manyseg.models.text._load", lambda source: pytest.fail("the encoder was loaded"))
     with torch.no_grad():
-        fresh.eval().predict(image().float(), A)
+        testing.predict(fresh.eval(), image(), A)
 
 
 def test_what_was_read_is_forgotten_when_weights_change(encoder):
     method, other = build(encoder).eval(), build(encoder).eval()
     with torch.no_grad():
         other.classes.text.adapter.weight.add_(torch.randn(16, 16))
-        before = method.predict(image().float(), A)
+        before = testing.predict(method, image(), A)
         method.load_state_dict(other.state_dict())
-        assert torch.equal(method.predict(image().float(), A), other.predict(image().float(), A))
+        assert torch.equal(testing.predict(method, image(), A), testing.predict(other, image(), A))
         method.train()
         method.classes.text.adapter.weight.zero_()
         method.eval()
-        assert not torch.equal(method.predict(image().float(), A), before)
+        assert not torch.equal(testing.predict(method, image(), A), before)
 
 
 def test_no_gradient_reaches_the_text_encoder_and_one_reaches_prompt_and_adapter(encoder):
@@ -310,17 +310,18 @@ def test_the_score_of_a_class_is_1_where_one_sure_query_of_it_has_a_sure_mask():
 def test_the_belief_is_the_summed_probability_of_each_class(encoder):
     method = build(encoder).eval()
     with torch.no_grad():
-        classes, masks, embedding = method._ask(image().float(), B)
-        s = semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, embedding)) + 1e-3
-        torch.testing.assert_close(method.predict(image().float(), B).softmax(1), s / s.sum(1, keepdim=True))
+        features = method.pixel_encoder(image())
+        classes, masks = method._decode(features, B)
+        s = semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, features.embedding)) + 1e-3
+        torch.testing.assert_close(method.predict(features, B).softmax(1), s / s.sum(1, keepdim=True))
 
 
 def test_an_unseen_class_is_read_as_the_sum_over_its_nodes(encoder):
     method = build(encoder).eval()
     relation = torch.tensor([[True, True, False, False], [False, False, False, True]])
     with torch.no_grad():
-        found = method.predict(image().float(), LabelSpace.of("c", ["x", "y"]), relation).exp() - 1e-3
-        nodes = method.predict(image().float(), method.taxonomy.unified).exp() - 1e-3
+        found = testing.predict(method, image(), LabelSpace.of("c", ["x", "y"]), relation).exp() - 1e-3
+        nodes = testing.predict(method, image(), method.taxonomy.unified).exp() - 1e-3
     torch.testing.assert_close(found[:, 0], nodes[:, 0] + nodes[:, 1])
     torch.testing.assert_close(found[:, 1], nodes[:, 3])
 
@@ -328,7 +329,7 @@ def test_an_unseen_class_is_read_as_the_sum_over_its_nodes(encoder):
 def test_segments_are_found_at_native_size_with_classes_of_the_space(encoder):
     method = build(encoder, things_above=0.0, visible=0.0).eval()
     space = LabelSpace("b", (LabelClass("car", thing=True), LabelClass("tree"), LabelClass("sky")))
-    found = method.segments(image(size=(33, 50)).float(), space, (66, 100))
+    found = method.segments(method.pixel_encoder(image(size=(33, 50))), space, (66, 100))
     assert [f.ids.shape for f in found] == [(66, 100)] * 2
     assert all(f.ids.max() < len(f.classes) for f in found)
     assert all(set(f.classes.tolist()) <= {0, 1, 2} for f in found)
@@ -366,7 +367,7 @@ def test_a_class_of_two_nodes_has_the_sum_of_their_probabilities():
 @pytest.mark.parametrize("classifier", ["heads", "taxonomy"])
 def test_a_baseline_cannot_read_words(classifier, encoder):
     with pytest.raises(UserError, match="'x' is no label space of this model"):
-        build(encoder, classifier=classifier).eval().predict(image().float(), LabelSpace.of("x", ["road"]))
+        testing.predict(build(encoder, classifier=classifier).eval(), image(), LabelSpace.of("x", ["road"]))
 
 
 def test_a_baseline_needs_no_text_encoder():

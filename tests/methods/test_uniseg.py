@@ -121,7 +121,7 @@ def test_only_the_judged_columns_are_computed():
     with torch.no_grad():
         m.head.weight[2] = math.nan
     assert math.isfinite(loss(m, D, [Z], [0]))
-    assert m.predict(pixel_encoder(Z), D).isfinite().all()
+    assert testing.predict(m, pixel_encoder(Z), D).isfinite().all()
 
 
 # 3. The divisor.
@@ -303,13 +303,13 @@ def test_the_fixture_has_the_values_of_the_reference(tmp_path):
 def test_scores_do_not_depend_on_lengths_and_stay_within_the_scale():
     torch.manual_seed(0)
     m, image = UniSeg(Identity(), (D, E)), torch.randn(2, 4, 5, 6)
-    before = m.predict(image, m.taxonomy.unified)
+    before = testing.predict(m, image, m.taxonomy.unified)
     assert before.abs().max() <= 20
     with torch.no_grad():
         m.head.weight.mul_(torch.tensor([0.1, 3.0, 50.0])[:, None, None, None])
-    assert torch.allclose(m.predict(7 * image, m.taxonomy.unified), before, atol=1e-4)
-    assert torch.allclose(m.activation(image) * 20, before, atol=1e-4)
-    assert method(scale=5.0).predict(pixel_encoder(Z), E).flatten().tolist() == pytest.approx([0.25, 0.5, 0.0])
+    assert torch.allclose(testing.predict(m, 7 * image, m.taxonomy.unified), before, atol=1e-4)
+    assert torch.allclose(m.activation(m.pixel_encoder(image)) * 20, before, atol=1e-4)
+    assert testing.predict(method(scale=5.0), pixel_encoder(Z), E).flatten().tolist() == pytest.approx([0.25, 0.5, 0.0])
 
 
 # Inference.
@@ -317,12 +317,12 @@ def test_scores_do_not_depend_on_lengths_and_stay_within_the_scale():
 
 def test_a_dataset_is_read_from_its_own_nodes_and_an_unseen_one_from_namesakes():
     m = method()
-    assert m.predict(pixel_encoder(Z), D).flatten().tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
-    assert m.predict(pixel_encoder(Z), E).flatten().tolist() == pytest.approx([1.0, 2.0, 0.0], abs=1e-5)
+    assert testing.predict(m, pixel_encoder(Z), D).flatten().tolist() == pytest.approx([1.0, 0.0], abs=1e-5)
+    assert testing.predict(m, pixel_encoder(Z), E).flatten().tolist() == pytest.approx([1.0, 2.0, 0.0], abs=1e-5)
     unseen = LabelSpace.of("t", ["a", "b", "c"])
     relation = torch.tensor([[1, 1, 0], [0, 0, 0], [0, 0, 1]], dtype=torch.bool)
     # Of several nodes the best one speaks; nothing is normalised over the nodes left out.
-    assert m.predict(pixel_encoder(Z), unseen, relation).flatten().tolist() == pytest.approx(
+    assert testing.predict(m, pixel_encoder(Z), unseen, relation).flatten().tolist() == pytest.approx(
         [1, -math.inf, 2], abs=1e-5
     )
 
@@ -495,7 +495,7 @@ def mined_from_the_toy_world(**options):
     with torch.no_grad():
         for batch in testing.toy_batches(10**6, images=4):
             labels, name = batch.annotation.labels, batch.space.name
-            sums[name] += class_sums(toy.activation(batch.image), labels, len(batch.space)).numpy()
+            sums[name] += class_sums(toy.activation(toy.pixel_encoder(batch.image)), labels, len(batch.space)).numpy()
             pixel_encoder[name] += np.bincount(labels[labels >= 0], minlength=len(batch.space))
     known = Statistics("key", {}, pixel_encoder, sums, {}, {})
     return {r[:3] for r in UniSeg(toy.pixel_encoder, spaces, statistics=known, **options).part_of}

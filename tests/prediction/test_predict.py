@@ -12,12 +12,13 @@ from torch import nn
 
 from manyseg.data.files import DataError
 from manyseg.errors import UserError
-from manyseg.inference.label_maps import TestOptions
+from manyseg.inference.encoded_images import EncodedImages, OutputSpace
+from manyseg.inference.options import TestOptions
 from manyseg.labels import IGNORE, LabelClass, LabelSpace, Taxonomy
 from manyseg.methods import METHODS
 from manyseg.models import PixelEncoder
 from manyseg.prediction.drawing import mask_image, overlay
-from manyseg.prediction.predict import asked_space, predict_image, predict_paths, read_photo
+from manyseg.prediction.predict import find_space, predict_paths, read_photo
 
 STREET = LabelSpace("street", (LabelClass("dark", (10, 20, 30)), LabelClass("bright", (200, 100, 0))))
 PARK = LabelSpace.of("park", ["grass", "path", "lake"])
@@ -27,24 +28,24 @@ class Brightness:
     """A stand-in for a method: scores `bright` where an image is bright. Remembers the sizes that it saw."""
 
     taxonomy = Taxonomy.disjoint([STREET, PARK])
+    device, hierarchy = torch.device("cpu"), None
 
     def __init__(self):
         self.sizes = []
         self.training = True
         self.weight = nn.Parameter(torch.ones(1))
 
-    def parameters(self):
-        return iter([self.weight])
-
     def eval(self):
         self.training = False
 
-    def predict(self, image, space, relation=None):
+    def pixel_encoder(self, image):
         assert not self.training
+        self.sizes.append(tuple(image.shape[-2:]))
+        return image.float().mean(1, keepdim=True) / 255 - 0.5
+
+    def predict(self, bright, space, relation=None):
         if space not in (STREET, self.taxonomy.unified):
             raise UserError(f"'{space.name}' is no label space of this model (street, park, unified); relate it first")
-        self.sizes.append(tuple(image.shape[-2:]))
-        bright = image.float().mean(1, keepdim=True) / 255 - 0.5
         others = [torch.full_like(bright, -9)] * (len(space) - 2)
         return self.weight * torch.cat([-bright, bright, *others], 1)
 
@@ -103,11 +104,11 @@ def test_unified_labels_are_the_default(tmp_path, method):
 
 def test_a_space_is_asked_by_name_and_anything_else_is_words():
     method = Brightness()
-    assert asked_space(method, [STREET, PARK], "park") is PARK
-    assert asked_space(method, [STREET, PARK], "unified") is method.taxonomy.unified
-    assert asked_space(method, [STREET], "road,  puddle, road").names == ("road", "puddle")
+    assert find_space(method, [STREET, PARK], "park") is PARK
+    assert find_space(method, [STREET, PARK], "unified") is method.taxonomy.unified
+    assert find_space(method, [STREET], "road,  puddle, road").names == ("road", "puddle")
     with pytest.raises(UserError):
-        asked_space(method, [STREET], " , ")
+        find_space(method, [STREET], " , ")
 
 
 def test_words_are_refused_by_a_method_that_knows_no_language(tmp_path, method):
@@ -141,7 +142,8 @@ def test_the_orientation_of_a_photo_is_respected(tmp_path, method, orientation, 
     side = {1: "right", 2: "left", 3: "left", 4: "right", 5: "bottom", 6: "bottom", 7: "top", 8: "top"}[orientation]
     parts = {"right": image[..., -2:], "left": image[..., :2], "bottom": image[:, -2:], "top": image[:, :2]}
     assert {s: bool(p.float().mean() > 200) for s, p in parts.items()} == {s: s == side for s in parts}
-    found = predict_image(method, image, STREET, size=native)
+    method.eval()
+    found = EncodedImages(method, image[None], size=native).label_maps([OutputSpace(STREET)])[0][0]
     assert found.shape == native
     assert found.float().mean() == pytest.approx(0.5, abs=0.1)
 

@@ -119,4 +119,4 @@ def test_a_method_that_finds_classes_alone_refuses_segments(world):
     space = load(world.cards["fine"], world.folder / "fine", "val").space
     method = METHODS["union"](PixelEncoder.build(backbone="tiny", pretrained=False, channels=8), [space])
     with pytest.raises(UserError, match="Union finds classes, not objects"):
-        method.segments(torch.zeros(1, 3, 32, 32), space, (32, 32))
+        method.segments(method.pixel_encoder(torch.zeros(1, 3, 32, 32)), space, (32, 32))

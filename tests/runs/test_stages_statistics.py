@@ -66,7 +66,7 @@ class Reads(MultiHead):
 
     @property
     def activation(self):
-        return lambda image: self.head(self.pixel_encoder(image).embedding)
+        return lambda features: self.head(features.embedding)
 
 
 @pytest.fixture
@@ -181,4 +181,4 @@ def test_files_of_statistics_can_be_named_too(recipe, tmp_path):
     assert not (again / "stages/early/statistics.npz").exists()
     assert np.isfinite(method.statistics.sums["coarse"]).all()
     with torch.no_grad():
-        assert method.activation(torch.zeros(1, 3, 8, 8)).shape[1] == len(method.taxonomy.unified)
+        assert method.activation(method.pixel_encoder(torch.zeros(1, 3, 8, 8))).shape[1] == len(method.taxonomy.unified)

@@ -1,0 +1,218 @@
+"""The one way from images to answers: every view of an image is encoded once, and all questions share the encoding.
+
+A view is the image at one scale, mirrored or not, whole or a window of it. What is asked of it is label maps in any
+number of label spaces, segments, and the features themselves. Scores live at feature resolution; nothing of size
+D x H x W is ever held. This module knows a method only as a `Predictor`, so that evaluation, statistics and prediction
+share it.
+
+Axes: B images, D classes, U unified nodes, h w feature resolution, H W native size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
+from types import EllipsisType
+from typing import NamedTuple, Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+from torch.nn import functional as F
+
+from manyseg.inference.hierarchical import deepest
+from manyseg.inference.label_maps import argmax_map
+from manyseg.inference.options import GRID, Size, TestOptions, resize
+from manyseg.inference.segments import SegmentMap
+from manyseg.labels import LabelSpace, Relation
+from manyseg.labels.hierarchy import Hierarchy
+from manyseg.models import Features
+
+__all__ = ["EncodedImages", "OutputSpace", "Predictor"]
+
+
+class Predictor(Protocol):
+    """What this module needs of a method; see `manyseg.methods.Method` for the meaning of each."""
+
+    @property
+    def pixel_encoder(self) -> Callable[[Tensor], Features]:
+        """The network that all questions share."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are to be."""
+
+    @property
+    def hierarchy(self) -> Hierarchy | None:
+        """The tree of concepts, if there is one."""
+
+    def predict(
+        self, features: Features, space: LabelSpace, relation: Bool[Tensor, "D U"] | None = None
+    ) -> Float[Tensor, "B D h w"]:
+        """Return scores in a label space."""
+
+    def segments(self, features: Features, space: LabelSpace, size: Size) -> list[SegmentMap]:
+        """Return things and stuff of every image."""
+
+
+class OutputSpace(NamedTuple):
+    """A label space to predict in; one that was not trained on is read through its relation to the unified nodes."""
+
+    space: LabelSpace
+    relation: Relation | None = None
+
+
+class EncodedImages:
+    """A batch of images of one size, and what a method says about them; nothing is encoded before it is needed.
+
+    `image` may have been decoded at a reduced size; `size` is the native (height, width), that of all results, and by
+    default the image's own. It is moved to the method's device. The method should be in eval mode; results carry no
+    gradients.
+
+    Label maps are averaged over all views of `options`. Segments, and label maps of the method's hierarchy, come from
+    the whole image alone: windows, flips and other scales are left out. Where the whole image is a view too, it is
+    encoded once for all of them. Ask for all label maps in one call: the features of several views are not kept.
+    """
+
+    def __init__(
+        self,
+        method: Predictor,
+        image: UInt8[Tensor, "B 3 _ _"],
+        options: TestOptions | None = None,
+        size: Size | None = None,
+    ) -> None:
+        self.method, self.options = method, options or TestOptions()
+        self.size = size or (image.shape[-2], image.shape[-1])
+        # This memory order makes convolutions a fifth faster on a CPU, whatever that of the weights is.
+        self._image = image.to(method.device, non_blocking=True, memory_format=torch.channels_last)
+
+    @cached_property
+    def features(self) -> Features:
+        """The features of the whole image, at the size that the options give it."""
+        with torch.no_grad():
+            return self.method.pixel_encoder(self._resized(1.0))
+
+    @torch.no_grad()
+    def scores(self, outputs: Sequence[OutputSpace]) -> list[Float[Tensor, "B _ h w"]]:
+        """Return scores at feature resolution in each of the spaces; -inf excludes a class.
+
+        With a single view they are the method's own, else the softmax averaged over the views, on the grid of the
+        largest scale: 4 bytes x D x h x w for each space, whatever the native size's memory would be.
+        """
+        return list(self._each_scores(outputs))
+
+    @torch.no_grad()
+    def label_maps(self, outputs: Sequence[OutputSpace]) -> list[Int[Tensor, "B H W"]]:
+        """Return the best class of every pixel in each of the spaces, or IGNORE where every class is excluded.
+
+        In the space of the method's hierarchy it is the deepest concept that is more probable than not.
+        """
+        hierarchy = self.method.hierarchy
+        concepts = [hierarchy is not None and output.space == hierarchy.space for output in outputs]
+        scores = self._each_scores([o for o, inner in zip(outputs, concepts, strict=True) if not inner])
+        return [self._deepest() if inner else argmax_map(next(scores), self.size) for inner in concepts]
+
+    @torch.no_grad()
+    def segments(self, space: LabelSpace) -> list[SegmentMap]:
+        """Return the things and the stuff of every image, for methods that find segments."""
+        return self.method.segments(self.features, space, self.size)
+
+    def _deepest(self) -> Int[Tensor, "B H W"]:
+        hierarchy = self.method.hierarchy
+        assert hierarchy is not None
+        # Of concepts that contain each other the largest is always the best: an argmax would choose no finer one.
+        output = OutputSpace(hierarchy.space, hierarchy.leaves)
+        return deepest(self._predict(self.features, output), hierarchy, self.size)
+
+    def _resized(self, scale: float) -> UInt8[Tensor, "B 3 _ _"]:
+        return resize(self._image, self.options.input_size(self.size, scale))
+
+    def _predict(self, features: Features, output: OutputSpace) -> Float[Tensor, "B D h w"]:
+        relation = None if output.relation is None else torch.from_numpy(output.relation)
+        return self.method.predict(features, output.space, relation).float()
+
+    def _each_scores(self, outputs: Sequence[OutputSpace]) -> Iterator[Float[Tensor, "B _ h w"]]:
+        """Yield what `scores` returns, with a single view one space at a time."""
+        views = self.options.views
+        if not outputs:
+            return
+        if len(views) > 1 or self.options.window is not None:
+            yield from self._averages(outputs)
+            return
+        scale, _ = views[0]
+        features = self.features if scale == 1 else self.method.pixel_encoder(self._resized(scale))
+        for output in outputs:
+            yield self._predict(features, output)
+
+    def _averages(self, outputs: Sequence[OutputSpace]) -> list[Float[Tensor, "B _ h w"]]:
+        """Average the softmax over all views; a pixel at which all classes are excluded in all views is -inf."""
+        totals: list[Tensor] = []
+        views = self.options.views
+        for scale, flip in views:
+            parts = self._probabilities(scale, flip, outputs)
+            if flip:
+                parts = [part.flip(-1) for part in parts]
+            if not totals:
+                totals = parts
+                continue
+            for total, part in zip(totals, parts, strict=True):
+                total += F.interpolate(part, total.shape[-2:], mode="bilinear", align_corners=False)
+        return [torch.where(t.sum(1, keepdim=True) > 0, t / len(views), -math.inf) for t in totals]
+
+    def _probabilities(
+        self, scale: float, flip: bool, outputs: Sequence[OutputSpace]
+    ) -> list[Float[Tensor, "B _ h w"]]:
+        """Return the softmax of one view in each space, averaged over windows; 0 where all classes are excluded."""
+        if self.options.window is None and (scale, flip) == (1, False):
+            return self._softmax(self.features, outputs)
+        image = self._resized(scale)
+        image = image.flip(-1) if flip else image
+        if self.options.window is None:
+            return self._softmax(self.method.pixel_encoder(image), outputs)
+        sums: list[Tensor] = []
+        for place in _windows((image.shape[-2], image.shape[-1]), self.options.window, self.options.overlap):
+            parts = self._softmax(self.method.pixel_encoder(image[place]), outputs)
+            cells, grid = _cells(place, parts[0], image)
+            if not sums:
+                sums = [part.new_zeros(*part.shape[:2], *grid) for part in parts]
+                seen = parts[0].new_zeros(*grid)
+            for total, part in zip(sums, parts, strict=True):
+                total[cells] += part
+            seen[cells] += 1
+        return [total / seen for total in sums]
+
+    def _softmax(self, features: Features, outputs: Sequence[OutputSpace]) -> list[Float[Tensor, "B _ h w"]]:
+        return [self._predict(features, output).softmax(1).nan_to_num(0.0) for output in outputs]
+
+
+Place = tuple[EllipsisType, slice, slice]
+"""An index of rows and columns behind any leading axes."""
+
+
+def _windows(size: Size, window: Size, overlap: float) -> Iterator[Place]:
+    height, width = (min(side, whole) for side, whole in zip(window, size, strict=True))
+    for top in _starts(size[0], height, overlap):
+        for left in _starts(size[1], width, overlap):
+            yield ..., slice(top, top + height), slice(left, left + width)
+
+
+def _cells(place: Place, scores: Float[Tensor, "B D h w"], image: Tensor) -> tuple[Place, Size]:
+    """Return where the cells of a window lie among those of the image, and how many of these there are."""
+    _, rows, columns = place
+    high, wide = rows.stop - rows.start, columns.stop - columns.start
+    h, w = scores.shape[-2:]
+    y, x = high // h, wide // w
+    if (h * y, w * x) != (high, wide) or GRID % y or GRID % x:
+        raise ValueError(f"scores {h}x{w} of a window {high}x{wide} are on no grid of a stride that divides {GRID}")
+    top, left = rows.start // y, columns.start // x
+    return (..., slice(top, top + h), slice(left, left + w)), (image.shape[-2] // y, image.shape[-1] // x)
+
+
+def _starts(length: int, window: int, overlap: float) -> list[int]:
+    """Place windows from 0 to the border, as evenly as the grid allows."""
+    if window >= length:
+        return [0]
+    step = max(GRID, int((1 - overlap) * window) // GRID * GRID)
+    count = math.ceil((length - window) / step) + 1
+    return [round(i * (length - window) / (count - 1) / GRID) * GRID for i in range(count)]

@@ -1,0 +1,75 @@
+"""How a network is used at test time: at which sizes it sees an image, mirrored or not, whole or in windows.
+
+Axes: B images, H W native size.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, ClassVar
+
+from jaxtyping import UInt8
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["GRID", "Size", "TestOptions", "resize"]
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+GRID = 32
+"""Windows and their steps are multiples of this many pixels, so that the cells of all windows fall on one grid."""
+
+
+class TestOptions(BaseModel):
+    """How a network sees an image at test time; the default is once, the whole image at native size."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    # pytest collects classes by this name.
+    __test__: ClassVar[bool] = False
+
+    window: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
+    """(height, width) of sliding windows, multiples of 32; None takes the whole image."""
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 1 / 3
+    """Share of a window that the next one covers again, at least."""
+    flip: bool = False
+    """Also predict the mirrored image, and average."""
+    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
+    """Sizes of the image relative to the native one."""
+    max_side: Annotated[int, Field(gt=0)] | None = None
+    """Images with a longer side are made smaller before the network sees them; label maps stay at native size."""
+
+    @field_validator("window")
+    @classmethod
+    def _on_grid(cls, window: Size | None) -> Size | None:
+        if window is not None and any(side % GRID for side in window):
+            raise ValueError(f"window is {window[0]}x{window[1]}; both sides must be multiples of {GRID}")
+        return window
+
+    def input_size(self, native: Size, scale: float = 1.0) -> Size:
+        """Return the (height, width) at which the network sees an image of the native size."""
+        if self.max_side is not None:
+            scale *= min(1.0, self.max_side / max(native))
+        grid = 1 if self.window is None else GRID
+        return _side(native[0], scale, grid), _side(native[1], scale, grid)
+
+    @property
+    def views(self) -> tuple[tuple[float, bool], ...]:
+        """The (scale, mirrored) at which the network sees every image, the largest scale first."""
+        flips = (False, True) if self.flip else (False,)
+        return tuple((scale, flip) for scale in sorted(self.scales, reverse=True) for flip in flips)
+
+
+def _side(side: int, scale: float, grid: int) -> int:
+    return max(1, math.ceil(round(side * scale) / grid)) * grid
+
+
+def resize(image: UInt8[Tensor, "*B 3 _ _"], size: Size) -> UInt8[Tensor, "*B 3 H W"]:
+    """Resize 8-bit images, antialiased; return the image itself where it has that size already."""
+    if tuple(image.shape[-2:]) == size:
+        return image
+    batch = image if image.ndim == 4 else image[None]
+    small = F.interpolate(batch.float(), size, mode="bilinear", align_corners=False, antialias=True)
+    small = small.round().clamp(0, 255).to(image.dtype)
+    return small if image.ndim == 4 else small[0]

@@ -1,0 +1,109 @@
+"""Windows, flips and scales; how often the network sees an image, and what that says in every space."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from manyseg.inference.encoded_images import EncodedImages, OutputSpace
+from manyseg.inference.options import TestOptions, resize
+from manyseg.labels import IGNORE, LabelSpace
+
+
+class Scorer:
+    """A method whose features are the scores that a function of the image gives, in every space."""
+
+    device, hierarchy = torch.device("cpu"), None
+
+    def __init__(self, score):
+        self.pixel_encoder = score
+
+    def predict(self, features, space, relation=None):
+        return features
+
+
+ANY = [OutputSpace(LabelSpace.of("any", ["a", "b"]))]
+
+
+def score_map(score, image, options):
+    return EncodedImages(Scorer(score), image, options).scores(ANY)[0]
+
+
+def predict_map(score, image, options):
+    return EncodedImages(Scorer(score), image, options).label_maps(ANY)[0]
+
+
+class Strided:
+    """A network that scores the mean of each 4x4 block; remembers the sizes that it was shown."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def __call__(self, image):
+        self.sizes.append(tuple(image.shape[-2:]))
+        level = F.avg_pool2d(image[:, :1].float(), 4, ceil_mode=True) / 50
+        return torch.cat([level, 3 - level], 1)
+
+
+@pytest.mark.parametrize("overlap", [0.0, 1 / 3, 0.5])
+def test_windows_cover_the_image_and_agree_with_the_whole_where_the_network_is_local(overlap):
+    image = torch.randint(0, 256, (2, 3, 96, 160), dtype=torch.uint8)
+    score = Strided()
+    found = score_map(score, image, TestOptions(window=(64, 32), overlap=overlap))
+    torch.testing.assert_close(found, Strided()(image).softmax(1))
+    assert set(score.sizes) == {(64, 32)}
+    assert len(score.sizes) >= 2 * 5
+
+
+def test_an_image_smaller_than_the_window_is_one_window_and_odd_sizes_are_stretched_onto_the_grid():
+    score = Strided()
+    image = torch.randint(0, 256, (1, 3, 45, 70), dtype=torch.uint8)
+    assert predict_map(score, image, TestOptions(window=(128, 64))).shape == (1, 45, 70)
+    assert set(score.sizes) == {(64, 64)}
+
+
+def test_flipping_averages_the_mirrored_answer():
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+
+    def left_is_first(view):
+        ramp = torch.linspace(2, -2, view.shape[-1]).expand(1, 1, *view.shape[-2:])
+        return torch.cat([ramp, 0 * ramp], 1)
+
+    found = score_map(left_is_first, image, TestOptions(flip=True))
+    ramp = left_is_first(image).softmax(1)
+    torch.testing.assert_close(found, (ramp + ramp.flip(-1)) / 2)
+    torch.testing.assert_close(found, found.flip(-1))
+
+
+def test_scales_are_averaged_on_the_finest_grid():
+    image = torch.randint(0, 256, (1, 3, 32, 64), dtype=torch.uint8)
+    score = Strided()
+    found = score_map(score, image, TestOptions(scales=(0.5, 1.0, 2.0)))
+    assert sorted(score.sizes) == [(16, 32), (32, 64), (64, 128)]
+    assert found.shape == (1, 2, 16, 32)
+    torch.testing.assert_close(found.sum(1), torch.ones(1, 16, 32))
+    fine = Strided()(resize(image, (64, 128))).softmax(1)
+    coarse = [Strided()(resize(image, size)).softmax(1) for size in ((32, 64), (16, 32))]
+    coarse = [F.interpolate(c, (16, 32), mode="bilinear", align_corners=False) for c in coarse]
+    torch.testing.assert_close(found, (fine + sum(coarse)) / 3)
+
+
+def test_averages_exclude_what_the_network_excludes():
+    def half(view):
+        scores = torch.zeros(1, 2, *view.shape[-2:])
+        scores[:, 0] = -math.inf
+        scores[..., : view.shape[-1] // 2] = -math.inf
+        return scores
+
+    image = torch.zeros(1, 3, 32, 64, dtype=torch.uint8)
+    found = predict_map(half, image, TestOptions(window=(32, 64)))
+    assert found[..., :32].unique().tolist() == [IGNORE]
+    assert found[..., 32:].unique().tolist() == [1]
+
+
+def test_a_large_image_is_shown_smaller_and_answered_at_native_size():
+    score = Strided()
+    image = torch.zeros(1, 3, 300, 400, dtype=torch.uint8)
+    assert predict_map(score, image, TestOptions(max_side=100)).shape == (1, 300, 400)
+    assert score.sizes == [(75, 100)]
