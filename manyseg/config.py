@@ -9,6 +9,7 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -60,8 +61,16 @@ def keywords(function: Callable[..., Any], name: str) -> type[BaseModel]:
     return create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
 
 
-def check(schema: type[M], data: Any, file: Path, where: Sequence[str] = ()) -> M:
-    """Validate a table; raises UserError with one line about the first fault: file, key, what is valid."""
+def check(
+    schema: type[M], data: Any, file: Path, where: Sequence[str] = (), renamed: Mapping[str, str] = MappingProxyType({})
+) -> M:
+    """Validate a table; raises UserError with one line about the first fault: file, key, what is valid.
+
+    `renamed` says of keys of earlier versions, which are errors, what they are now.
+    """
+    for key in data if isinstance(data, Mapping) else ():
+        if key in renamed and key not in schema.model_fields:
+            raise UserError(f"{file}: {'.'.join((*where, key))}: is now {renamed[key]}")
     try:
         return schema.model_validate(data)
     except ValidationError as e:

@@ -54,6 +54,9 @@ class Method(nn.Module, ABC):
     finds_segments: ClassVar[bool] = False
     """True where `segments` tells objects apart."""
 
+    renamed: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """What options of earlier versions are now: `{"old": "new"}` makes the error `method.old: is now new`."""
+
     def __init__(self, pixel_encoder: PixelEncoder, spaces: Sequence[LabelSpace]) -> None:
         super().__init__()
         self.pixel_encoder = pixel_encoder

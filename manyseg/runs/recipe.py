@@ -131,7 +131,7 @@ class Recipe(BaseModel):
         table = {**self.method, **own} if same else own
         kind = _kind(table, self._file, (*where, "method"))
         given = {k: v for k, v in table.items() if k != "name"}
-        checked = check(keywords(kind.__init__, kind.__name__), given, self._file, (*where, "method"))
+        checked = check(keywords(kind.__init__, kind.__name__), given, self._file, (*where, "method"), kind.renamed)
         options = {k: getattr(checked, k) for k in given}
         for key, words in _paths(kind).items():
             value = options.get(key)

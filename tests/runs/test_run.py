@@ -123,6 +123,13 @@ def test_a_wrong_key_or_value_is_one_line_that_says_what_is_valid(recipe, change
     assert "\n" not in str(e.value)
 
 
+def test_an_option_of_an_earlier_version_is_an_error_that_names_the_new_one(recipe, monkeypatch):
+    monkeypatch.setattr(MultiHead, "renamed", {"hard": "ohem"})
+    with pytest.raises(UserError) as e:
+        read(recipe, "method.hard=0.7")
+    assert str(e.value) == f"{recipe}: method.hard: is now ohem"
+
+
 def test_a_missing_table_is_named(tmp_path):
     path = tmp_path / "r.toml"
     path.write_text('[method]\nname = "multihead"\n[train]\nsteps = 1\n')
