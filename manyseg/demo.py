@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from manyseg import atomic
 from manyseg.data.world import World, write_world
 from manyseg.errors import UserError
 from manyseg.labels import Taxonomy
@@ -94,9 +95,8 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
             continue
         recipe = out / f"{name}.toml"
         option = OPTIONS.get(name, "").format(truth=world.truth.name)
-        recipe.write_text(
-            RECIPE.format(method=f'name = "{name}"\n{option}'.strip(), steps=steps, eval_every=max(steps // 4, 1))
-        )
+        method = f'name = "{name}"\n{option}'.strip()
+        atomic.write(recipe, RECIPE.format(method=method, steps=steps, eval_every=max(steps // 4, 1)))
         console.rule(f"[bold]{name}", align="left")
         runs[name] = train_recipe(recipe, out=out / "runs" / name)
         if name == "multihead":
@@ -107,7 +107,7 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
     predict_run(shown, [world.folder / "unseen" / "images"], labels="unified", out=out / "predictions")
     comparison = compare(list(runs.values()))
     report = out / "report.html"
-    report.write_text(comparison.to_html(), encoding="utf-8")
+    atomic.write(report, comparison.to_html())
     console.rule("[bold]all methods", align="left")
     console.print(comparison.to_table())
     console.print(_recovery(runs, out / f"{PROPOSED}.tsv", world))
@@ -132,8 +132,7 @@ def _claim(out: Path) -> None:
         shutil.rmtree(out)
     elif out.exists() and any(out.iterdir()):
         raise UserError(f"{out}: not empty and not an earlier demo's; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    mark.write_text(MARK + "\n")
+    atomic.write(mark, MARK + "\n")
 
 
 def _best(runs: dict[str, Path]) -> Path:

@@ -20,7 +20,7 @@ from rich.table import Table
 from manyseg.data import pattern
 from manyseg.data.annotation import Annotation, Dense, Segments
 from manyseg.data.card import Card, builtin_cards, is_list, read_card
-from manyseg.data.files import DataError
+from manyseg.data.files import DataError, write_image
 from manyseg.data.folder import Folder
 from manyseg.data.sheet import contact_sheet
 from manyseg.errors import UserError
@@ -237,7 +237,7 @@ def print_check(card: str | Path, root: str | Path, *, histogram: bool = False, 
     if sheet is not None:
         folders = [Folder(parsed, root, split) for split in list(histograms)[:1]]
         for folder in folders:
-            contact_sheet(folder).save(sheet)
+            write_image(sheet, contact_sheet(folder))
             print(f"contact sheet of split '{folder.split}': {sheet}")
     errors = sum(f.severity == "error" for f in findings)
     images = sum(len(Folder(parsed, root, split)) for split in histograms)

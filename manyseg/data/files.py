@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from manyseg import atomic
 from manyseg.errors import UserError
 
-__all__ = ["DataError", "image_size", "opened", "read_colors", "read_index", "read_rgb", "turned"]
+__all__ = ["DataError", "image_size", "opened", "read_colors", "read_index", "read_rgb", "turned", "write_image"]
 
 # What Pillow raises for files that are broken in one way or another.
 BROKEN = (
@@ -108,6 +110,17 @@ def read_rgb(image: Image.Image, least: Size | None = None, turn: bool = False) 
     pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     # Left in the order of the file, colour last: a crop is cheaper to copy than the image.
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def write_image(path: Path, image: Image.Image, **options: Any) -> None:
+    """Write a picture in the format that the path's suffix names; `options` are Pillow's for that format."""
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in Image.SAVE:
+        raise UserError(f"{path}: '{path.suffix}' is no picture format; use .png or .jpg")
+    # Encoded in memory: from a file Pillow's encoders report a full disk as "encoder error -2".
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    atomic.write(path, buffer.getvalue())
 
 
 def read_index(path: Path, *, wide: bool) -> np.ndarray:

@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image
 
+from manyseg import atomic
+from manyseg.data.files import write_image
 from manyseg.labels import LabelClass, LabelSpace, Taxonomy
 
 __all__ = ["CONCEPTS", "DATASETS", "World", "scene", "truth", "write_world"]
@@ -245,22 +247,19 @@ def write_world(
     cards = {}
     for number, (name, classes) in enumerate(DATASETS.items()):
         root = folder / name
-        for part in ("images", "masks", "instances"):
-            (root / part).mkdir(parents=True, exist_ok=True)
         table = np.full(len(CONCEPTS), 255, np.uint8)
         for d, parts in enumerate(classes.values()):
             table[[CONCEPTS.index(p) for p in parts]] = d
         for split, count in (("train", train), ("val", val)):
             ids = [f"{split}-{i:04d}" for i in range(count)]
-            (root / f"{split}.txt").write_text("\n".join(ids) + "\n")
+            atomic.write(root / f"{split}.txt", "\n".join(ids) + "\n")
             for i, key in enumerate(ids):
                 rng = np.random.default_rng([seed, number, split == "val", i])
                 image, concept, instance = scene(CAMERAS[name], size, rng)
-                Image.fromarray(image).save(root / "images" / f"{key}.png")
-                Image.fromarray(table[concept]).save(root / "masks" / f"{key}.png")
-                Image.fromarray(instance.astype(np.uint16)).save(root / "instances" / f"{key}.png")
-        cards[name] = folder / f"{name}.toml"
-        cards[name].write_text(_card(name))
+                write_image(root / "images" / f"{key}.png", Image.fromarray(image))
+                write_image(root / "masks" / f"{key}.png", Image.fromarray(table[concept]))
+                write_image(root / "instances" / f"{key}.png", Image.fromarray(instance.astype(np.uint16)))
+        cards[name] = atomic.write(folder / f"{name}.toml", _card(name))
     truth().write(folder / "truth.tsv")
     return World(folder, cards, folder / "truth.tsv")
 

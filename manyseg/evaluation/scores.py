@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from manyseg import atomic
 from manyseg.evaluation.confusion import Confusion
 from manyseg.evaluation.knowledge import Knowledge
 from manyseg.evaluation.panoptic_quality import Panoptic
@@ -88,7 +89,7 @@ class Scores:
     def write(self, path: str | Path) -> None:
         """Write `to_json` to a file."""
         text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        atomic.write(path, text + "\n")
 
     def to_markdown(self) -> str:
         """Render a summary, its means by protocol, and a table of the classes of every dataset; values in per cent."""

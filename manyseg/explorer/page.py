@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from manyseg import atomic
 from manyseg.explorer.conflicts import KINDS, Class, Conflict, Related, conflicts, pair_key
 from manyseg.explorer.difference import Difference, difference
 from manyseg.labels import Taxonomy
-from manyseg.templates import render, write_page
+from manyseg.templates import render
 
 __all__ = ["write_explorer"]
 
@@ -60,7 +61,7 @@ def write_explorer(
         flow=_flow(taxonomy, nodes),
         data=_data(taxonomy, relations or (), crops or {}),
     )
-    return write_page(Path(path), text)
+    return atomic.write(path, text)
 
 
 def _nodes(
@@ -222,6 +223,6 @@ def _plain(value: float | str) -> float | str | None:
 def _thumb(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
     picture = Image.fromarray(np.asarray(pixels))
     picture.thumbnail((THUMB, THUMB))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from manyseg import atomic
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass, LabelSpace
 
@@ -16,7 +17,7 @@ __all__ = ["read_spaces", "write_spaces"]
 def write_spaces(path: Path, spaces: Sequence[LabelSpace]) -> None:
     """Write a list of label spaces, each with its name and all that is known of its classes."""
     text = json.dumps([asdict(s) for s in spaces], ensure_ascii=False, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
+    atomic.write(path, text + "\n")
 
 
 def read_spaces(path: Path) -> tuple[LabelSpace, ...]:

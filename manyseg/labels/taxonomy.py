@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
+from manyseg import atomic
 from manyseg.errors import UserError
 from manyseg.labels.spaces import SEPARATOR, LabelClass, LabelSpace, normalise
 
@@ -131,7 +132,7 @@ class Taxonomy:
 
     def write(self, path: str | Path) -> None:
         """Write the table that `read` reads: one row a node, then one column a dataset."""
-        Path(path).write_text(self.to_tsv(), encoding="utf-8")
+        atomic.write(path, self.to_tsv())
 
     def to_tsv(self) -> str:
         """Render the table: first column `unified`, then a column a dataset, several classes joined with `|`."""

@@ -13,13 +13,13 @@ from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
-from uuid import uuid4
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
+from manyseg import atomic
 from manyseg.errors import UserError
 
 __all__ = ["TextEncoder"]
@@ -276,14 +276,6 @@ def _read(path: Path) -> Float32[np.ndarray, " F"] | None:
 
 
 def _write(path: Path, vector: Float32[np.ndarray, " F"]) -> None:
-    """Write aside, then rename, so that no other process ever reads half a file."""
     # A full disk or a read-only home costs time, not the result: a cache may fail in silence.
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{uuid4().hex}.tmp")
-        try:
-            with aside.open("wb") as file:
-                np.save(file, vector)
-            os.replace(aside, path)
-        finally:
-            aside.unlink(missing_ok=True)
+    with suppress(UserError):
+        atomic.write(path, lambda file: np.save(file, vector))

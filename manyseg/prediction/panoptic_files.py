@@ -6,18 +6,20 @@ Both are named after the encodings of cards that read them, so a prediction can 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from manyseg import atomic
+from manyseg.data.files import write_image
 from manyseg.errors import UserError
 from manyseg.inference.segments import SegmentMap
 from manyseg.labels import LabelSpace
 
-__all__ = ["FORMATS", "CocoPanoptic", "InstanceIds", "save"]
+__all__ = ["FORMATS", "CocoPanoptic", "InstanceIds"]
 
 
 class CocoPanoptic:
@@ -37,7 +39,7 @@ class CocoPanoptic:
         ids = found.ids.numpy() + 1
         rgb = np.stack([ids & 255, ids >> 8 & 255, ids >> 16 & 255], -1).astype(np.uint8)
         path = self.out / "panoptic" / f"{name}.png"
-        save(path, Image.fromarray(rgb).save)
+        write_image(path, Image.fromarray(rgb))
         height, width = ids.shape
         self.images.append({"id": name, "file_name": f"{name}.png", "height": height, "width": width})
         segments = []
@@ -62,7 +64,7 @@ class CocoPanoptic:
             "categories": categories,
         }
         text = json.dumps(tree, ensure_ascii=False)
-        save(self.out / "panoptic.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+        atomic.write(self.out / "panoptic.json", text + "\n")
 
 
 class InstanceIds:
@@ -96,11 +98,11 @@ class InstanceIds:
             number = numbers[c] = numbers.get(c, -1) + 1
             ids[inside] = 1000 * value + number
             mask = self.out / "results" / "masks" / f"{name}-{value}-{number}.png"
-            save(mask, Image.fromarray(255 * inside.astype(np.uint8)).save)
+            write_image(mask, Image.fromarray(255 * inside.astype(np.uint8)))
             up = "../" * name.count("/")
             lines.append(f"{up}masks/{name}-{value}-{number}.png {value} {score:.6f}\n")
-        save(self.out / "instances" / f"{name}.png", Image.fromarray(ids).save)
-        save(self.out / "results" / f"{name}.txt", lambda path: path.write_text("".join(lines), encoding="utf-8"))
+        write_image(self.out / "instances" / f"{name}.png", Image.fromarray(ids))
+        atomic.write(self.out / "results" / f"{name}.txt", "".join(lines))
 
     def finish(self) -> None:
         """Do nothing more: every image has files of its own."""
@@ -111,12 +113,3 @@ FORMATS: Mapping[str, type[CocoPanoptic] | type[InstanceIds]] = {
     "instance_ids": InstanceIds,
 }
 """The writers by the names that the command line uses."""
-
-
-def save(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file into a folder that need not be there; raises UserError where it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(path)
-    except OSError as e:
-        raise UserError(f"{path}: cannot be written ({e.strerror or e}); check --out and the space left") from None

@@ -16,14 +16,15 @@ from pathlib import Path
 from jaxtyping import UInt8
 from torch import Tensor
 
-from manyseg.data.files import DataError, image_size, opened, read_rgb
+from manyseg import atomic
+from manyseg.data.files import DataError, image_size, opened, read_rgb, write_image
 from manyseg.errors import UserError
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
 from manyseg.inference.options import Size, TestOptions, resize
 from manyseg.labels import LabelSpace
 from manyseg.methods.base import Method
 from manyseg.prediction.drawing import mask_image, overlay
-from manyseg.prediction.panoptic_files import FORMATS, save
+from manyseg.prediction.panoptic_files import FORMATS
 
 __all__ = ["PHOTOS", "find_space", "predict_paths", "read_photo"]
 
@@ -81,8 +82,8 @@ def predict_paths(
         found = encoded.label_maps([OutputSpace(space)])[0][0].cpu()
         if writer:
             writer.add(name, encoded.segments(space)[0])
-        save(target, mask_image(found, space).save)
-        save(picture, lambda file, i=image, f=found: overlay(i, f, space).save(file, quality=90))  # type: ignore[misc]
+        write_image(target, mask_image(found, space))
+        write_image(picture, overlay(image, found, space), quality=90)
     if len(failed) < len(images):
         _write_labels(out / "labels.json", space)
         if writer:
@@ -176,4 +177,4 @@ def _write_labels(path: Path, space: LabelSpace) -> None:
         for i, name in enumerate(space.names)
     ]
     text = json.dumps({"space": space.name, "classes": rows}, indent=2, ensure_ascii=False)
-    save(path, lambda file: file.write_text(text + "\n", encoding="utf-8"))
+    atomic.write(path, text + "\n")

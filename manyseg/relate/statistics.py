@@ -6,7 +6,6 @@ Axes: D classes of a dataset, U unified nodes.
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64, UInt64
 
+from manyseg import atomic
 from manyseg.errors import UserError
 
 __all__ = ["UNIFIED", "Statistics"]
@@ -73,8 +73,8 @@ class Statistics:
         np.divide(self.sums[dataset], pixels, out=out, where=pixels > 0)
         return out
 
-    def save(self, path: Path) -> None:
-        """Write an npz that `load` reads; an earlier file is replaced only once the new one is complete."""
+    def write(self, path: Path) -> None:
+        """Write an npz that `load` reads."""
         pairs = [*self.counts]
         meta = {"key": self.key, "pairs": pairs, "pixels": [*self.pixels], "sums": [*self.sums]}
         arrays: dict[str, Any] = {"meta": np.array(json.dumps(meta))}
@@ -83,11 +83,11 @@ class Statistics:
         arrays |= {f"pixels{i}": a for i, a in enumerate(self.pixels.values())}
         arrays |= {f"images{i}": self.images[name] for i, name in enumerate(self.pixels)}
         arrays |= {f"sums{i}": a for i, a in enumerate(self.sums.values())}
-        _write(path, arrays)
+        atomic.write(path, lambda file: np.savez_compressed(file, **arrays))
 
     @classmethod
     def load(cls, path: Path) -> Statistics:
-        """Read what `save` wrote; raises UserError if the file is missing or is something else."""
+        """Read what `write` wrote; raises UserError if the file is missing or is something else."""
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 meta = json.loads(str(arrays["meta"]))
@@ -107,7 +107,8 @@ class Statistics:
 
     def export(self, path: Path) -> None:
         """Write the counts between datasets as arrays `a__b`, the form that `manyseg labels --confusion` reads."""
-        _write(path, {f"{a}__{b}": counts for (a, b), counts in self.counts.items() if b != UNIFIED})
+        arrays = {f"{a}__{b}": counts for (a, b), counts in self.counts.items() if b != UNIFIED}
+        atomic.write(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
 def _add(first: Mapping[Any, np.ndarray], second: Mapping[Any, np.ndarray]) -> dict[Any, np.ndarray]:
@@ -115,13 +116,3 @@ def _add(first: Mapping[Any, np.ndarray], second: Mapping[Any, np.ndarray]) -> d
     for k, array in second.items():
         out[k] = out[k] + array if k in out else array
     return out
-
-
-def _write(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

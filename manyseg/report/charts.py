@@ -115,8 +115,8 @@ def heat_map(names: Sequence[str], shares: Float[np.ndarray, "D D"]) -> Markup:
     pixels = np.zeros((*alpha.shape, 4), np.uint8)
     pixels[..., :3] = (38, 104, 196)
     pixels[..., 3] = alpha
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", optimize=True)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     count = len(names)
     cell = 34 if count <= 16 else max(11, 640 // count)
     margin = 8 + round(6.2 * min(26, max(map(len, names))))
@@ -131,7 +131,7 @@ def heat_map(names: Sequence[str], shares: Float[np.ndarray, "D D"]) -> Markup:
             "heat.html",
             names=[n if len(n) <= 26 else n[:25] + "…" for n in names],
             full=list(names),
-            picture="data:image/png;base64," + base64.b64encode(file.getvalue()).decode(),
+            picture="data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode(),
             cell=cell,
             margin=margin,
             side=cell * count,

@@ -11,10 +11,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from markupsafe import Markup
 
+from manyseg import atomic
 from manyseg.report.charts import Series, heat_map, line_chart
 from manyseg.report.record import Record, read_record
 from manyseg.report.samples import PARTS, read_samples
-from manyseg.templates import render, write_page
+from manyseg.templates import render
 
 __all__ = ["write_report"]
 
@@ -58,7 +59,7 @@ def write_report(run_folder: str | Path) -> Path:
         environment=record.environment,
         notes=record.notes,
     )
-    return write_page(record.folder / "report.html", text)
+    return atomic.write(record.folder / "report.html", text)
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:

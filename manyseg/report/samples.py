@@ -19,7 +19,9 @@ from jaxtyping import Int, UInt8
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from manyseg import atomic
 from manyseg.data.annotation import Dense, Segments
+from manyseg.data.files import write_image
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
@@ -85,13 +87,12 @@ def write_samples(run_folder: Path, space: LabelSpace, unified: LabelSpace, show
     Pictures wider than 480 pixels are made smaller. Earlier samples of the same number are replaced.
     """
     folder = run_folder / "samples"
-    folder.mkdir(parents=True, exist_ok=True)
     for number, sample in enumerate(shown):
         stem = f"{space.name.replace('/', '_')}-{number}"
         pixels = np.asarray(sample.image)
         size = _size(pixels.shape[-2:])
         photo = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).resize(size, Image.Resampling.BOX)
-        photo.save(folder / f"{stem}-image.jpg", quality=85)
+        write_image(folder / f"{stem}-image.jpg", photo, quality=85)
         legend = {}
         for part, labels in (("truth", space), ("prediction", space), ("unified", unified)):
             mask = np.asarray(getattr(sample, part))
@@ -101,8 +102,9 @@ def write_samples(run_folder: Path, space: LabelSpace, unified: LabelSpace, show
                     f"{list(pixels.shape[-2:])}; give masks at the image's size"
                 )
             picture, legend[part] = _paint(mask, labels)
-            picture.resize(size, Image.Resampling.NEAREST).save(folder / f"{stem}-{part}.png", optimize=True)
-        (folder / f"{stem}.json").write_text(json.dumps(legend, ensure_ascii=False), encoding="utf-8")
+            small = picture.resize(size, Image.Resampling.NEAREST)
+            write_image(folder / f"{stem}-{part}.png", small, optimize=True)
+        atomic.write(folder / f"{stem}.json", json.dumps(legend, ensure_ascii=False))
 
 
 def read_samples(run_folder: Path) -> list[Picture]:

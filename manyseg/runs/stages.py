@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from manyseg import atomic
 from manyseg.config import flatten, read_toml, to_toml
 from manyseg.data.annotation import KINDS, Dense, Segments
 from manyseg.data.folder import Folder
@@ -148,7 +148,7 @@ class Training:
             checkpoint.discard_previous(place)
             _write_tables(place, method)
             if statistics is not None:
-                statistics.save(statistics_file(place))
+                statistics.write(statistics_file(place))
         self.accelerator.wait_for_everyone()
 
     def _statistics(self, stage: str, method: Method, path: Path) -> Statistics:
@@ -172,17 +172,15 @@ class Training:
     def _write_inputs(self, recipe: str, files: dict[str, Path | None]) -> None:
         for name, source in files.items():
             file = self.folder / name
-            file.parent.mkdir(parents=True, exist_ok=True)
             if source is None:
                 if not file.exists():
                     self._propose(file)
             elif not _same(file, source):
-                shutil.copyfile(source, file)
-        self.folder.mkdir(parents=True, exist_ok=True)
+                atomic.write(file, source.read_bytes())
         write_spaces(self.folder / "spaces.json", self.spaces)
-        (self.folder / "environment.json").write_text(json.dumps(environment(), indent=1) + "\n", encoding="utf-8")
+        atomic.write(self.folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
         # Last: a folder with a recipe is a run that can be resumed.
-        (self.folder / "recipe.toml").write_text(recipe, encoding="utf-8")
+        atomic.write(self.folder / "recipe.toml", recipe)
 
     def _propose(self, file: Path) -> None:
         taxonomy = proposed(self.spaces)
@@ -195,7 +193,7 @@ class Training:
     def _write_results(self, method: Method, scores: Scores) -> None:
         scores.write(self.folder / "scores.json")
         counts: dict[str, Any] = {name: d.confusion.matrix for name, d in scores.datasets.items()}
-        np.savez_compressed(self.folder / "confusion.npz", **counts)
+        atomic.write(self.folder / "confusion.npz", lambda file: np.savez_compressed(file, **counts))
         for folder in (*self.seen, *self.unseen):
             shown = predict_samples(method, folder, self.recipe.test)
             write_samples(self.folder, folder.space, method.taxonomy.unified, shown)
@@ -205,7 +203,7 @@ class Training:
 def _write_tables(place: Path, method: Method) -> None:
     method.taxonomy.write(place / "taxonomy.tsv")
     for name, text in method.tables.items():
-        (place / name).write_text(text, encoding="utf-8")
+        atomic.write(place / name, text)
 
 
 def _take_over(method: Method, weights: dict[str, Tensor]) -> str:

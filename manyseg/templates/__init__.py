@@ -5,12 +5,9 @@ Everything a page shows is escaped (class names are a user's text), and its cont
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-__all__ = ["render", "write_page"]
+__all__ = ["render"]
 
 
 def render(template: str, **values: object) -> str:
@@ -25,15 +22,6 @@ def render(template: str, **values: object) -> str:
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False, "allow_nan": False}
     environment.filters["count"] = _count
     return environment.get_template(template).render(**values)
-
-
-def write_page(path: Path, text: str) -> Path:
-    """Write a page aside and rename it, so that a reader never sees half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
-    return path
 
 
 def _count(value: float) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from manyseg import atomic
 from manyseg.errors import UserError
 
 __all__ = ["Checkpoint", "discard_previous", "read", "settle", "write"]
@@ -59,25 +59,25 @@ def write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mappin
             path = aside / f"{name}.safetensors"
             # Copies: safetensors refuses tensors that share memory, as tied weights do.
             save_file({k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}, path)
-            _sync(path)
+            atomic.sync(path)
             sums[path.name] = _sum(path)
-        (aside / "state.json").write_text(json.dumps({"sha256": sums, "state": dict(state)}, indent=1))
+        atomic.write(aside / "state.json", json.dumps({"sha256": sums, "state": dict(state)}, indent=1))
         for name in sums:
             # Some releases of safetensors make files that only their owner may read.
             shutil.copymode(aside / "state.json", aside / name)
-        _sync(aside / "state.json")
-        _sync(aside)
+        atomic.sync(aside)
         if folder.exists():
             shutil.rmtree(previous(folder), ignore_errors=True)
             folder.rename(previous(folder))
         aside.rename(folder)
-        _sync(folder.parent)
-    except (OSError, SafetensorError) as e:
+        atomic.sync(folder.parent)
+    except (OSError, SafetensorError, UserError) as e:
         shutil.rmtree(aside, ignore_errors=True)
         old = folder if folder.exists() else previous(folder)
         kept = f"the earlier one in {old.name}/ is intact" if old.exists() else "there is no earlier one"
         raise UserError(
-            f"{folder}: cannot write the checkpoint ({e}); {kept}; make room on the disk, then go on with --resume"
+            f"{folder}: cannot write the checkpoint ({e.__cause__ or e}); {kept}; make room on the disk, then go on "
+            "with --resume"
         ) from e
 
 
@@ -137,11 +137,3 @@ def discard_previous(folder: Path) -> None:
 def _sum(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from manyseg import atomic
 from manyseg.errors import UserError
 
 __all__ = ["MetricsLog", "Tracker", "check_trackers", "cut"]
@@ -131,9 +132,7 @@ def cut(path: Path, step: int) -> None:
             continue
         if line["step"] < step or ("eval" in line and line["step"] == step):
             kept.append(text + "\n")
-    aside = path.with_name(path.name + ".writing")
-    aside.write_text("".join(kept), encoding="utf-8")
-    aside.replace(path)
+    atomic.write(path, "".join(kept))
 
 
 def check_trackers(trackers: Sequence[Tracker]) -> None:

@@ -72,7 +72,7 @@ def test_statistics_of_two_halves_merge_to_those_of_the_whole(two):
 
 def test_statistics_survive_the_disk(two):
     found = counted(two, Echo(TAXONOMY))
-    found.save(two / "s.npz")
+    found.write(two / "s.npz")
     again = Statistics.load(two / "s.npz")
     assert again.key == found.key
     for part in ("counts", "unlabelled", "pixels", "sums", "images"):

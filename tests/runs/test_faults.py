@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from manyseg import atomic
 from manyseg.data.mixture import DataOptions, Mixture
 from manyseg.errors import UserError
 from manyseg.methods import METHODS
@@ -127,9 +128,9 @@ def test_a_checkpoint_is_whole_wherever_writing_it_is_stopped(tmp_path, monkeypa
         return call
 
     monkeypatch.setattr(checkpoint, "save_file", counting(checkpoint.save_file))
-    monkeypatch.setattr(checkpoint.os, "fsync", counting(os.fsync))
+    monkeypatch.setattr(atomic.os, "fsync", counting(os.fsync))
+    monkeypatch.setattr(atomic.os, "replace", counting(os.replace))
     monkeypatch.setattr(Path, "rename", counting(Path.rename))
-    monkeypatch.setattr(Path, "write_text", counting(Path.write_text))
     folder = tmp_path / "c"
     save(folder, 0)
     save(folder, 1)
