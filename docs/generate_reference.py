@@ -32,8 +32,9 @@ PAGE = Path(__file__).parent / "reference.md"
 HEAD = """# Every key of cards and recipes
 
 Generated from the types by `python docs/generate_reference.py`; do not edit it by hand. What the keys are for, with
-examples: [datasets.md](datasets.md) for cards, the README for recipes. Every value of a recipe can be set on the command
-line: `--set train.lr=1e-3`, `--set data.sets.0.per_step=2`. An unknown key is an error that names the nearest known one.
+examples: [datasets.md](datasets.md) for cards, the README for recipes. Every value of a recipe can be set on the
+command line: `--set train.lr=1e-3`, `--set data.sets.0.per_step=2`. An unknown key is an error that names the nearest
+known one.
 """
 
 
@@ -138,9 +139,7 @@ def _types(annotation: Any) -> Iterator[str]:
     elif origin in (tuple, list):
         inner = [" | ".join(_types(a)) for a in arguments if a is not Ellipsis]
         yield f"[{', '.join(inner)}{', ...' * (Ellipsis in arguments or origin is list)}]"
-    elif origin is dict or annotation is dict:
-        yield "table"
-    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+    elif origin is dict or annotation is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
         yield "table"
     else:
         yield NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
