@@ -30,6 +30,9 @@ PROTOCOLS = {
 CONFUSIONS = 12
 """How many of the largest confusions are listed for a dataset."""
 
+WEAKEST = 10
+"""How many of the classes of least IoU are listed first."""
+
 
 def write_report(run_folder: str | Path) -> Path:
     """Write `report.html` of a run from the files in its folder and return its path.
@@ -39,6 +42,7 @@ def write_report(run_folder: str | Path) -> Path:
     """
     record = read_record(run_folder)
     mean, source = record.mean
+    datasets = [_dataset(record, name, entry) for name, entry in record.scores.get("datasets", {}).items()]
     text = render(
         "report.html",
         title=record.folder.resolve().name,
@@ -50,8 +54,9 @@ def write_report(run_folder: str | Path) -> Path:
         running=_running(record),
         stages=record.stages,
         summary=_summary(record),
+        weakest=_weakest(datasets),
         knowledge=_knowledge(record),
-        datasets=[_dataset(record, name, entry) for name, entry in record.scores.get("datasets", {}).items()],
+        datasets=datasets,
         taxonomy=_taxonomy(record.taxonomy),
         samples=read_samples(record.folder),
         parts=PARTS,
@@ -71,7 +76,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("method", record.method),
         ("backbone", str(model.get("backbone", "not named"))),
         ("steps", f"{done:,}".replace(",", "\u2009") if done else "none yet"),
-        ("stages", " → ".join(name for name, _ in record.stages) if len(record.stages) > 1 else ""),
+        ("stages", " → ".join(name for name, *_ in record.stages) if len(record.stages) > 1 else ""),
         ("seed", str(record.recipe.get("seed", ""))),
         ("unified nodes", str(record.scores.get("unified_nodes") or max(len(record.taxonomy) - 1, 0) or "")),
         ("training time", f"{seconds / 60:.1f} min" if seconds else ""),
@@ -148,11 +153,31 @@ def _summary(record: Record) -> list[dict[str, Any]]:
             "entries": entries,
             "mean": _mean(entry.get("miou") for _, entry in entries),
             "panoptic": any(entry.get("pq") is not None for _, entry in entries),
+            "alone": _alone(record, [name for name, _ in entries]) if protocol == "seen" else {},
         }
         for protocol, entries in sorted(
             groups.items(), key=lambda g: list(PROTOCOLS).index(g[0]) if g[0] in PROTOCOLS else 9
         )
     ]
+
+
+def _alone(record: Record, datasets: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Average what models of one dataset reach, for a run of several: `miou`, and the names of their `runs`."""
+    if len(datasets) < 2:
+        return {}
+    found = {name: record.alone[name] for name in datasets if name in record.alone}
+    return {name: {"miou": _mean(scores.values()), "runs": list(scores)} for name, scores in found.items()}
+
+
+def _weakest(datasets: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """List the classes of least IoU over all datasets, with what each is most often called instead."""
+    rows = [
+        {**row, "dataset": d["name"], "instead": d["instead"].get(row["name"])}
+        for d in datasets
+        for row in d["rows"]
+        if row["iou"] is not None and row["pixels"]
+    ]
+    return sorted(rows, key=lambda row: row["iou"])[:WEAKEST]
 
 
 def _knowledge(record: Record) -> dict[str, Any] | None:
@@ -189,6 +214,7 @@ def _dataset(record: Record, name: str, entry: dict[str, Any]) -> dict[str, Any]
         "absent": sum(row["iou"] is None for row in rows),
         "heat": heat_map(names, _shares(counts)) if fits and counts is not None else "",
         "confusions": _largest(names, counts) if fits and counts is not None else [],
+        "instead": _instead(names, counts) if fits and counts is not None else {},
         "misfit": ""
         if fits or counts is None
         else f"confusion.npz has {len(counts)} classes, scores.json {len(names)}",
@@ -213,6 +239,18 @@ def _largest(names: Sequence[str], counts: Int[np.ndarray, "D D"]) -> list[dict[
         for i, j in pairs
         if off[i, j] > 0
     ]
+
+
+def _instead(names: Sequence[str], counts: Int[np.ndarray, "D D"]) -> dict[str, dict[str, Any]]:
+    """Return, for every class that is ever mistaken, what it is most often called and on which share of its pixels."""
+    off, shares = counts.copy(), _shares(counts)
+    np.fill_diagonal(off, 0)
+    best = off.argmax(1)
+    return {
+        name: {"said": names[j], "share": float(shares[i, j])}
+        for i, (name, j) in enumerate(zip(names, best.tolist(), strict=True))
+        if off[i, j] > 0
+    }
 
 
 def _taxonomy(rows: list[list[str]]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ class Record:
 
     `steps` and `evals` are the lines of metrics.jsonl with an `at`: the step counted over all stages. `scores` is what
     `manyseg eval --json` writes, `confusions[dataset]` Int64[D, D] (truth, prediction), `taxonomy` the table's rows.
+    `alone[dataset]` is the mIoU of every run of that dataset alone that lies in the same folder, by the run's name.
     `notes` say in words what is missing or broken.
     """
 
@@ -38,6 +39,7 @@ class Record:
     confusions: dict[str, Int[np.ndarray, "D D"]] = field(default_factory=dict)
     taxonomy: list[list[str]] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
+    alone: dict[str, dict[str, float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -46,12 +48,14 @@ class Record:
         return str(_at(self.recipe, "method", "name") or "unknown method")
 
     @property
-    def stages(self) -> list[tuple[str, int]]:
-        """Each stage with the step, over all stages, at which it begins."""
-        first: dict[str, int] = {}
+    def stages(self) -> list[tuple[str, int, int]]:
+        """Each stage with its first and last step, counted from 1 over all stages."""
+        ends: dict[str, int] = {}
+        # A step's line is numbered from 0, an evaluation's by the steps done.
         for line in sorted((*self.steps, *self.evals), key=lambda entry: int(entry["at"])):
-            first.setdefault(str(line.get("stage", "")), int(line["at"]))
-        return list(first.items())
+            ends[str(line.get("stage", ""))] = int(line["at"]) + ("eval" not in line)
+        firsts = [1, *(end + 1 for end in ends.values())]
+        return [(name, first, end) for (name, end), first in zip(ends.items(), firsts, strict=False)]
 
     @property
     def mean(self) -> tuple[float | None, str]:
@@ -85,6 +89,7 @@ def read_record(folder: str | Path) -> Record:
         _confusions(folder / "confusion.npz", notes),
         _table(folder / "taxonomy.tsv", notes),
         _object(folder / "environment.json", notes),
+        _alone(folder),
         notes,
     )
 
@@ -124,6 +129,19 @@ def _scores(path: Path, notes: list[str]) -> dict[str, Any]:
         notes.append(f"{path.name} has no table of datasets; write it with `manyseg eval RUN --json`")
         return {}
     return scores
+
+
+def _alone(folder: Path) -> dict[str, dict[str, float]]:
+    """Collect the scores of the runs beside this one that were trained on a single dataset."""
+    out: dict[str, dict[str, float]] = {}
+    for path in sorted(folder.resolve().parent.glob("*/scores.json")):
+        if path.parent == folder.resolve():
+            continue
+        datasets = _scores(path, []).get("datasets", {})
+        seen = [(name, d.get("miou")) for name, d in datasets.items() if d.get("protocol") == "seen"]
+        if len(seen) == 1 and _finite(seen[0][1]):
+            out.setdefault(seen[0][0], {})[path.parent.name] = seen[0][1]
+    return out
 
 
 def _table(path: Path, notes: list[str]) -> list[list[str]]:

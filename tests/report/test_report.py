@@ -66,7 +66,7 @@ def test_stages_follow_each_other_whether_or_not_they_count_from_0(tmp_path: Pat
     record = read_record(run(tmp_path / "r", lines))
     assert [s["at"] for s in record.steps] == [0, 9, 10, 15]
     assert [s["at"] for s in record.evals] == [10, 16]
-    assert record.stages == [("heads", 0), ("graph", 10)]
+    assert record.stages == [("heads", 1, 10), ("graph", 11, 16)]
 
 
 def test_a_line_cut_off_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -203,8 +203,29 @@ def test_a_report_says_what_the_header_promises(tmp_path: Path) -> None:
         torch.__version__.split("+")[0],
     ):
         assert fact in text, fact
-    assert "1 absent from truth and prediction, left out of the mean" in text
+    assert "left out of the mean: &lt;script&gt;alert(&#39;x&#39;)" in text
     assert "<td>sky</td><td>road</td>" in text
+
+
+def test_a_report_begins_with_the_classes_of_least_iou_and_what_they_are_called_instead(tmp_path: Path) -> None:
+    page = write_report(full(tmp_path / "r")).read_text(encoding="utf-8")
+    weakest = page[page.index("The weakest classes") : page.index("h-curves")]
+    # Of three classes one is absent and one has no pixel; the third is called the first on 3 of its 13 pixels.
+    assert weakest.count("<tr><td>") == 1
+    assert "<td>sky</td>" in weakest
+    assert 'road <span class="soft">23 %</span>' in weakest
+
+
+def test_a_run_of_several_datasets_is_set_against_the_runs_of_each_alone_beside_it(tmp_path: Path) -> None:
+    both = scores(0.5)
+    both["datasets"]["park"] = both["datasets"]["street"]
+    folder = run(tmp_path / "joint", [step(0)], both)
+    for name, miou in (("alone-0", 0.3), ("alone-1", 0.4)):
+        run(tmp_path / name, [step(0)], scores(miou))
+    assert read_record(folder).alone == {"street": {"alone-0": 0.3, "alone-1": 0.4}}
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert '<span title="alone-0, alone-1">35.0 <span class="soft">(+15.0)</span></span>' in page
+    assert "trained alone" not in write_report(tmp_path / "alone-0").read_text(encoding="utf-8")
 
 
 def test_a_run_without_evaluation_says_so(tmp_path: Path) -> None:
@@ -256,11 +277,11 @@ def test_a_browser_reads_charts_and_sorts_tables_without_an_error(tmp_path: Path
         const place = at(edge.left + margin + cell / 2, edge.top + margin + 1.5 * cell);
         heat.dispatchEvent(new PointerEvent("pointermove", place));
         found.heat = document.querySelector(".heat-readout").textContent.replace(/^[0-9.]+/, "");
-        const head = document.querySelectorAll("#set-street th[aria-sort]")[1];
+        const head = document.querySelectorAll("#set-street th[aria-sort]")[4];
         const rows = () => [...document.querySelectorAll("#set-street .scroll tbody tr")];
-        const ious = () => rows().map((row) => row.cells[1].textContent);
-        head.click(); found.down = ious();
-        head.click(); found.up = ious();
+        const pixels = () => rows().map((row) => row.cells[5].textContent);
+        head.click(); found.down = pixels();
+        head.click(); found.up = pixels();
         found.scripts = [...document.scripts].filter((s) => !s.type).length;
         """,
     )
@@ -268,8 +289,8 @@ def test_a_browser_reads_charts_and_sorts_tables_without_an_error(tmp_path: Path
     assert result["readout"].splitlines()[0] == "step 99"
     assert "1.010  street" in result["readout"]
     assert result["heat"] == " % of sky is called road"
-    assert result["down"][-1] == "absent"
-    assert result["up"][0] == "absent"
+    assert result["down"] == ["10", "0"]
+    assert result["up"] == ["0", "10"]
     assert result["scripts"] == 3
 
 
