@@ -21,7 +21,7 @@ from manyseg.config import keywords
 from manyseg.data.card import Card, CardClass
 from manyseg.data.mixture import DataOptions, DatasetOptions, SetOptions
 from manyseg.data.transforms import AugmentOptions, Jitter
-from manyseg.inference.label_maps import TestOptions
+from manyseg.inference.options import TestOptions
 from manyseg.methods import METHODS
 from manyseg.models import PixelEncoder
 from manyseg.runs.recipe import Recipe, StageOptions
