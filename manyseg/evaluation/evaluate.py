@@ -32,7 +32,8 @@ from manyseg.methods.base import Method
 from manyseg.models import Features
 from manyseg.relate.assignment import map_by_iou
 from manyseg.relate.statistics import UNIFIED, Statistics
-from manyseg.relate.unseen import Encode, relate_by_names, relate_by_text, unmapped
+from manyseg.relate.text_evidence import Encode
+from manyseg.relate.unseen import relate_by_names, relate_by_text, unmapped
 
 __all__ = [
     "Activation",

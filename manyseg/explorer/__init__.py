@@ -1,7 +1,7 @@
 """A label space to look at: every merge with its evidence, the conflicts, the difference between two taxonomies."""
 
-from manyseg.explorer.conflicts import Conflict, Related, conflicts
+from manyseg.explorer.conflicts import Conflict, conflicts
 from manyseg.explorer.difference import Difference, difference
 from manyseg.explorer.page import write_explorer
 
-__all__ = ["Conflict", "Difference", "Related", "conflicts", "difference", "write_explorer"]
+__all__ = ["Conflict", "Difference", "conflicts", "difference", "write_explorer"]

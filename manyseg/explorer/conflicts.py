@@ -4,49 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 
-from manyseg.labels import Taxonomy, normalise
+from manyseg.labels import ClassKey, Taxonomy, normalise
+from manyseg.relate import ClassPair
 
-__all__ = ["KINDS", "Class", "Conflict", "Related", "conflicts", "pair_key"]
-
-Class = tuple[str, str]
-"""A class of a dataset: (dataset, class)."""
+__all__ = ["KINDS", "Conflict", "conflicts", "pair_key"]
 
 KINDS = ("two of one", "against", "apart", "namesakes", "overlaps", "part of")
 """Kinds of conflict, the most suspicious first."""
 
 _OPPOSITE = {"part of": "contains", "contains": "part of"}
-
-
-class Related(Protocol):
-    """What is known of two classes of different datasets.
-
-    `kind` is "equal", "part of" (a within b), "contains", "overlaps" or "unrelated"; `score` is in 0..1, larger is
-    surer; `evidence` gives numbers or words by source (names, text, confusion).
-    """
-
-    @property
-    def a(self) -> Class:
-        """The first class."""
-
-    @property
-    def b(self) -> Class:
-        """The second class."""
-
-    @property
-    def kind(self) -> str:
-        """How a relates to b."""
-
-    @property
-    def score(self) -> float:
-        """How sure that is."""
-
-    @property
-    def evidence(self) -> Mapping[str, float | str]:
-        """What says so."""
 
 
 class Conflict(NamedTuple):
@@ -57,15 +27,15 @@ class Conflict(NamedTuple):
     """
 
     kind: str
-    a: Class
-    b: Class
+    a: ClassKey
+    b: ClassKey
     taxonomy: str
     evidence: str
     score: float | None
     node: int
 
 
-def conflicts(taxonomy: Taxonomy, relations: Sequence[Related] = ()) -> list[Conflict]:
+def conflicts(taxonomy: Taxonomy, pairs: Sequence[ClassPair] = ()) -> list[Conflict]:
     """Find every conflict of a taxonomy and of the evidence about its classes, by kind, then in order of classes.
 
     - "two of one": two classes of one dataset share a node, so the node cannot tell them apart;
@@ -74,37 +44,36 @@ def conflicts(taxonomy: Taxonomy, relations: Sequence[Related] = ()) -> list[Con
     - "namesakes": equal (normalised) names that share no node;
     - "overlaps", "part of": as the taxonomy has it or, where it keeps the two apart, as the evidence has it.
     """
-    known = {pair_key(r.a, r.b): r for r in relations}
+    known = {pair_key(r.a, r.b): r for r in pairs}
     nodes = {
-        (s.name, label): frozenset(np.flatnonzero(taxonomy.relations[s.name][d]).tolist())
-        for s in taxonomy.spaces
-        for d, label in enumerate(s.names)
+        key: frozenset(np.flatnonzero(row).tolist())
+        for key, row in zip(taxonomy.classes.keys, taxonomy.joint_relation, strict=True)
     }
     out = []
     for a, b in _pairs(taxonomy, nodes, known):
         seen = _sets(nodes[a], nodes[b])
-        relation = known.get(pair_key(a, b))
-        said = "" if relation is None else _seen_from(a, relation)
+        pair = known.get(pair_key(a, b))
+        said = "" if pair is None else _seen_from(a, pair)
         kind = _kind(a, b, seen, said)
         if "contains" in (seen if seen != "unrelated" else said, ""):
             a, b, seen, said = b, a, _OPPOSITE.get(seen, seen), _OPPOSITE.get(said, said)
         if kind:
             shared = nodes[a] & nodes[b]
-            out.append(Conflict(kind, a, b, seen, said, relation.score if relation else None, min(shared or nodes[a])))
+            out.append(Conflict(kind, a, b, seen, said, pair.score if pair else None, min(shared or nodes[a])))
     return sorted(out, key=lambda c: KINDS.index(c.kind))
 
 
-def pair_key(a: Class, b: Class) -> tuple[Class, Class]:
+def pair_key(a: ClassKey, b: ClassKey) -> tuple[ClassKey, ClassKey]:
     """Return the pair in one order, whichever comes first."""
     return (a, b) if a <= b else (b, a)
 
 
 def _pairs(
-    taxonomy: Taxonomy, nodes: Mapping[Class, frozenset[int]], known: Mapping[tuple[Class, Class], Related]
-) -> Iterator[tuple[Class, Class]]:
+    taxonomy: Taxonomy, nodes: Mapping[ClassKey, frozenset[int]], known: Mapping[tuple[ClassKey, ClassKey], ClassPair]
+) -> Iterator[tuple[ClassKey, ClassKey]]:
     """Yield once each pair that shares a node, a name or a relation: not all pairs, of which there are millions."""
     order = {c: i for i, c in enumerate(nodes)}
-    groups: dict[object, list[Class]] = {}
+    groups: dict[object, list[ClassKey]] = {}
     for member, where in nodes.items():
         for key in (*where, normalise(member[1])):
             groups.setdefault(key, []).append(member)
@@ -121,13 +90,12 @@ def _sets(a: frozenset[int], b: frozenset[int]) -> str:
     return "part of" if a < b else "contains" if a > b else "overlaps"
 
 
-def _seen_from(a: Class, relation: Related) -> str:
-    """Return the relation's kind with `a` as its first class."""
-    kind = relation.kind.replace("_", " ")
-    return kind if tuple(relation.a) == a else _OPPOSITE.get(kind, kind)
+def _seen_from(a: ClassKey, pair: ClassPair) -> str:
+    """Return the pair's kind as if `a` were its first class."""
+    return pair.kind if pair.a == a else _OPPOSITE.get(pair.kind, pair.kind)
 
 
-def _kind(a: Class, b: Class, seen: str, said: str) -> str:
+def _kind(a: ClassKey, b: ClassKey, seen: str, said: str) -> str:
     """Name the conflict of a pair, or "" where there is none."""
     if a[0] == b[0]:
         return "two of one" if seen != "unrelated" else ""

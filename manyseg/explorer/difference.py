@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from manyseg.explorer.conflicts import Class
-from manyseg.labels import Taxonomy
+from manyseg.labels import ClassKey, Taxonomy
 
 __all__ = ["Change", "Difference", "Move", "difference"]
 
@@ -18,14 +17,14 @@ class Change(NamedTuple):
     kind: str
     before: str
     after: str
-    gained: tuple[Class, ...]
-    lost: tuple[Class, ...]
+    gained: tuple[ClassKey, ...]
+    lost: tuple[ClassKey, ...]
 
 
 class Move(NamedTuple):
     """A class whose nodes are not those that it had; a class of one taxonomy only has none in the other."""
 
-    member: Class
+    member: ClassKey
     before: tuple[str, ...]
     after: tuple[str, ...]
 
@@ -63,16 +62,16 @@ def difference(before: Taxonomy, after: Taxonomy) -> Difference:
     return Difference(tuple(changes), tuple(_moves(before, after, pairs)))
 
 
-def _members(taxonomy: Taxonomy) -> list[dict[Class, None]]:
+def _members(taxonomy: Taxonomy) -> list[dict[ClassKey, None]]:
     """List each node's classes, in order, for quick look-up."""
     return [dict.fromkeys(taxonomy.members(u)) for u in range(len(taxonomy.unified))]
 
 
 def _pair(
-    before: Taxonomy, after: Taxonomy, old: list[dict[Class, None]], new: list[dict[Class, None]]
+    before: Taxonomy, after: Taxonomy, old: list[dict[ClassKey, None]], new: list[dict[ClassKey, None]]
 ) -> dict[int, int]:
     """Pair new nodes with old ones that share a class, best first, each at most once."""
-    where: dict[Class, list[int]] = {}
+    where: dict[ClassKey, list[int]] = {}
     for u, members in enumerate(old):
         for member in members:
             where.setdefault(member, []).append(u)
@@ -103,9 +102,6 @@ def _moves(before: Taxonomy, after: Taxonomy, pairs: dict[int, int]) -> list[Mov
     return out
 
 
-def _nodes(taxonomy: Taxonomy) -> dict[Class, list[int]]:
-    return {
-        (s.name, label): np.flatnonzero(taxonomy.relations[s.name][d]).tolist()
-        for s in taxonomy.spaces
-        for d, label in enumerate(s.names)
-    }
+def _nodes(taxonomy: Taxonomy) -> dict[ClassKey, list[int]]:
+    rows = zip(taxonomy.classes.keys, taxonomy.joint_relation, strict=True)
+    return {key: np.flatnonzero(row).tolist() for key, row in rows}

@@ -14,9 +14,10 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from manyseg import atomic
-from manyseg.explorer.conflicts import KINDS, Class, Conflict, Related, conflicts, pair_key
+from manyseg.explorer.conflicts import KINDS, Conflict, conflicts, pair_key
 from manyseg.explorer.difference import Difference, difference
-from manyseg.labels import Taxonomy
+from manyseg.labels import ClassKey, Taxonomy
+from manyseg.relate import ClassPair
 from manyseg.templates import render
 
 __all__ = ["write_explorer"]
@@ -34,18 +35,18 @@ OUTSIDE = 6
 def write_explorer(
     path: str | Path,
     taxonomy: Taxonomy,
-    relations: Sequence[Related] | None = None,
-    crops: Mapping[Class, Sequence[UInt8[np.ndarray, "h w 3"]]] | None = None,
+    pairs: Sequence[ClassPair] | None = None,
+    crops: Mapping[ClassKey, Sequence[UInt8[np.ndarray, "h w 3"]]] | None = None,
     other: Taxonomy | None = None,
 ) -> Path:
     """Write one self-contained page that shows `taxonomy`, and return its path.
 
-    `relations` are the evidence: shown for every merge, and the source of conflicts. `crops` are examples of classes
+    `pairs` are the evidence: shown for every merge, and the source of conflicts. `crops` are examples of classes
     by (dataset, class). `other` is the taxonomy as it was before: the page says what changed since.
     """
-    found = conflicts(taxonomy, relations or ())
+    found = conflicts(taxonomy, pairs or ())
     since = None if other is None else difference(other, taxonomy)
-    nodes = _nodes(taxonomy, relations or (), found, since)
+    nodes = _nodes(taxonomy, pairs or (), found, since)
     shared = sum(node["datasets"] > 1 for node in nodes)
     text = render(
         "explorer.html",
@@ -53,37 +54,32 @@ def write_explorer(
         spaces=taxonomy.spaces,
         nodes=[nodes[u] for u in _order(taxonomy)],
         shared=shared,
-        evidence=relations is not None,
+        evidence=pairs is not None,
         conflicts=[(kind, [c for c in found if c.kind == kind]) for kind in KINDS],
         node_names=taxonomy.unified.names,
         difference=since,
         before=None if other is None else len(other.unified),
         flow=_flow(taxonomy, nodes),
-        data=_data(taxonomy, relations or (), crops or {}),
+        data=_data(taxonomy, pairs or (), crops or {}),
     )
     return atomic.write(path, text)
 
 
 def _nodes(
-    taxonomy: Taxonomy, relations: Sequence[Related], found: Sequence[Conflict], since: Difference | None
+    taxonomy: Taxonomy, pairs: Sequence[ClassPair], found: Sequence[Conflict], since: Difference | None
 ) -> list[dict[str, Any]]:
     """Describe each row: its cells by dataset as (position, name, number of nodes), and what is to be said of it."""
     # A pair without a relation is weaker (-1) than one that is called unrelated (0).
-    scores = {pair_key(r.a, r.b): 0.0 if r.kind == "unrelated" else float(r.score) for r in relations}
-    position = {(s.name, label): d for s in taxonomy.spaces for d, label in enumerate(s.names)}
-    spread = {
-        (s.name, n): int(row.sum())
-        for s in taxonomy.spaces
-        for n, row in zip(s.names, taxonomy.relations[s.name], strict=True)
-    }
+    scores = {pair_key(r.a, r.b): 0.0 if r.kind == "unrelated" else float(r.score) for r in pairs}
+    spread = dict(zip(taxonomy.classes.keys, taxonomy.joint_relation.sum(1).tolist(), strict=True))
     disputed = {pair_key(c.a, c.b) for c in found}
     apart = {member for c in found if c.kind in ("apart", "namesakes") for member in (c.a, c.b)}
     changed = {c.after: c.kind for c in since.changes if c.after} if since else {}
     out = []
     for u, name in enumerate(taxonomy.unified.names):
         members = taxonomy.members(u)
-        cells = [[(position[m], m[1], spread[m]) for m in members if m[0] == s.name] for s in taxonomy.spaces]
-        pairs = [pair_key(a, b) for i, a in enumerate(members) for b in members[:i]]
+        cells = [[(s.positions[m[1]], m[1], spread[m]) for m in members if m[0] == s.name] for s in taxonomy.spaces]
+        merged = [pair_key(a, b) for i, a in enumerate(members) for b in members[:i]]
         out.append(
             {
                 "index": u,
@@ -91,8 +87,8 @@ def _nodes(
                 "cells": cells,
                 "datasets": sum(map(bool, cells)),
                 "last": max(i for i, cell in enumerate(cells) if cell),
-                "weakest": min((scores.get(p, -1.0) for p in pairs), default=None) if relations else None,
-                "conflict": any(m in apart for m in members) or any(p in disputed for p in pairs),
+                "weakest": min((scores.get(p, -1.0) for p in merged), default=None) if pairs else None,
+                "conflict": any(m in apart for m in members) or any(p in disputed for p in merged),
                 "change": changed.get(name, ""),
             }
         )
@@ -176,34 +172,33 @@ def _stack(heights: Sequence[float] | np.ndarray, gap: float, total: float) -> l
 
 
 def _data(
-    taxonomy: Taxonomy, relations: Sequence[Related], crops: Mapping[Class, Sequence[UInt8[np.ndarray, "h w 3"]]]
+    taxonomy: Taxonomy, pairs: Sequence[ClassPair], crops: Mapping[ClassKey, Sequence[UInt8[np.ndarray, "h w 3"]]]
 ) -> dict[str, Any]:
     """Gather what the script needs to unfold a node: classes are numbered through all datasets."""
-    number = {member: i for i, member in enumerate((s.name, n) for s in taxonomy.spaces for n in s.names)}
-    links = np.concatenate([taxonomy.relations[s.name] for s in taxonomy.spaces])
+    number = taxonomy.classes.positions
     return {
         "datasets": [s.name for s in taxonomy.spaces],
         "classes": [[i, c.name, c.description] for i, s in enumerate(taxonomy.spaces) for c in s.classes],
-        "nodes": [[name, np.flatnonzero(links[:, u]).tolist()] for u, name in enumerate(taxonomy.unified.names)],
+        "nodes": [[name, [number[m] for m in taxonomy.members(u)]] for u, name in enumerate(taxonomy.unified.names)],
         "relations": [
             [
                 number[r.a],
                 number[r.b],
-                r.kind.replace("_", " "),
+                r.kind,
                 _plain(r.score),
                 {k: _plain(v) for k, v in r.evidence.items()},
             ]
-            for r in _kept(relations, number, links)
+            for r in _kept(pairs, number, taxonomy.joint_relation)
         ],
         "crops": {number[c]: [_thumb(p) for p in pictures[:CROPS]] for c, pictures in crops.items() if c in number},
     }
 
 
-def _kept(relations: Sequence[Related], number: Mapping[Class, int], links: np.ndarray) -> list[Related]:
+def _kept(pairs: Sequence[ClassPair], number: Mapping[ClassKey, int], relation: np.ndarray) -> list[ClassPair]:
     """Keep all relations within a node, and of those to the outside the surest of each class."""
-    known = [r for r in relations if r.a in number and r.b in number]
-    inside = [bool((links[number[r.a]] & links[number[r.b]]).any()) for r in known]
-    count: dict[Class, int] = {}
+    known = [r for r in pairs if r.a in number and r.b in number]
+    inside = [bool((relation[number[r.a]] & relation[number[r.b]]).any()) for r in known]
+    count: dict[ClassKey, int] = {}
     out = [r for r, within in zip(known, inside, strict=True) if within]
     outside = (r for r, within in zip(known, inside, strict=True) if not within and r.kind != "unrelated")
     for r in sorted(outside, key=lambda r: -r.score):

@@ -17,12 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from manyseg.labels import LabelClass, LabelSpace, Relation, Taxonomy
+from manyseg.labels import ClassKey, LabelClass, LabelSpace, Relation, Taxonomy
+from manyseg.labels.names import UniqueNames
 
 __all__ = ["Choice", "Hierarchy"]
-
-Member = tuple[str, str]
-"""(dataset, class)."""
 
 Nodes = tuple[bool, ...]
 """A set of unified nodes, by membership."""
@@ -53,7 +51,7 @@ class Hierarchy:
     """All concepts but the root, as a label space called "hierarchy"."""
     leaves: Bool[np.ndarray, "N U"] = field(repr=False)
     """The unified nodes that each concept consists of."""
-    split: tuple[tuple[Member, str], ...]
+    split: tuple[tuple[ClassKey, str], ...]
     """The classes of several nodes that are no concept, and why."""
 
     @classmethod
@@ -65,7 +63,7 @@ class Hierarchy:
         """
         members = _members(taxonomy)
         sets = {key: np.array(key) for key in members if 1 < sum(key) < len(key)}
-        split: list[tuple[Member, str]] = []
+        split: list[tuple[ClassKey, str]] = []
         for key, other in _crossing(list(sets)):
             dataset, name = members[other][0]
             split += [(m, f"overlaps {dataset}:{name} in part") for m in members[key]]
@@ -148,9 +146,9 @@ class Hierarchy:
         return "\n".join(lines)
 
 
-def _members(taxonomy: Taxonomy) -> dict[Nodes, list[Member]]:
+def _members(taxonomy: Taxonomy) -> dict[Nodes, list[ClassKey]]:
     """List the classes that mean each set of nodes, in order of datasets."""
-    out: dict[Nodes, list[Member]] = {}
+    out: dict[Nodes, list[ClassKey]] = {}
     for space in taxonomy.spaces:
         for name, row in zip(space.names, taxonomy.relations[space.name].tolist(), strict=True):
             out.setdefault(tuple(row), []).append((space.name, name))
@@ -175,16 +173,15 @@ def _crossing(keys: Sequence[Nodes]) -> list[tuple[Nodes, Nodes]]:
 
 
 def _space(
-    taxonomy: Taxonomy, rows: Sequence[Bool[np.ndarray, " U"]], members: dict[Nodes, list[Member]]
+    taxonomy: Taxonomy, rows: Sequence[Bool[np.ndarray, " U"]], members: dict[Nodes, list[ClassKey]]
 ) -> LabelSpace:
     """Name the inner concepts by the class that means them, with its dataset where that name is taken."""
     classes = list(taxonomy.unified.classes)
-    taken = set(taxonomy.unified.names)
+    unique = UniqueNames(taxonomy.unified.names)
     for row in rows[len(classes) :]:
         dataset, name = members[tuple(row.tolist())][0]
         known = taxonomy.space(dataset)
         original = known.classes[known.positions[name]]
-        name = next(n for n in (name, f"{name} ({dataset})", f"{name} #{len(classes)}") if n not in taken)
-        taken.add(name)
+        name = unique.choose([name, f"{name} ({dataset})"])
         classes.append(LabelClass(name, original.color, original.thing, original.description))
     return LabelSpace("hierarchy", tuple(classes))

@@ -1,4 +1,4 @@
-"""Label spaces: ordered lists of named classes, and the comparison of names.
+"""Label spaces: ordered lists of named classes.
 
 Only numpy is needed here, so that labels can be inspected without loading a deep-learning framework.
 """
@@ -14,13 +14,16 @@ import numpy as np
 
 from manyseg.errors import UserError
 
-__all__ = ["IGNORE", "SEPARATOR", "LabelClass", "LabelSpace", "normalise"]
+__all__ = ["IGNORE", "SEPARATOR", "ClassKey", "LabelClass", "LabelSpace"]
 
 IGNORE = -1
 """The value of a pixel without supervision, in every label tensor of the package."""
 
 SEPARATOR = "|"
 """Joins several classes of one dataset in one cell of a taxonomy table."""
+
+ClassKey = tuple[str, str]
+"""(dataset, class): one class of one dataset, by their names."""
 
 
 @dataclass(frozen=True)
@@ -92,25 +95,3 @@ class LabelSpace:
             rgb = colorsys.hsv_to_rgb((i * 0.61803398875) % 1.0, 0.55 + 0.35 * (i % 2), 0.95 - 0.3 * (i // 2 % 2))
             out[i] = [round(255 * v) for v in rgb]
         return out
-
-
-def normalise(name: str) -> str:
-    """Fold a class name for comparison: case, separators, words in brackets, and plural of the last word.
-
-    The rule is meant to be seen and edited, not to be clever: "Traffic-Signs (front)" becomes "traffic sign".
-    """
-    text = name.casefold().split("(")[0]
-    words = "".join(c if c.isalnum() else " " for c in text).split()
-    if words:
-        words[-1] = _singular(words[-1])
-    return " ".join(words) or name.casefold().strip()
-
-
-def _singular(word: str) -> str:
-    if len(word) <= 3 or not word.isascii() or word.endswith(("ss", "us", "is")):
-        return word
-    if word.endswith("ies"):
-        return word[:-3] + "y"
-    if word.endswith(("shes", "ches", "xes", "sses")):
-        return word[:-2]
-    return word[:-1] if word.endswith("s") else word

@@ -1,14 +1,17 @@
 """The taxonomy: which unified nodes each class of each dataset may be, and its table.
 
-Axes: D classes of one dataset, U unified nodes. A relation is `Bool[D, U]`, true where label d may be node u.
+Axes: D classes of one dataset, T classes of all, U unified nodes. A relation is `Bool[D, U]`, true where class d may be
+node u.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +19,9 @@ from jaxtyping import Bool
 
 from manyseg import atomic
 from manyseg.errors import UserError
-from manyseg.labels.spaces import SEPARATOR, LabelClass, LabelSpace, normalise
+from manyseg.labels.joint import JointClasses
+from manyseg.labels.names import node_names, normalise
+from manyseg.labels.spaces import SEPARATOR, ClassKey, LabelClass, LabelSpace
 
 __all__ = ["Relation", "Taxonomy"]
 
@@ -40,9 +45,8 @@ class Taxonomy:
         if not self.spaces:
             raise UserError("a taxonomy needs at least one dataset's label space")
         names = [s.name for s in self.spaces]
-        for name in names:
-            if names.count(name) > 1:
-                raise UserError(f"two datasets are called '{name}'; give one of the cards another name")
+        if twice := [name for name, n in Counter(names).items() if n > 1]:
+            raise UserError(f"two datasets are called '{twice[0]}'; give one of the cards another name")
         if set(names) != set(self.relations):
             raise UserError(f"taxonomy relates {sorted(self.relations)} but its datasets are {sorted(names)}")
         used = np.zeros(len(self.unified), bool)
@@ -76,9 +80,27 @@ class Taxonomy:
         """Say whether every node belongs to at most one class of dataset `name`."""
         return bool((self.relations[name].sum(0) <= 1).all())
 
-    def members(self, node: int) -> list[tuple[str, str]]:
-        """List (dataset, class) of every class that may be unified node `node`."""
-        return [(s.name, s.names[d]) for s in self.spaces for d in np.flatnonzero(self.relations[s.name][:, node])]
+    def members(self, node: int) -> list[ClassKey]:
+        """List every class that may be unified node `node`, in the order of datasets and classes."""
+        return list(self._members[node])
+
+    @cached_property
+    def classes(self) -> JointClasses:
+        """The classes of all datasets as one list, which is the order of the rows of `joint_relation`."""
+        return JointClasses(self.spaces)
+
+    @cached_property
+    def joint_relation(self) -> Bool[np.ndarray, "T U"]:
+        """The relations of all datasets, one below the other."""
+        return np.concatenate([self.relations[s.name] for s in self.spaces])
+
+    @cached_property
+    def _members(self) -> tuple[tuple[ClassKey, ...], ...]:
+        found: list[list[ClassKey]] = [[] for _ in self.unified.names]
+        for space in self.spaces:
+            for d, u in zip(*(axis.tolist() for axis in np.nonzero(self.relations[space.name])), strict=True):
+                found[u].append((space.name, space.names[d]))
+        return tuple(map(tuple, found))
 
     # Builders.
 
@@ -93,31 +115,35 @@ class Taxonomy:
 
         Two classes of one dataset are never united: the later of two equal normalised names keeps its own node.
         """
-        groups: list[list[tuple[str, str]]] = []
+        groups: list[list[ClassKey]] = []
         index: dict[str, list[int]] = {}
+        known: set[tuple[str, int]] = set()
         for space in spaces:
+            used: set[int] = set()
+            # An iterator for each name, as a group that has a class of this dataset need not be looked at again.
+            candidates: dict[str, Iterator[int]] = {}
             for c in space.classes:
                 keys = [c.name] if exact else [normalise(n) for n in (c.name, *c.synonyms)]
-                found = [g for k in keys for g in index.get(k, []) if all(d != space.name for d, _ in groups[g])]
-                if found:
-                    group = found[0]
-                    groups[group].append((space.name, c.name))
-                else:
-                    group = len(groups)
-                    groups.append([(space.name, c.name)])
+                waiting = (candidates.setdefault(key, iter(index.get(key, ()))) for key in keys)
+                group = next((g for groups_of_key in waiting for g in groups_of_key if g not in used), len(groups))
+                if group == len(groups):
+                    groups.append([])
+                groups[group].append((space.name, c.name))
+                used.add(group)
                 for key in keys:
-                    if group not in index.setdefault(key, []):
-                        index[key].append(group)
+                    if (key, group) not in known:
+                        known.add((key, group))
+                        index.setdefault(key, []).append(group)
         return cls.from_groups(spaces, groups)
 
     @classmethod
     def from_groups(
         cls,
         spaces: Sequence[LabelSpace],
-        groups: Sequence[Sequence[tuple[str, str]]],
+        groups: Sequence[Sequence[ClassKey]],
         names: Sequence[str] | None = None,
     ) -> Taxonomy:
-        """Build from nodes given as lists of (dataset, class); nodes are named by `names` or by their members."""
+        """Build from nodes given as lists of (dataset, class); they are called `names`, or else by `node_names`."""
         relations = {s.name: np.zeros((len(s), len(groups)), bool) for s in spaces}
         by_name = {s.name: s for s in spaces}
         for u, group in enumerate(groups):
@@ -125,7 +151,7 @@ class Taxonomy:
                 if dataset not in by_name or label not in by_name[dataset].positions:
                     raise UserError(f"there is no class '{label}' in a dataset '{dataset}'; check the taxonomy")
                 relations[dataset][by_name[dataset].positions[label], u] = True
-        classes = _node_classes(by_name, groups, names)
+        classes = _node_classes(by_name, groups, node_names(groups) if names is None else names)
         return cls(LabelSpace("unified", classes), tuple(spaces), relations)
 
     # The table.
@@ -166,20 +192,14 @@ class Taxonomy:
 
 
 def _node_classes(
-    spaces: Mapping[str, LabelSpace], groups: Sequence[Sequence[tuple[str, str]]], names: Sequence[str] | None
+    spaces: Mapping[str, LabelSpace], groups: Sequence[Sequence[ClassKey]], names: Sequence[str]
 ) -> tuple[LabelClass, ...]:
-    """Name and colour the nodes: the commonest member name, made unique by its dataset, then by a number."""
-    taken: set[str] = set()
+    """Describe the nodes: the first colour that a member has, and a thing where any member is one.
+
+    Any, not all: a card of masks without instances calls nothing a thing, which says nothing about the class.
+    """
     out = []
-    for u, group in enumerate(groups):
-        if names is not None:
-            name = names[u]
-        else:
-            labels = [label for _, label in group]
-            base = max(labels, key=lambda n: (labels.count(n), -len(n), -labels.index(n))) if labels else f"node {u}"
-            dataset = next((d for d, n in group if n == base), "")
-            name = next(n for n in (base, f"{base} ({dataset})", f"{base} #{u}") if n not in taken)
-        taken.add(name)
+    for name, group in zip(names, groups, strict=True):
         members = [spaces[d].classes[spaces[d].positions[n]] for d, n in group]
         color = next((m.color for m in members if m.color is not None), None)
         out.append(LabelClass(name, color, thing=any(m.thing for m in members)))
@@ -188,7 +208,7 @@ def _node_classes(
 
 def _parse(
     path: Path, rows: Sequence[Sequence[str]], spaces: Sequence[LabelSpace]
-) -> tuple[list[list[tuple[str, str]]], list[str]]:
+) -> tuple[list[list[ClassKey]], list[str]]:
     if not rows or rows[0][0].strip() not in ("unified", "universal"):
         raise UserError(f"{path}: the first row must start with 'unified', then name one dataset a column")
     header = [h.strip() for h in rows[0]]
@@ -196,7 +216,7 @@ def _parse(
     for name, column in columns.items():
         if column is None:
             raise UserError(f"{path}: no column for dataset '{name}'; the columns are: {', '.join(header[1:])}")
-    groups: list[list[tuple[str, str]]] = []
+    groups: list[list[ClassKey]] = []
     names: list[str] = []
     for number, row in enumerate(rows[1:], 2):
         node = row[0].strip()

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from manyseg import losses
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
-from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.labels import JointClasses, LabelSpace, Taxonomy
 from manyseg.losses import RelationIndex
 from manyseg.methods.base import PixelMethod, StagePlan, dense_labels
 from manyseg.methods.rounding import Rounding
@@ -146,8 +146,7 @@ class AutoUniSeg(PixelMethod):
         self.rounding = Rounding(sizes, self._start, method=rounding, prune=prune, reg_m=reg_m)
         self.turn = turn or 20_000
         self.remap = remap or max(1, min(100, self.turn // 10))
-        ends = torch.tensor(sizes).cumsum(0).tolist()
-        self._rows = {s.name: slice(end - len(s), end) for s, end in zip(self.spaces, ends, strict=True)}
+        self._rows = JointClasses(tuple(self.spaces)).rows
         self._network: list[nn.Parameter] | None = None
         self._learning, self._rho = True, 0.0
         self._pass: Graph | None = None

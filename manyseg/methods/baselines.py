@@ -57,9 +57,8 @@ class MultiHead(PixelMethod):
         super().__init__(pixel_encoder, spaces, ohem)
         self._taxonomy = Taxonomy.disjoint(self.spaces)
         self.head = nn.Conv2d(pixel_encoder.channels, len(self._taxonomy.unified), 1)
-        sizes = [len(s) for s in self.spaces]
-        ends = np.cumsum(sizes).tolist()
-        self._rows = {s.name: slice(end - size, end) for s, size, end in zip(self.spaces, sizes, ends, strict=True)}
+        sizes = self._taxonomy.classes.sizes
+        self._rows = self._taxonomy.classes.rows
         # Float[U, K], 1 where node u is of head k.
         self.register_buffer("heads", torch.eye(len(sizes)).repeat_interleave(torch.tensor(sizes), 0), persistent=False)
 

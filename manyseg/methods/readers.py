@@ -149,9 +149,7 @@ class Unified(Reads):
         super().__init__()
         self.taxonomy = taxonomy
         self.layer = nn.Linear(channels, len(taxonomy.unified) + 1)
-        # Bool[all classes, U], the datasets' classes one below the other.
-        relations = torch.cat([torch.from_numpy(taxonomy.relations[s.name]) for s in taxonomy.spaces])
-        self.register_buffer("relations", relations, persistent=False)
+        self.register_buffer("relations", torch.tensor(taxonomy.joint_relation), persistent=False)
 
     def forward(self, spaces: Sequence[LabelSpace]) -> list[Reading]:
         """Return how queries are read in training spaces or the unified one."""
@@ -160,9 +158,8 @@ class Unified(Reads):
     def _classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
         if space == self.taxonomy.unified:
             return lambda queries: self.layer(queries).float().log_softmax(-1)
-        position = _position(space, self.taxonomy.spaces)
-        start = sum(len(s) for s in self.taxonomy.spaces[:position])
-        relation = self.relations[start : start + len(space)]
+        _position(space, self.taxonomy.spaces)
+        relation = self.relations[self.taxonomy.classes.rows[space.name]]
 
         def classify(queries: Tensor) -> Tensor:
             nodes = self.layer(queries).float().log_softmax(-1)

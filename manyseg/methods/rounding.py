@@ -14,7 +14,7 @@ import torch.distributed as dist
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from manyseg.relate.assignment import cheapest_map, cover, thin, transport
+from manyseg.relate.assignment import covering_assignment, min_cost_assignment, prune_by_score, transport
 
 __all__ = ["Rounding"]
 
@@ -68,17 +68,17 @@ class Rounding(nn.Module):
         for k, S in enumerate(soft):
             rows = slice(start, start := start + len(S))
             if self.method == "exact":
-                owner, score, least = cheapest_map(1 - S.T), S.T, 0.0
+                owner, score, least = min_cost_assignment(1 - S.T), S.T, 0.0
             else:
                 warm = (nodes[k], classes[rows]) if classes[rows].any() else None
-                plan = transport((1 - S.T + 1e-8) / 2, demand[rows], reg_m=self.reg_m, start=warm)
-                nodes[k], classes[rows] = plan.nodes, plan.classes
+                plan = transport((1 - S.T + 1e-8) / 2, demand[rows], reg_m=self.reg_m, initial=warm)
+                nodes[k], classes[rows] = plan.node_potentials, plan.class_potentials
                 Q = plan.mass / plan.mass.sum()
                 demand[rows] = INERTIA * demand[rows] + (1 - INERTIA) * Q.sum(0)
-                owner, score, least = cover(Q), Q, 1 / Q.size
+                owner, score, least = covering_assignment(Q), Q, 1 / Q.size
             if self.prune == "share":
                 score, least = S.T, HALF
-            maps.append(thin(owner, score, least))
+            maps.append(prune_by_score(owner, score, least))
         fresh = (torch.from_numpy(a) for a in (demand, nodes, classes))
         for target, value in zip((*state, self.maps), (*fresh, torch.from_numpy(np.concatenate(maps))), strict=True):
             target.copy_(value)

@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from manyseg.errors import UserError
-from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.labels import JointClasses, LabelSpace, Taxonomy
+from manyseg.labels.names import node_names
 from manyseg.models.text import TextEncoder
-from manyseg.relate import Flat, merge, propose, recall_shares, shares
-from manyseg.relate.assignment import used
+from manyseg.relate import confusion_rates, merge, propose, recall_matrix
+from manyseg.relate.assignment import prune_by_usage
 from manyseg.relate.statistics import UNIFIED, Statistics
 
 __all__ = ["Start", "label_features", "label_texts", "links", "named", "proposed", "pruned", "starting_taxonomy"]
@@ -54,13 +55,13 @@ def starting_taxonomy(
             f"method.init is '{start}', which reads the confusions of a model with one head a dataset; name them in "
             "method.statistics, leave the stages to the method, or choose text, names, disjoint or a table"
         )
-    counts = {f"{a}__{b}": array for (a, b), array in statistics.counts.items() if b != UNIFIED}
+    counts = {(a, b): array for (a, b), array in statistics.counts.items() if b != UNIFIED}
     if start == "both":
         return propose(spaces, by="both", encode=TextEncoder(encoder).encode, confusion=counts).taxonomy
-    flat = Flat(tuple(spaces))
-    called = shares(flat, counts).called.astype(np.float64)
-    clusters = merge(recall_shares(called, flat.dataset), [len(s) for s in spaces], tau, pair_cost, reward)
-    return Taxonomy.from_groups(spaces, [[flat.labels[i] for i in c] for c in clusters])
+    classes = JointClasses(tuple(spaces))
+    recall = recall_matrix(confusion_rates(classes, counts), classes)
+    clusters = merge(recall, classes.sizes, tau, pair_cost, reward)
+    return Taxonomy.from_groups(spaces, [[classes.keys[i] for i in c] for c in clusters])
 
 
 def proposed(spaces: Sequence[LabelSpace], encoder: str | None = None) -> Taxonomy:
@@ -82,7 +83,7 @@ def _exclusive(taxonomy: Taxonomy, file: Path) -> Taxonomy:
 
 def links(taxonomy: Taxonomy) -> Bool[np.ndarray, "T U"]:
     """Return the relations of all datasets below each other."""
-    return np.concatenate([taxonomy.relations[s.name] for s in taxonomy.spaces])
+    return taxonomy.joint_relation
 
 
 def named(
@@ -91,37 +92,23 @@ def named(
     """Return the taxonomy of a relation, without the nodes that have no class; `names` are all nodes'.
 
     Without names a node is called as its members are, each vote divided by the number of nodes that the member has: the
-    lane marking within two datasets' roads is called as the third calls it. If that is taken, a runner-up follows.
+    lane marking within two datasets' roads is called as the third calls it.
     """
-    labels = Flat(tuple(spaces)).labels
+    keys = JointClasses(tuple(spaces)).keys
     alive = np.flatnonzero(relation.any(0))
-    groups = [[labels[i] for i in np.flatnonzero(relation[:, u])] for u in alive]
-    if names is None:
-        votes = relation / relation.sum(1, keepdims=True).clip(min=1)
-        found: list[str] = []
-        for u, group in zip(alive, groups, strict=True):
-            found.append(_name([n for _, n in group], votes[relation[:, u], u], found))
-    else:
-        found = [names[int(u)] for u in alive]
+    groups = [[keys[i] for i in np.flatnonzero(relation[:, u])] for u in alive]
+    if names is not None:
+        return Taxonomy.from_groups(spaces, groups, [names[int(u)] for u in alive])
+    votes = relation / relation.sum(1, keepdims=True).clip(min=1)
+    found = node_names(groups, [votes[relation[:, u], u].tolist() for u in alive])
     return Taxonomy.from_groups(spaces, groups, found)
-
-
-def _name(members: Sequence[str], votes: Float[np.ndarray, " N"], taken: Sequence[str]) -> str:
-    weight: dict[str, float] = {}
-    spelling: dict[str, str] = {}
-    for name, vote in zip(members, votes, strict=True):
-        first = spelling.setdefault(name.casefold(), name)
-        weight[first] = weight.get(first, 0.0) + float(vote)
-    best, *others = sorted(weight, key=lambda n: -weight[n])
-    options = [best, *(f"{best} ({other})" for other in others), *(f"{best} #{k}" for k in range(2, len(taken) + 3))]
-    return next(n for n in options if n not in taken)
 
 
 def pruned(taxonomy: Taxonomy, statistics: Statistics, least: float, absent: float) -> tuple[Taxonomy, list[int]]:
     """Return the taxonomy less links that are hardly used, and which of its nodes are left.
 
     A class keeps the nodes that take more than `least` of its pixels among its nodes, but none that takes more than the
-    share `absent` of its own pixels where the dataset has no label (`assign.used`). A node without any class left is
+    share `absent` of its own pixels where the dataset has no label (`assignment.prune_by_usage`). A node without any class left is
     removed. `statistics` are of a model with that taxonomy.
     """
     parts = []
@@ -134,7 +121,7 @@ def pruned(taxonomy: Taxonomy, statistics: Statistics, least: float, absent: flo
                 f"the usage of nodes by '{space.name}' is to be {list(relation.shape)}, the statistics hold {found}; "
                 "give those of a model of the same table, or none"
             )
-        parts.append(used(relation, counts, statistics.unlabelled[space.name, UNIFIED], least, absent))
+        parts.append(prune_by_usage(relation, counts, statistics.unlabelled[space.name, UNIFIED], least, absent))
     relation = np.concatenate(parts)
     kept: list[int] = np.flatnonzero(relation.any(0)).tolist()
     return named(taxonomy.spaces, relation, taxonomy.unified.names), kept
@@ -191,7 +178,7 @@ def _read(file: Path, spaces: Sequence[LabelSpace]) -> Float[np.ndarray, "T F"]:
     except (OSError, ValueError, KeyError, EOFError) as e:
         reason = " ".join(str(e).split())
         raise UserError(f"{file}: no features of labels ({reason}); give an .npy or an .npz by dataset") from None
-    T = sum(len(s) for s in spaces)
+    T = len(JointClasses(tuple(spaces)))
     if out.ndim != 2 or len(out) != T or not np.isfinite(out).all():
         raise UserError(f"{file}: the features are {list(out.shape)} or not finite; give {T} finite rows, one a class")
     return out.astype(np.float32)

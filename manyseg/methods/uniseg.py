@@ -23,7 +23,7 @@ from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import RelationIndex, Targets
 from manyseg.methods.base import PixelMethod, StagePlan, dense_labels
 from manyseg.models import Features, PixelEncoder
-from manyseg.relate import PartOf, mine_calibrated, mine_published, read_relations, relations_tsv
+from manyseg.relate import PartOf, mine_calibrated, mine_published, part_of_tsv, read_part_of
 from manyseg.relate.statistics import Statistics
 
 __all__ = ["UniSeg"]
@@ -77,7 +77,7 @@ class UniSeg(PixelMethod):
         if relations == "mined" and statistics is not None:
             self.part_of = _mined(self._taxonomy, statistics, tau, allow_own)
         elif isinstance(relations, Path):
-            self.part_of = read_relations(relations, self._taxonomy)
+            self.part_of = read_part_of(relations, self._taxonomy)
         self._targets: dict[tuple[str, torch.device], Targets] = {}
 
     @property
@@ -88,7 +88,7 @@ class UniSeg(PixelMethod):
     @property
     def tables(self) -> Mapping[str, str]:
         """The relations, if there are any, as `relations.tsv`."""
-        return {"relations.tsv": relations_tsv(self.part_of)} if self.part_of else {}
+        return {"relations.tsv": part_of_tsv(self.part_of)} if self.part_of else {}
 
     @property
     def activation(self) -> Callable[[Features], Float[Tensor, "B U h w"]]:

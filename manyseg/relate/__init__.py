@@ -4,31 +4,35 @@ Only numpy and scipy; a text encoder is any callable from texts to vectors.
 """
 
 from manyseg.relate.compare import Agreement, agreement
-from manyseg.relate.evidence import TEMPLATES, Encode, Flat, shares, text_similarity
-from manyseg.relate.part_of import PartOf, add_mined, mine_calibrated, mine_published, read_relations, relations_tsv
-from manyseg.relate.pins import Pins
-from manyseg.relate.programme import merge, partition, recall_shares
-from manyseg.relate.proposal import Proposal, Relation, propose
+from manyseg.relate.confusion_evidence import ConfusionRates, Counts, confusion_rates, read_confusion, recall_matrix
+from manyseg.relate.constraints import Constraints
+from manyseg.relate.part_of import PartOf, add_mined, mine_calibrated, mine_published, part_of_tsv, read_part_of
+from manyseg.relate.programme import merge, partition
+from manyseg.relate.proposal import By, ClassPair, Proposal, propose
+from manyseg.relate.text_evidence import TEMPLATES, Encode, text_similarity
 
 __all__ = [
     "TEMPLATES",
     "Agreement",
+    "By",
+    "ClassPair",
+    "ConfusionRates",
+    "Constraints",
+    "Counts",
     "Encode",
-    "Flat",
     "PartOf",
-    "Pins",
     "Proposal",
-    "Relation",
     "add_mined",
     "agreement",
+    "confusion_rates",
     "merge",
     "mine_calibrated",
     "mine_published",
+    "part_of_tsv",
     "partition",
     "propose",
-    "read_relations",
-    "recall_shares",
-    "relations_tsv",
-    "shares",
+    "read_confusion",
+    "read_part_of",
+    "recall_matrix",
     "text_similarity",
 ]

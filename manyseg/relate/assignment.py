@@ -1,8 +1,8 @@
-"""Assignments of least cost: from the nodes of one label space to the classes of another.
+"""Assignments of unified nodes to the classes of a dataset: every node gets one class, every class at least one node.
 
-The map gives every node one class and every class at least one node. Exactly, it fits the map of an unseen dataset on a
-labelled split (cost 1 - IoU). Soft maps are rounded as AutoUniSeg does (Appendix C): unbalanced transport, the best
-class of every node, a repair, and pruning.
+`min_cost_assignment` solves this exactly; it fits the map of an unseen dataset on a labelled split (cost 1 - IoU). Soft
+maps are rounded as AutoUniSeg does (Appendix C): unbalanced optimal transport, the best class of every node, a repair
+that leaves no class without a node, and pruning.
 
 Axes: U nodes, D classes.
 """
@@ -18,17 +18,25 @@ from scipy.special import logsumexp
 
 from manyseg.errors import UserError
 
-__all__ = ["Plan", "cheapest_map", "cover", "map_by_iou", "thin", "transport", "used"]
+__all__ = [
+    "TransportPlan",
+    "covering_assignment",
+    "map_by_iou",
+    "min_cost_assignment",
+    "prune_by_score",
+    "prune_by_usage",
+    "transport",
+]
 
 
-def cheapest_map(cost: Float[np.ndarray, "U D"], *, partial: bool = False) -> Int[np.ndarray, " U"]:
-    """Return the class of each node so that the total cost is least and no class is without a node.
+def min_cost_assignment(cost: Float[np.ndarray, "U D"], *, partial: bool = False) -> Int[np.ndarray, " U"]:
+    """Return the class of each node so that the total cost is least and every class has a node.
 
-    `cost` must be finite. With fewer nodes than classes there is no such map: then UserError, or with `partial` the
-    cheapest map that covers as many classes as there are nodes.
+    `cost` must be finite. With fewer nodes than classes there is no such assignment: then UserError, or with `partial`
+    the assignment of least cost that gives nodes to as many classes as there are nodes.
 
-    Solved exactly as a square assignment of nodes to D columns, one for each class, and U - D columns that stand for
-    "whichever class is cheapest".
+    Solved exactly as a square assignment problem: D columns stand for one class each, and U - D further columns for the
+    class of least cost, whichever that is.
     """
     nodes, classes = cost.shape
     if nodes < classes and not partial:
@@ -43,67 +51,67 @@ def cheapest_map(cost: Float[np.ndarray, "U D"], *, partial: bool = False) -> In
 
 
 def map_by_iou(counts: Int[np.ndarray, "D U"]) -> Bool[np.ndarray, "D U"]:
-    """Return the relation by which U predicted nodes say D true classes best.
+    """Return the relation of U predicted nodes to D true classes that fits `counts` best.
 
     `counts[c, n]` are the pixels of true class c that were predicted as node n. The cost of giving n to c is 1 - IoU,
-    1 where both are empty. Every node gets one class and every class a node; with fewer nodes than classes, the
-    classes that would gain least stay without.
+    1 where both are empty. Every node gets one class and every class a node; with fewer nodes than classes, those
+    classes stay without a node that would gain least by one.
     """
     counts = counts.astype(np.float64)
     union = counts.sum(1, keepdims=True) + counts.sum(0, keepdims=True) - counts
     iou = np.divide(counts, union, out=np.zeros_like(counts), where=union > 0)
     relation = np.zeros(counts.shape, bool)
-    relation[cheapest_map(1 - iou.T, partial=True), np.arange(counts.shape[1])] = True
+    relation[min_cost_assignment(1 - iou.T, partial=True), np.arange(counts.shape[1])] = True
     return relation
 
 
 # Unbalanced transport.
 
 
-class Plan(NamedTuple):
-    """A transport plan of nodes to classes, and the potentials that the next one may start from."""
+class TransportPlan(NamedTuple):
+    """A transport plan from nodes to classes, and its dual potentials, from which a similar problem may start."""
 
     mass: Float[np.ndarray, "U D"]
-    nodes: Float[np.ndarray, " U"]
-    classes: Float[np.ndarray, " D"]
+    node_potentials: Float[np.ndarray, " U"]
+    class_potentials: Float[np.ndarray, " D"]
     steps: int
-    """Newton steps that were taken."""
+    """The number of Newton steps taken."""
 
 
 def transport(
     cost: Float[np.ndarray, "U D"],
-    share: Float[np.ndarray, " D"],
+    demand: Float[np.ndarray, " D"],
     *,
     reg: float = 0.01,
     reg_m: float = 5.0,
     tol: float = 1e-6,
-    start: tuple[Float[np.ndarray, " U"], Float[np.ndarray, " D"]] | None = None,
-) -> Plan:
-    """Carry the mass of U equal nodes to classes that want `share` of it, by entropic unbalanced transport.
+    initial: tuple[Float[np.ndarray, " U"], Float[np.ndarray, " D"]] | None = None,
+) -> TransportPlan:
+    """Carry the mass of U equal nodes to classes by entropic unbalanced optimal transport; `demand` is what each wants.
 
-    `reg` is the weight of the entropy, `reg_m` that of the divergence of both marginals from 1/U and `share`. The plan
-    is Q = exp(f + g - cost / reg) with phi = reg_m / (reg_m + reg) and
+    `reg` is the weight of the entropy, `reg_m` that of the divergence of both marginals from 1/U and `demand`. The
+    plan is Q = exp(f + g - cost / reg) with phi = reg_m / (reg_m + reg) and
 
         f = phi (log a - LSE_c(g - cost / reg)),    g = phi (log b - LSE_n(f - cost / reg)).
 
-    A few of these sweeps, in logarithms, and from there Newton's method on the convex dual, with the nodes eliminated:
-    the sweeps alone need thousands where reg_m >> reg. Ends when no potential moves by more than `tol`, that is, when
-    masses are that exact relatively; `start` with an earlier plan's potentials saves most of the steps.
+    A few of these sweeps, in logarithms, are followed by Newton's method on the convex dual with the nodes eliminated,
+    as the sweeps alone need thousands of rounds where reg_m >> reg. It ends when no potential changes by more than
+    `tol`, which bounds the relative error of the masses. `initial` potentials, of an earlier plan, save most steps.
     Equal to POT's `sinkhorn_unbalanced(..., reg_type="entropy")` at its limit. Nothing underflows.
     """
-    dual = _Dual(cost / reg, np.full(len(cost), 1 / len(cost)), share, reg / reg_m)
-    f, g = (np.zeros(len(cost)), np.zeros(len(share))) if start is None else start
-    for _ in range(COLD_SWEEPS if start is None else 1):
+    dual = _Dual(cost / reg, np.full(len(cost), 1 / len(cost)), demand, reg / reg_m)
+    f, g = (np.zeros(len(cost)), np.zeros(len(demand))) if initial is None else initial
+    for _ in range(INITIAL_SWEEPS if initial is None else 1):
         f, g = dual.sweep(f, g)
     value, Q = dual.value(f, g)
     steps = 0
-    while steps < MOST_STEPS:
+    while steps < MAX_STEPS:
         steps += 1
         df, dg, slope = dual.newton(f, g, Q)
         length = 1.0
         while True:
             after, Q = dual.value(f + length * df, g + length * dg)
-            # Armijo's rule, less what rounding can add to the value.
+            # Armijo's rule, with a margin for rounding errors of the value.
             if after <= value + 1e-4 * length * slope + 1e-12 * abs(value) or length <= 1e-6:
                 break
             length /= 2
@@ -113,14 +121,14 @@ def transport(
         if length < 1:
             f, g = dual.sweep(f, g)
             value, Q = dual.value(f, g)
-    return Plan(Q, f, g, steps)
+    return TransportPlan(Q, f, g, steps)
 
 
-COLD_SWEEPS = 10
-"""Sweeps before the first Newton step where nothing is known."""
+INITIAL_SWEEPS = 10
+"""Sweeps before the first Newton step, without initial potentials."""
 
-MOST_STEPS = 100
-"""Newton steps at most; about ten are needed from nothing, five from an earlier plan."""
+MAX_STEPS = 100
+"""Newton steps at most; about ten are needed without initial potentials, five with those of an earlier plan."""
 
 
 class _Dual(NamedTuple):
@@ -142,8 +150,8 @@ class _Dual(NamedTuple):
         """Return the value, and the plan."""
         with np.errstate(over="ignore", under="ignore"):
             Q = np.exp(f[:, None] + g - self.cost)
-            rest = (self.a * np.exp(-self.k * f)).sum() + (self.b * np.exp(-self.k * g)).sum()
-            return float(Q.sum() + rest / self.k), Q
+            marginals = (self.a * np.exp(-self.k * f)).sum() + (self.b * np.exp(-self.k * g)).sum()
+            return float(Q.sum() + marginals / self.k), Q
 
     def newton(self, f: np.ndarray, g: np.ndarray, Q: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Return Newton's step, and the slope along it; the Hessian is reduced to [D, D]."""
@@ -160,11 +168,11 @@ class _Dual(NamedTuple):
 # Rounding.
 
 
-def cover(mass: Float[np.ndarray, "U D"]) -> Int[np.ndarray, " U"]:
-    """Return the class of each node: the one with most of its mass, but no class stays without a node.
+def covering_assignment(mass: Float[np.ndarray, "U D"]) -> Int[np.ndarray, " U"]:
+    """Return the class of each node: the one with most of its mass, repaired so that no class is without a node.
 
-    An empty class takes, of the nodes of classes that have several, the one that gives it most; of several empty
-    classes the best served is first. (The authors' code sorts the wrong way and takes the worst.)
+    A class without a node gets one from the classes that have several: the node with most mass for it. Of several such
+    classes, that with the largest such mass is first. (The authors' code sorts the wrong way and takes the smallest.)
     """
     nodes, classes = mass.shape
     if nodes < classes:
@@ -180,37 +188,42 @@ def cover(mass: Float[np.ndarray, "U D"]) -> Int[np.ndarray, " U"]:
     return owner
 
 
-def thin(owner: Int[np.ndarray, " U"], score: Float[np.ndarray, "U D"], least: float) -> Bool[np.ndarray, "D U"]:
-    """Return the relation of the nodes' classes, less the nodes that score below `least`; each class keeps its best."""
+def prune_by_score(
+    owner: Int[np.ndarray, " U"], score: Float[np.ndarray, "U D"], min_score: float
+) -> Bool[np.ndarray, "D U"]:
+    """Return the relation of nodes to their classes, without nodes that score below `min_score`; each class keeps its
+    best node.
+    """
     relation = np.zeros(score.T.shape, bool)
     relation[owner, np.arange(len(owner))] = True
     by_class = score.T
-    return _keep(relation, by_class, by_class >= least)
+    return _keep(relation, by_class, by_class >= min_score)
 
 
-def used(
+def prune_by_usage(
     relation: Bool[np.ndarray, "D U"],
     counts: Int[np.ndarray, "D U"],
     unlabelled: Int[np.ndarray, " U"],
-    least: float = 0.01,
-    absent: float = 0.5,
+    min_share: float = 0.01,
+    max_unlabelled: float = 0.5,
 ) -> Bool[np.ndarray, "D U"]:
-    """Return the relation less the nodes that are hardly ever predicted where their class is the truth.
+    """Return the relation without the nodes that are hardly ever predicted where their class is the truth.
 
     `counts[c, n]` are the pixels of true class c predicted as node n, `unlabelled[n]` those without a label. A node
-    stays with a class if it has more than `least` of the class's pixels among the class's nodes, and if no more than
-    the share `absent` of its own pixels are without a label: else it is what the dataset does not label. The most used
-    node of a class stays, and so do all of a class without pixels.
+    stays with its class if, of the class's pixels that are predicted as one of the class's nodes, more than the share
+    `min_share` is predicted as this one, and if at most the share `max_unlabelled` of all pixels predicted as the node
+    is without a label (otherwise it stands for something that the dataset does not label). The most used node of a
+    class always stays, and so do all nodes of a class without pixels.
     """
     among = np.where(relation, counts, 0)
     total = among.sum(1, keepdims=True)
-    labelled = unlabelled <= absent * (unlabelled + counts.sum(0))
-    enough = ((among > least * total) & labelled) | (total == 0)
+    labelled = unlabelled <= max_unlabelled * (unlabelled + counts.sum(0))
+    enough = ((among > min_share * total) & labelled) | (total == 0)
     return _keep(relation, among, enough)
 
 
 def _keep(relation: Bool[np.ndarray, "D U"], score: np.ndarray, enough: np.ndarray) -> Bool[np.ndarray, "D U"]:
-    """Return the entries that are enough, and of every class that has any entry the one that scores best."""
+    """Return the entries that are enough, and the one of highest score of every class that has any entry."""
     best = np.where(relation, score, -np.inf).argmax(1)
     out: Bool[np.ndarray, "D U"] = relation & enough
     rows = relation.any(1)

@@ -1,26 +1,37 @@
-"""From similarities to probabilities without anybody's truth.
+"""From similarities to probabilities of being related, without any relation that is known to be true.
 
 Two facts come free with the label spaces. Two classes of one dataset differ, so the similarities within datasets are a
-sample of what unrelated classes look like (`decoy_log_odds`). And a text and a confusion matrix err independently, more
-or less, so that one can be calibrated by the other (`cross_log_odds`): the rate at which a test fires, corrected for
-its two known error rates, is the share of related pairs (Rogan and Gladen, Am. J. Epidemiology 107, 1978).
+sample of what unrelated pairs look like (`log_odds_against_negatives`). And a text and a confusion matrix err nearly
+independently, so that each can be calibrated by the other (`log_odds_by_test`): the rate at which a test is positive,
+corrected for its two error rates, is the share of related pairs (Rogan and Gladen, Am. J. Epidemiology 107, 1978).
+
+Axes: N candidate pairs, M pairs known to be unrelated, T classes of all datasets together.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import isotonic_regression, minimize
 
-__all__ = ["compete", "cross_log_odds", "decoy_log_odds", "logit", "sigmoid", "suit_datasets"]
+__all__ = [
+    "adapt_to_datasets",
+    "exclusive_log_odds",
+    "log_odds_against_negatives",
+    "log_odds_by_test",
+    "logit",
+    "sigmoid",
+]
 
-LEAST = 1e-4
-"""The smallest probability that calibration speaks of; the largest is 1 - 10 LEAST."""
+MIN_PROBABILITY = 1e-4
+"""The smallest probability that has log-odds here; the largest is 1 - 10 times this."""
 
 
 def logit(p: np.ndarray) -> np.ndarray:
-    """Log-odds of probabilities, clipped to [LEAST, 1 - 10 LEAST]."""
-    p = np.clip(p, LEAST, 1 - 10 * LEAST)
+    """Log-odds of probabilities, clipped to [MIN_PROBABILITY, 1 - 10 MIN_PROBABILITY]."""
+    p = np.clip(p, MIN_PROBABILITY, 1 - 10 * MIN_PROBABILITY)
     out: np.ndarray = np.log(p / (1 - p))
     return out
 
@@ -31,22 +42,25 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return out
 
 
-def decoy_log_odds(candidates: Float[np.ndarray, " N"], decoys: Float[np.ndarray, " M"]) -> tuple[float, float]:
-    """Fit (a, b): the log-odds that a candidate of similarity s is related is a + b s.
+def log_odds_against_negatives(
+    candidates: Float[np.ndarray, " N"], negatives: Float[np.ndarray, " M"]
+) -> tuple[float, float]:
+    """Fit (a, b): a candidate pair of similarity s is related with log-odds a + b s.
 
-    Candidates are pairs across datasets, decoys pairs within one. The model is the mixture of known negatives: density
-    of candidates = (density of decoys) (1 + exp(a + b s)), as related pairs are rare; its likelihood is that of telling
-    candidates from decoys. Where there are few pairs a weak normal prior holds: even odds half-way between the upper
-    quartile of the decoys and 1, give or take 2 nats, and from there to 1 another 4 nats, give or take 20.
+    Candidates are the similarities (-1 to 1) of pairs across datasets, negatives those of pairs within one. The model
+    is a mixture with known negatives: density of candidates = (density of negatives) (1 + exp(a + b s)), as related
+    pairs are rare; it is fitted as the logistic regression that tells candidates from negatives. A weak normal prior
+    decides where there are few pairs: log-odds 0 (standard deviation 2) half-way between the upper quartile of the
+    negatives and 1, and 4 more (standard deviation 20) from there to 1.
     """
-    k = len(candidates) / max(len(decoys), 1)
-    centre = (1 + (float(np.quantile(decoys, 0.75)) if len(decoys) else 0.5)) / 2
+    k = len(candidates) / max(len(negatives), 1)
+    centre = (1 + (float(np.quantile(negatives, 0.75)) if len(negatives) else 0.5)) / 2
     scale = max(1 - centre, 1e-3)
     prior, width = np.array([0.0, 4.0]), np.array([2.0, 20.0])
-    # Millions of pairs, but only their distribution over -1 .. 1 matters.
+    # There can be millions of pairs; a histogram over -1 to 1 says all that matters of them.
     edges = np.linspace(-1, 1, 4001)
     x = ((edges[:-1] + edges[1:]) / 2 - centre) / scale
-    n1, n0 = (np.histogram(np.clip(s, -1, 1), edges)[0] for s in (candidates, decoys))
+    n1, n0 = (np.histogram(np.clip(s, -1, 1), edges)[0] for s in (candidates, negatives))
 
     def loss(t: np.ndarray) -> tuple[float, np.ndarray]:
         e = np.exp(np.clip(t[0] + t[1] * x, -40, 40))
@@ -59,14 +73,14 @@ def decoy_log_odds(candidates: Float[np.ndarray, " N"], decoys: Float[np.ndarray
     return float(a - b * centre / scale), float(b / scale)
 
 
-def cross_log_odds(
+def log_odds_by_test(
     score: Float[np.ndarray, " N"], test: Float[np.ndarray, " N"], negative: float, positive: float
 ) -> Float[np.ndarray, " N"]:
-    """Log-odds of being related as a rising function of `score`, by a `test` that knows nothing of the score.
+    """Return the log-odds of being related as a rising function of `score`, calibrated by an independent `test`.
 
-    `negative` and `positive` are the mean test values of unrelated and of related pairs. The mean test near a score is
-    a mixture of the two; its share of `positive` is the probability. Means are taken over bins that grow by 15 % from
-    the highest score down, then made monotone.
+    `negative` and `positive` are the mean test values of unrelated and of related pairs. The mean test value of the
+    pairs of nearly one score is a mixture of the two, and its share of `positive` is the probability. Means are taken
+    over bins of 10 pairs at the highest score, each next bin 15 % larger, and then made monotone.
     """
     order = np.argsort(score, kind="stable")
     cuts, step = [len(order)], 10.0
@@ -81,41 +95,46 @@ def cross_log_odds(
     return out
 
 
-def suit_datasets(log_odds: Float[np.ndarray, "T T"], ranges: list[slice], rounds: int = 30) -> np.ndarray:
-    """Adapt log-odds to how much every two datasets have in common, where one prior served all pairs before.
+def adapt_to_datasets(
+    log_odds: Float[np.ndarray, "T T"], rows: Sequence[slice], rounds: int = 30
+) -> Float[np.ndarray, "T T"]:
+    """Adapt log-odds, so far of one prior for all pairs, to how much every two datasets have in common.
 
-    Each class x of a has a counterpart in b with a probability m(a, b), and is then any of b's classes alike; EM finds
-    m from the evidence itself, started at a half, with half a class counted for and half against. [x, y] and [y, x],
-    read from a and from b, are averaged.
+    `rows` are the positions of each dataset's classes. A class of dataset a has a counterpart in b with probability
+    m(a, b), and is then equally likely any of b's classes. Expectation maximisation finds m from the log-odds, from 1/2
+    on, with one more class counted as half related. The results for (a, b) and (b, a) are averaged.
     """
-    cross = np.ones(log_odds.shape, bool)
-    for r in ranges:
-        cross[r, r] = False
-    if not cross.any():
+    differ = np.ones(log_odds.shape, bool)
+    for own in rows:
+        differ[own, own] = False
+    if not differ.any():
         return log_odds
-    base = logit(np.array(sigmoid(log_odds[cross]).mean()))
+    base = logit(np.array(sigmoid(log_odds[differ]).mean()))
     ratio = np.exp(np.clip(log_odds - base, -30, 30))
     out = log_odds.copy()
-    for rows in ranges:
-        for columns in ranges:
-            if rows == columns:
+    for a in rows:
+        for b in rows:
+            if a == b:
                 continue
-            block = ratio[rows, columns]
+            block = ratio[a, b]
             m, n = 0.5, block.shape[1]
             for _ in range(rounds):
-                total = block.sum(1) * m / n
-                m = float(((total / (1 - m + total)).sum() + 0.5) / (len(block) + 1))
-            out[rows, columns] = np.log(block) + np.log(m / n / (1 - m))
+                related = block.sum(1) * m / n
+                m = float(((related / (1 - m + related)).sum() + 0.5) / (len(block) + 1))
+            out[a, b] = np.log(block) + np.log(m / n / (1 - m))
     mean: np.ndarray = (out + out.T) / 2
     return mean
 
 
-def compete(log_odds: Float[np.ndarray, "T T"], ranges: list[slice]) -> Float[np.ndarray, "T T"]:
-    """Let the classes of one dataset compete for x: x goes to at most one of them, or to none (log-odds 0)."""
+def exclusive_log_odds(log_odds: Float[np.ndarray, "T T"], rows: Sequence[slice]) -> Float[np.ndarray, "T T"]:
+    """Let the classes of one dataset exclude each other: class x belongs to at most one of them.
+
+    `rows` are the positions of each dataset's classes. [x, y] of the result are the log-odds of y against all other
+    classes of y's dataset and against none of them, which has log-odds 0.
+    """
     out = np.empty_like(log_odds)
-    for columns in ranges:
+    for columns in rows:
         block = np.clip(log_odds[:, columns], -40, 40)
-        # log-odds of y against none and all y' but y.
-        e = np.exp(block)
-        out[:, columns] = block - np.log(np.maximum(1 + e.sum(1, keepdims=True) - e, 1e-30))
+        odds = np.exp(block)
+        out[:, columns] = block - np.log(np.maximum(1 + odds.sum(1, keepdims=True) - odds, 1e-30))
     return out

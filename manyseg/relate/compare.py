@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
+from itertools import combinations
 
 from manyseg.errors import UserError
-from manyseg.labels import Taxonomy
+from manyseg.labels import ClassKey, Taxonomy
 
 __all__ = ["Agreement", "agreement"]
 
-Pair = tuple[tuple[str, str], tuple[str, str]]
+Pair = tuple[ClassKey, ClassKey]
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,5 @@ def agreement(proposal: Taxonomy, reference: Taxonomy) -> Agreement:
 
 
 def _related(taxonomy: Taxonomy) -> set[Pair]:
-    labels = [(s.name, n) for s in taxonomy.spaces for n in s.names]
-    links = np.concatenate([taxonomy.relations[s.name] for s in taxonomy.spaces]).astype(np.float32)
-    found = set()
-    for i, j in np.argwhere(np.triu(links @ links.T > 0, 1)):
-        x, y = sorted((labels[i], labels[j]))
-        if x[0] != y[0]:
-            found.add((x, y))
-    return found
+    pairs = (pair for u in range(len(taxonomy.unified)) for pair in combinations(sorted(taxonomy.members(u)), 2))
+    return {(a, b) for a, b in pairs if a[0] != b[0]}

@@ -1,8 +1,8 @@
-"""Directed relations of classes to further nodes, mined from what a trained model says: UniSeg's class relations.
+"""Classes that are part of nodes of other datasets, mined from a trained model: UniSeg's class relations.
 
 A taxonomy says which nodes a class may be; a model that has learned every dataset also says which nodes of other
-datasets it sees on a class's pixels: `rider` on those of `motorcyclist`. Such a node becomes a further positive in
-training. It never enters a taxonomy, so at test a class is read from its own node alone.
+datasets are active on a class's pixels: `rider` on those of `motorcyclist`. Such a node becomes a further positive
+target in training. It does not enter the taxonomy, so that at test a class is predicted by its own node alone.
 
 Axes: D classes of one dataset, U unified nodes.
 """
@@ -21,32 +21,32 @@ from jaxtyping import Bool, Float
 
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
-from manyseg.relate.proposal import Relation
+from manyseg.relate.proposal import ClassPair
 
-__all__ = ["PartOf", "add_mined", "mine_calibrated", "mine_published", "read_relations", "relations_tsv"]
+__all__ = ["PartOf", "add_mined", "mine_calibrated", "mine_published", "part_of_tsv", "read_part_of"]
 
-SURE = 0.75
-"""How near its own class a node's answer must be, between the class it was best taught to refuse (0) and its own (1).
-
-A class half of which is the node's class lies about half-way: it contains the node and is no part of it.
+MIN_ANSWER = 0.75
+"""How active a node must be on a part of it, from 0 (as on the class that it was taught to refuse and is most active on)
+to 1 (as on its own class). On a class that is the node's class by half, it is active about half as much: that class
+contains the node's, and is no part of it.
 """
 
 COLUMNS = ("dataset", "class", "part of")
-"""Columns of a table of relations that are read; `score` and `bar` follow them and are for people."""
+"""The columns of a table that are read; `score` and `threshold` follow them, for information."""
 
 
 class PartOf(NamedTuple):
-    """A class of a dataset whose pixels are positives of a further unified node too.
+    """A class of a dataset whose pixels are positive for a further unified node, of which the class is a part.
 
-    `score` is the node's mean activation on the class's pixels, `bar` what it exceeded; both NaN where a person
-    says so.
+    `score` is the node's mean activation on the class's pixels, `threshold` what it exceeded; both are NaN where a
+    person said so.
     """
 
     dataset: str
     label: str
     node: str
     score: float = np.nan
-    bar: float = np.nan
+    threshold: float = np.nan
 
 
 Means = Mapping[str, Float[np.ndarray, "D U"]]
@@ -65,77 +65,77 @@ def mine_published(
     out = []
     for space in taxonomy.spaces:
         relation, mean = taxonomy.relations[space.name], means[space.name]
-        bar = np.maximum(tau, np.where(relation, mean, -np.inf).max(1, keepdims=True))
+        threshold = np.maximum(tau, np.where(relation, mean, -np.inf).max(1, keepdims=True))
         possible = ~relation if allow_own else ~relation & ~relation.any(0)
-        out += [_part_of(taxonomy, means, space, c, u, bar[c, 0]) for c, u in _where(possible & (mean > bar))]
+        out += [_part_of(taxonomy, means, space, c, u, threshold[c, 0]) for c, u in _where(possible & (mean > threshold))]
     return _ordered(taxonomy, out)
 
 
 def mine_calibrated(taxonomy: Taxonomy, means: Means) -> tuple[PartOf, ...]:
-    """Relate classes to nodes without a threshold of activation, by what the nodes answer where the truth is known.
+    """Relate classes to nodes by thresholds that each node sets itself, where the truth about it is known.
 
-    In the datasets that have a node its answer is known on its own class (1) and on the class that it was best taught
-    to refuse (0). On this scale it must answer `SURE` or more to a class of another dataset, and more than 0 itself,
-    where a sigmoid says no; so must it to its own class, or it is not to be trusted elsewhere either. Of a node of
-    several datasets the most demanding one counts.
+    In the datasets that have the node it is known to be present on its own class, and absent on the other classes; its
+    mean activations there, on the latter the largest, are 1 and 0 of a scale. On a class of another dataset it must be
+    above `MIN_ANSWER` of that scale, and above 0 itself, where a sigmoid says no. A node that is not above 0 on its own
+    class is not used. Of a node of several datasets the strictest values count.
 
-    Classes of one dataset exclude each other: no class can be part of two of them, directly or by what its parts are
-    part of. Relations are accepted from the surest on, unless they contradict those before. So a class has at most one
-    relation into any dataset, and none into one that has its name.
+    The classes of one dataset exclude each other, so no class can be part of two of them, directly or through what it
+    is part of. Relations are accepted in order, the most certain first, unless they contradict those before. A class
+    therefore has at most one relation into any dataset, and none into a dataset that has a class of its node.
     """
     own, refused = _references(taxonomy, means)
     usable = own > np.maximum(refused, 0)  # False where either is unknown, too.
-    bar = np.maximum(refused + SURE * (own - refused), 0, where=usable, out=np.full_like(own, np.inf))
+    threshold = np.maximum(refused + MIN_ANSWER * (own - refused), 0, where=usable, out=np.full_like(own, np.inf))
     found = []
     for space in taxonomy.spaces:
         mean = means[space.name]
-        possible = ~taxonomy.relations[space.name] & (mean > bar)
+        possible = ~taxonomy.relations[space.name] & (mean > threshold)
         found += [
-            ((mean[c, u] - refused[u]) / (own[u] - refused[u]), _part_of(taxonomy, means, space, c, u, bar[u]))
+            ((mean[c, u] - refused[u]) / (own[u] - refused[u]), _part_of(taxonomy, means, space, c, u, threshold[u]))
             for c, u in _where(possible)
         ]
     consistent = _Consistent(taxonomy)
-    surest = [r for _, r in sorted(found, key=lambda item: (-item[0], item[1][:3]))]
-    return _ordered(taxonomy, [r for r in surest if consistent.accepts(r)])
+    ordered = [r for _, r in sorted(found, key=lambda item: (-item[0], item[1][:3]))]
+    return _ordered(taxonomy, [r for r in ordered if consistent.add(r)])
 
 
 def _references(taxonomy: Taxonomy, means: Means) -> tuple[Float[np.ndarray, " U"], Float[np.ndarray, " U"]]:
-    """Return each node's least mean on an own class and its largest on a class that is none of it; NaN if unknown."""
+    """Return each node's smallest mean on its own classes and its largest on other classes; NaN where unknown."""
     own, refused = (np.full(len(taxonomy.unified), fill) for fill in (np.inf, -np.inf))
     for space in taxonomy.spaces:
         relation, mean = taxonomy.relations[space.name], means[space.name]
-        rival = ~relation & relation.any(0)
-        # Neither minimum nor maximum lets a NaN pass by: a class without pixels leaves its nodes unknown.
+        other = ~relation & relation.any(0)
+        # Neither minimum nor maximum ignores a NaN: an own class without pixels leaves its nodes unknown.
         own = np.minimum(own, np.where(relation, mean, np.inf).min(0))
-        refused = np.maximum(refused, np.fmax.reduce(np.where(rival, mean, -np.inf), axis=0))
+        refused = np.maximum(refused, np.fmax.reduce(np.where(other, mean, -np.inf), axis=0))
     return own, np.where(np.isfinite(refused), refused, np.nan)
 
 
 class _Consistent:
-    """Relations accepted so far; `reaches[a, b]` says that node a is part of node b, by any number of steps."""
+    """Relations that do not contradict each other; `within[a, b]` says that node a is part of b, by any number of steps."""
 
     def __init__(self, taxonomy: Taxonomy) -> None:
         self.taxonomy = taxonomy
         n = len(taxonomy.unified)
-        self.reaches = np.eye(n, dtype=bool)
+        self.within = np.eye(n, dtype=bool)
         self.excludes = np.zeros((n, n), bool)
         for relation in taxonomy.relations.values():
-            links = relation.astype(np.int64)
-            self.excludes |= np.outer(relation.any(0), relation.any(0)) & (links.T @ links == 0)
+            known, counts = relation.any(0), relation.astype(np.int64)
+            self.excludes |= np.outer(known, known) & (counts.T @ counts == 0)
 
-    def accepts(self, relation: PartOf) -> bool:
-        """Take a relation in, unless a node would then be part of two that exclude each other."""
+    def add(self, relation: PartOf) -> bool:
+        """Add a relation, unless a node would then be part of two nodes that exclude each other; say whether it was added."""
         space, node = self.taxonomy.space(relation.dataset), self.taxonomy.unified.positions[relation.node]
         own = self.taxonomy.relations[relation.dataset][space.positions[relation.label]]
-        parts, wholes = self.reaches[:, own].any(1), self.reaches[node]
-        if (self.reaches[parts].any(0) @ self.excludes)[wholes].any():
+        parts, wholes = self.within[:, own].any(1), self.within[node]
+        if (self.within[parts].any(0) @ self.excludes)[wholes].any():
             return False
-        self.reaches |= np.outer(parts, wholes)
+        self.within |= np.outer(parts, wholes)
         return True
 
 
-def _part_of(taxonomy: Taxonomy, means: Means, space: LabelSpace, c: int, u: int, bar: float) -> PartOf:
-    return PartOf(space.name, space.names[c], taxonomy.unified.names[u], float(means[space.name][c, u]), float(bar))
+def _part_of(taxonomy: Taxonomy, means: Means, space: LabelSpace, c: int, u: int, threshold: float) -> PartOf:
+    return PartOf(space.name, space.names[c], taxonomy.unified.names[u], float(means[space.name][c, u]), float(threshold))
 
 
 def _where(found: Bool[np.ndarray, "D U"]) -> Iterator[tuple[int, int]]:
@@ -143,17 +143,17 @@ def _where(found: Bool[np.ndarray, "D U"]) -> Iterator[tuple[int, int]]:
 
 
 def _ordered(taxonomy: Taxonomy, relations: Sequence[PartOf]) -> tuple[PartOf, ...]:
-    place = {(s.name, n): (i, c) for i, s in enumerate(taxonomy.spaces) for c, n in enumerate(s.names)}
-    return tuple(sorted(relations, key=lambda r: (place[r.dataset, r.label], -r.score, r.node)))
+    position = taxonomy.classes.positions
+    return tuple(sorted(relations, key=lambda r: (position[r.dataset, r.label], -r.score, r.node)))
 
 
-def add_mined(relations: Sequence[Relation], mined: Sequence[PartOf], taxonomy: Taxonomy) -> tuple[Relation, ...]:
-    """Put what was mined beside other evidence: the source `mined`, or `mined back` where the second class is the part.
+def add_mined(pairs: Sequence[ClassPair], mined: Sequence[PartOf], taxonomy: Taxonomy) -> tuple[ClassPair, ...]:
+    """Add what was mined to the evidence of pairs, as `mined`, or `mined back` where the pair's second class is the part.
 
-    A node stands for each of its classes in other datasets. A pair that is there already keeps its kind, unless it is
-    called unrelated; the others follow as "part of", with (1 + cosine) / 2 as score, or 1 where a person says so.
+    A node stands for each of its classes in other datasets. A pair that is there already keeps its kind, unless that is
+    "unrelated"; new pairs follow as "part of", with score (1 + cosine) / 2, or 1 where a person said so.
     """
-    out = {frozenset((r.a, r.b)): r for r in relations}
+    out = {frozenset((p.a, p.b)): p for p in pairs}
     for m in mined:
         part, cosine = (m.dataset, m.label), round(m.score, 3)
         for whole in taxonomy.members(taxonomy.unified.positions[m.node]):
@@ -164,7 +164,7 @@ def add_mined(relations: Sequence[Relation], mined: Sequence[PartOf], taxonomy: 
             if known is None or known.kind == "unrelated":
                 before = {} if known is None else known.evidence
                 score = 1.0 if np.isnan(cosine) else (1 + cosine) / 2
-                known = Relation(part, whole, "part of", score, {**before, "mined": value})
+                known = ClassPair(part, whole, "part of", score, {**before, "mined": value})
             else:
                 source = "mined" if known.a == part else "mined back"
                 known = replace(known, evidence={**known.evidence, source: value})
@@ -175,18 +175,18 @@ def add_mined(relations: Sequence[Relation], mined: Sequence[PartOf], taxonomy: 
 # The table.
 
 
-def relations_tsv(relations: Sequence[PartOf]) -> str:
-    """Render the table that `read_relations` reads: a row a relation, with its score and the bar that it exceeds."""
+def part_of_tsv(relations: Sequence[PartOf]) -> str:
+    """Render the table that `read_part_of` reads: a row for each relation, with its score and the threshold exceeded."""
     out = io.StringIO()
     writer = csv.writer(out, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
-    writer.writerow([*COLUMNS, "score", "bar"])
+    writer.writerow([*COLUMNS, "score", "threshold"])
     for r in relations:
-        writer.writerow([*r[:3], *("" if np.isnan(v) else f"{v:.4f}" for v in (r.score, r.bar))])
+        writer.writerow([*r[:3], *("" if np.isnan(v) else f"{v:.4f}" for v in (r.score, r.threshold))])
     return out.getvalue()
 
 
-def read_relations(path: Path, taxonomy: Taxonomy) -> tuple[PartOf, ...]:
-    """Read a table that `relations_tsv` wrote, edited or written by hand; rows of other datasets are skipped.
+def read_part_of(path: Path, taxonomy: Taxonomy) -> tuple[PartOf, ...]:
+    """Read a table that `part_of_tsv` or a person wrote; rows about other datasets are skipped.
 
     Raises UserError naming file and row for a class or node that is unknown.
     """
@@ -204,7 +204,7 @@ def read_relations(path: Path, taxonomy: Taxonomy) -> tuple[PartOf, ...]:
 
 
 def _parse(path: Path, number: int, row: Sequence[str], taxonomy: Taxonomy) -> PartOf | None:
-    dataset, label, node, score, bar = [c.strip() for c in (*row, "", "", "", "", "")[:5]]
+    dataset, label, node, score, threshold = [c.strip() for c in (*row, "", "", "", "", "")[:5]]
     if dataset not in taxonomy.relations:
         return None
     for name, space in ((label, taxonomy.space(dataset)), (node, taxonomy.unified)):
@@ -212,8 +212,8 @@ def _parse(path: Path, number: int, row: Sequence[str], taxonomy: Taxonomy) -> P
             known = f"{', '.join(space.names[:8])}{' ...' * (len(space) > 8)}"
             raise UserError(f"{path}, row {number}: '{name}' is no class of '{space.name}'; there are: {known}")
     try:
-        return PartOf(dataset, label, node, *(float(v) if v else np.nan for v in (score, bar)))
+        return PartOf(dataset, label, node, *(float(v) if v else np.nan for v in (score, threshold)))
     except ValueError:
         raise UserError(
-            f"{path}, row {number}: score and bar are numbers, or empty; they are '{score}', '{bar}'"
+            f"{path}, row {number}: score and threshold are numbers, or empty; they are '{score}', '{threshold}'"
         ) from None

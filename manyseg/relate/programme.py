@@ -1,8 +1,10 @@
-"""Clusters of classes with at most one class a dataset, chosen by an exact integer programme.
+"""Clusters of classes, with at most one class of each dataset, chosen by an exact integer programme.
 
 `merge` is the published rule (UniDet, CVPR 2022; with pixel recall in AutoUniSeg, arXiv 2407.10534).
-`partition` is ours: it maximises the sum of pairwise log-odds of being equal.
+`partition` is ours: it maximises the sum of the pairwise log-odds of being equal within clusters.
 Both split the problem into connected components, each solved by HiGHS (`scipy.optimize.milp`).
+
+Axes: T classes of all datasets together, N candidate clusters.
 """
 
 from __future__ import annotations
@@ -17,17 +19,10 @@ from scipy.sparse.csgraph import connected_components
 
 from manyseg.errors import UserError
 
-__all__ = ["merge", "partition", "recall_shares"]
+__all__ = ["merge", "partition"]
 
-MOST_CLUSTERS = 2_000
-"""Candidate clusters of one component up to which `partition` is exact; beyond, it first joins the surest pair."""
-
-
-def recall_shares(called: Float[np.ndarray, "T T"], dataset: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T T"]:
-    """S of the published rule: the recall share of x in y for other datasets, x's own recall on the diagonal."""
-    S = np.where(dataset[:, None] == dataset[None], 0.0, called)
-    np.fill_diagonal(S, np.diag(called))
-    return S
+MAX_CANDIDATES = 2_000
+"""Candidate clusters of one component up to which `partition` is exact; with more it first joins the surest pairs."""
 
 
 def merge(
@@ -38,19 +33,19 @@ def merge(
     lam: float = 0.5,
     max_size: int | None = None,
 ) -> list[tuple[int, ...]]:
-    """Merge classes by the published programme; return every cluster, singletons included, in order.
+    """Merge classes by the published programme; return every cluster in order, also those of a single class.
 
-    S[x, y] is the share of class x that the head of y's dataset calls y; S[x, x] the recall by x's own head.
-    The cost of a cluster is the sum over its classes of own recall less the mean share over the cluster (itself
-    included). A pair is admissible where S exceeds the own recall less `tau` both ways, and kept where its cost is at
-    most `pair_cost`; a cluster grows while every pair is kept and its cost is at most `tau`, and has `max_size`
-    classes at most. Minimised: the sum of |C| cost(C) - lam (|C| - 1) over the chosen clusters C.
-    AutoUniSeg writes pair_cost 0.05; its released label spaces fit 0.4, which keeps every admissible pair, better.
-    `sizes` are the numbers of classes of the datasets, in order.
+    S[x, y] is the share of class x that the head of y's dataset calls y; S[x, x] is the recall of x by its own head.
+    The cost of a cluster is the sum over its classes of their own recall less the mean of their S over the cluster
+    (the class itself included). A pair is admissible where S exceeds the own recall less `tau` in both directions, and
+    a candidate where its cost is at most `pair_cost`. Larger candidates consist of candidate pairs, have a cost of at
+    most `tau`, and at most `max_size` classes. Minimised is the sum of |C| cost(C) - lam (|C| - 1) over the chosen
+    clusters C. AutoUniSeg writes pair_cost 0.05; its released label spaces fit 0.4 better, which keeps every admissible
+    pair. `sizes` are the numbers of classes of the datasets, in order.
     """
     T = sum(sizes)
     if S.shape != (T, T):
-        raise UserError(f"S is {list(S.shape)} but the datasets have {T} classes; give one row and column a class")
+        raise UserError(f"S is {list(S.shape)} but the datasets have {T} classes; give one row and one column for each")
     dataset = np.repeat(np.arange(len(sizes)), sizes)
     own = np.diag(S)
     floor = np.maximum(own - tau, 0)
@@ -82,21 +77,22 @@ def merge(
 def partition(
     weight: Float[np.ndarray, "T T"],
     dataset: Int[np.ndarray, " T"],
-    must: Collection[tuple[int, int]] = (),
-    must_not: Collection[tuple[int, int]] = (),
+    must_link: Collection[tuple[int, int]] = (),
+    cannot_link: Collection[tuple[int, int]] = (),
+    names: Sequence[str] | None = None,
 ) -> list[tuple[int, ...]]:
-    """Cluster classes so that the sum of `weight` within clusters is largest, one class a dataset.
+    """Cluster classes so that the sum of `weight` within clusters is largest, with one class of a dataset at most.
 
-    `weight[x, y]` is symmetric: log-odds that x and y are equal; only pairs of positive weight may share a cluster.
-    `must` pairs share one, whatever their weight, and then count as one class of summed weight; `must_not` pairs
-    never do. Raises UserError where these contradict each other or would put two classes of one dataset into one
-    cluster.
+    `weight[x, y]` is symmetric: the log-odds that x and y are equal. Only pairs of positive weight may share a cluster.
+    Pairs that must link share one whatever their weight, and then count as one class of summed weights; pairs that
+    cannot link never share one. Raises UserError where these contradict each other or would put two classes of one
+    dataset into one cluster; the message calls classes by `names`, or else by their positions.
     """
     weight = np.where(dataset[:, None] == dataset[None], 0, weight)
-    for x, y in must_not:
+    for x, y in cannot_link:
         weight[x, y] = weight[y, x] = -np.inf
-    units = _units(len(dataset), must)
-    _check_units(units, dataset, must_not)
+    units = _linked(len(dataset), must_link)
+    _check_linked(units, dataset, cannot_link, names or range(len(dataset)))
     owner = np.empty(len(dataset), int)
     for u, unit in enumerate(units):
         owner[list(unit)] = u
@@ -111,8 +107,9 @@ def partition(
     return sorted(tuple(sorted(c)) for c in out)
 
 
-def _units(T: int, must: Collection[tuple[int, int]]) -> list[tuple[int, ...]]:
-    pairs = np.array([*must], int).reshape(-1, 2)
+def _linked(T: int, must_link: Collection[tuple[int, int]]) -> list[tuple[int, ...]]:
+    """Return the classes in groups that must link, directly or by others; most are groups of one."""
+    pairs = np.array([*must_link], int).reshape(-1, 2)
     graph = csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(T, T))
     _, label = connected_components(graph, directed=False)
     groups: dict[int, list[int]] = {}
@@ -121,15 +118,20 @@ def _units(T: int, must: Collection[tuple[int, int]]) -> list[tuple[int, ...]]:
     return [tuple(g) for g in groups.values()]
 
 
-def _check_units(
-    units: Sequence[tuple[int, ...]], dataset: Int[np.ndarray, " T"], must_not: Collection[tuple[int, int]]
+def _check_linked(
+    units: Sequence[tuple[int, ...]],
+    dataset: Int[np.ndarray, " T"],
+    cannot_link: Collection[tuple[int, int]],
+    names: Sequence[object],
 ) -> None:
-    apart = {frozenset(p) for p in must_not}
+    owner = {i: unit for unit in units for i in unit}
     for unit in units:
         if len({dataset[i] for i in unit}) < len(unit):
-            raise UserError(f"pinned pairs join two classes of one dataset (classes {list(unit)}); remove one `must`")
-        if any(frozenset((x, y)) in apart for x in unit for y in unit if x < y):
-            raise UserError(f"pinned pairs say both `must` and `must not` (classes {list(unit)}); remove one of them")
+            linked = ", ".join(str(names[i]) for i in unit)
+            raise UserError(f"must_link joins two classes of one dataset ({linked}); remove one of its pairs")
+    for x, y in cannot_link:
+        if y in owner[x]:
+            raise UserError(f"{names[x]} and {names[y]} are linked by must_link and parted by cannot_link; remove one")
 
 
 def _components(edges: dict[int, set[int]]) -> list[list[int]]:
@@ -185,7 +187,7 @@ def _with_last(square: np.ndarray, rest: Sequence[int], last: np.ndarray) -> np.
 
 
 def _cliques(fits: np.ndarray) -> list[tuple[int, ...]] | None:
-    """List the cliques of two and more, or None where there are more than `MOST_CLUSTERS`.
+    """List the cliques of two or more classes that all fit together, or None where there are more than `MAX_CANDIDATES`.
 
     Where all fit together the whole is best, as every weight is positive, and listed alone.
     """
@@ -195,10 +197,10 @@ def _cliques(fits: np.ndarray) -> list[tuple[int, ...]] | None:
     grown: list[tuple[tuple[int, ...], np.ndarray]] = [((i,), fits[i]) for i in range(len(fits))]
     while grown:
         following = []
-        for c, open_ in grown:
-            for j in np.flatnonzero(open_[c[-1] + 1 :]) + c[-1] + 1:
-                following.append(((*c, int(j)), open_ & fits[j]))
-            if len(out) + len(following) > MOST_CLUSTERS:
+        for c, common in grown:
+            for j in np.flatnonzero(common[c[-1] + 1 :]) + c[-1] + 1:
+                following.append(((*c, int(j)), common & fits[j]))
+            if len(out) + len(following) > MAX_CANDIDATES:
                 return None
         out += [c for c, _ in following]
         grown = following

@@ -105,11 +105,6 @@ class Statistics:
             reason = " ".join(str(e).split())
             raise UserError(f"{path}: not a file of statistics ({reason}); remove it and collect them anew") from None
 
-    def export(self, path: Path) -> None:
-        """Write the counts between datasets as arrays `a__b`, the form that `manyseg labels --confusion` reads."""
-        arrays = {f"{a}__{b}": counts for (a, b), counts in self.counts.items() if b != UNIFIED}
-        atomic.write(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
-
 
 def _add(first: Mapping[Any, np.ndarray], second: Mapping[Any, np.ndarray]) -> dict[Any, np.ndarray]:
     out = dict(first)

@@ -9,18 +9,13 @@ Axes: D classes of the target, U unified nodes, F features of a text.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from jaxtyping import Float
 
 from manyseg.labels import LabelClass, LabelSpace, Relation, Taxonomy, normalise
+from manyseg.relate.text_evidence import Encode, best_cosines
 
-__all__ = ["Encode", "relate_by_names", "relate_by_text", "unmapped"]
-
-Encode = Callable[[list[str]], np.ndarray]
-"""Turns N texts into unit vectors Float[N, F]."""
-
+__all__ = ["relate_by_names", "relate_by_text", "unmapped"]
 
 def unmapped(space: LabelSpace, relation: Relation) -> tuple[str, ...]:
     """Return the names of the classes that no node is related to: they cannot be predicted."""
@@ -57,7 +52,7 @@ def relate_by_text(space: LabelSpace, taxonomy: Taxonomy, encode: Encode) -> Rel
     vectors = encode([normalise(text) for texts in targets + nodes for text in texts])
     parts = np.split(vectors, np.cumsum([len(texts) for texts in targets + nodes])[:-1])
     classes, unified = parts[: len(targets)], parts[len(targets) :]
-    similarity = _best_cosines(classes, unified)
+    similarity = best_cosines(classes, unified)
     near = np.array(similarity > _threshold(taxonomy, encode), bool)
     relation: Relation = np.array(near & (similarity == similarity.max(0, keepdims=True)), bool)
     return relation
@@ -72,14 +67,6 @@ def _members(taxonomy: Taxonomy, node: int) -> list[LabelClass]:
     return [spaces[d].classes[spaces[d].positions[n]] for d, n in taxonomy.members(node)]
 
 
-def _best_cosines(rows: list[np.ndarray], columns: list[np.ndarray]) -> Float[np.ndarray, "R C"]:
-    """Return the largest cosine between the texts of every row and those of every column."""
-    cosines = np.concatenate(rows) @ np.concatenate(columns).T
-    starts = [np.cumsum([0, *(len(p) for p in parts[:-1])]) for parts in (rows, columns)]
-    best: np.ndarray = np.maximum.reduceat(np.maximum.reduceat(cosines, starts[0], 0), starts[1], 1)
-    return best
-
-
 def _threshold(taxonomy: Taxonomy, encode: Encode) -> float:
     """Return the median, over the classes of all datasets, of the similarity to the nearest other class of its dataset.
 
@@ -90,7 +77,7 @@ def _threshold(taxonomy: Taxonomy, encode: Encode) -> float:
         texts = [_texts(c) for c in space.classes]
         vectors = encode([normalise(text) for ts in texts for text in ts])
         parts = np.split(vectors, np.cumsum([len(ts) for ts in texts])[:-1])
-        similarity = _best_cosines(parts, parts)
+        similarity = best_cosines(parts, parts)
         np.fill_diagonal(similarity, -np.inf)
         nearest.append(similarity.max(1))
     found = np.concatenate(nearest)

@@ -1,0 +1,118 @@
+"""What the heads of one model call the pixels of other datasets: confusion matrices as rates.
+
+Axes: T classes of all datasets together, D_a and D_b classes of datasets a and b, G groups of classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from manyseg.errors import UserError
+from manyseg.labels import JointClasses, LabelSpace
+
+__all__ = ["ConfusionRates", "Counts", "confusion_rates", "read_confusion", "recall_matrix", "sums_by_group"]
+
+Counts = Mapping[tuple[str, str], np.ndarray]
+"""Confusion matrices [D_a, D_b] by (a, b): [i, j] are the pixels of class i of dataset a that b's head called j."""
+
+
+@dataclass(frozen=True)
+class ConfusionRates:
+    """Confusion matrices normalised in both directions; each says in its way that class x is predicted as class y."""
+
+    given_true: Float[np.ndarray, "T T"]
+    """[x, y]: of the pixels of x, the part that the head of y's dataset predicts as y."""
+    given_predicted: Float[np.ndarray, "T T"]
+    """[x, y]: of the pixels of y's dataset that the head of x's dataset predicts as x, the part that is truly y."""
+    known: Bool[np.ndarray, "T T"]
+    """Where x has pixels and its dataset was seen by the head of y's; elsewhere both rates are 0 and say nothing."""
+
+    def reordered(self, order: Sequence[int]) -> ConfusionRates:
+        """Return the rates with class `order[i]` at position i."""
+        pair = np.ix_(order, order)
+        return ConfusionRates(self.given_true[pair], self.given_predicted[pair], self.known[pair])
+
+
+def confusion_rates(classes: JointClasses, counts: Counts) -> ConfusionRates:
+    """Normalise confusion matrices; a missing matrix and a class without pixels are no evidence.
+
+    Raises UserError for a matrix of unknown datasets or wrong shape, and for negative or non-finite counts.
+    """
+    T = len(classes)
+    given_true, given_predicted = np.zeros((T, T), np.float32), np.zeros((T, T), np.float32)
+    known = np.zeros((T, T), bool)
+    for (a, b), matrix in counts.items():
+        if a not in classes.rows or b not in classes.rows:
+            raise UserError(
+                f"there is a confusion of '{a}' by the head of '{b}', but the datasets are: {', '.join(classes.rows)}"
+            )
+        rows, columns = classes.rows[a], classes.rows[b]
+        found, expected = np.asarray(matrix, np.float64), (rows.stop - rows.start, columns.stop - columns.start)
+        if found.shape != expected:
+            raise UserError(
+                f"the confusion of '{a}' by the head of '{b}' is {list(found.shape)}, but '{a}' has {expected[0]} "
+                f"classes and '{b}' {expected[1]}; give one row for each class of '{a}', one column for each of '{b}'"
+            )
+        if not np.isfinite(found).all() or (found < 0).any():
+            raise UserError(f"the confusion of '{a}' by the head of '{b}' has negative or non-finite counts")
+        pixels = found.sum(1, keepdims=True)
+        given_true[rows, columns] = found / np.maximum(pixels, 1)
+        known[rows, columns] = pixels > 0
+        given_predicted[columns, rows] = (found / np.maximum(found.sum(0, keepdims=True), 1)).T
+    return ConfusionRates(given_true, given_predicted, known)
+
+
+def recall_matrix(rates: ConfusionRates, classes: JointClasses) -> Float[np.ndarray, "T T"]:
+    """Return S of the published merge rule: each class's recall by its own head on the diagonal, and its rates
+    for the classes of other datasets.
+    """
+    recall = rates.given_true.astype(np.float64)
+    return np.where(classes.differ | np.eye(len(classes), dtype=bool), recall, 0.0)
+
+
+def sums_by_group(values: np.ndarray, group: Int[np.ndarray, " T"]) -> Float[np.ndarray, "G G"]:
+    """Sum `values` [T, T] over all pairs of groups; `group` numbers them 0 to G - 1."""
+    order = np.argsort(group, kind="stable")
+    starts = np.searchsorted(group[order], np.arange(group.max() + 1))
+    by_row = np.add.reduceat(values[order], starts, axis=0)
+    sums: np.ndarray = np.add.reduceat(by_row[:, order], starts, axis=1)
+    return sums
+
+
+def read_confusion(path: Path, spaces: Sequence[LabelSpace]) -> dict[tuple[str, str], np.ndarray]:
+    """Read an npz file of arrays named `a__b` (true dataset, dataset of the head).
+
+    Raises UserError naming the file if it cannot be read, or if a name is no pair of the datasets or can be read as
+    two different pairs.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file of confusions") from None
+    except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as e:
+        raise UserError(f"{path}: not an npz file of arrays named a__b ({' '.join(str(e).split())})") from None
+    names = [s.name for s in spaces]
+    pairs: dict[str, list[tuple[str, str]]] = {}
+    for pair in product(names, names):
+        pairs.setdefault("__".join(pair), []).append(pair)
+    out = {}
+    for name, array in found.items():
+        readings = pairs.get(name, [])
+        if len(readings) != 1:
+            either = " or ".join(f"'{a}' by the head of '{b}'" for a, b in readings)
+            reason = (
+                f"can mean {either}; rename one of the datasets in its card"
+                if readings
+                else f"is not 'a__b' of two of the datasets; they are: {', '.join(sorted(names))}"
+            )
+            raise UserError(f"{path}: confusion '{name}' {reason}")
+        out[readings[0]] = array
+    return out

@@ -1,0 +1,83 @@
+"""What a person decided about pairs of classes: a small TOML file, which every later proposal keeps.
+
+must_link = ["street:rider = park:cyclist"]
+cannot_link = ["street:wall = park:wall"]
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from manyseg.errors import UserError
+from manyseg.labels import ClassKey, JointClasses, LabelSpace
+
+__all__ = ["Constraints"]
+
+ClassPairs = tuple[tuple[ClassKey, ClassKey], ...]
+
+KEYS = ("must_link", "cannot_link")
+
+RENAMED = {"must": "must_link", "must_not": "cannot_link"}
+"""Keys of files that were written for an earlier version."""
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Pairs of (dataset, class) that must be one unified node (`must_link`), or must not share any (`cannot_link`)."""
+
+    must_link: ClassPairs = ()
+    cannot_link: ClassPairs = ()
+
+    @classmethod
+    def read(cls, path: str | Path, spaces: Sequence[LabelSpace]) -> Constraints:
+        """Read the TOML file about classes of `spaces`; raises UserError naming the file and the faulty entry."""
+        try:
+            table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        except (FileNotFoundError, IsADirectoryError):
+            raise UserError(f"{path}: there is no such file of constraints") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+            raise UserError(f'{path}: not a TOML file ({e}); write lines like must_link = ["a:car = b:auto"]') from None
+        if old := sorted(RENAMED.keys() & table.keys()):
+            raise UserError(f"{path}: the key '{old[0]}' is now called '{RENAMED[old[0]]}'; rename it")
+        if unknown := sorted(table.keys() - set(KEYS)):
+            raise UserError(f"{path}: unknown key '{unknown[0]}'; the keys are must_link and cannot_link")
+        # Names may hold ":" and "=", so an entry is compared with what is known rather than cut at these.
+        known: dict[str, list[ClassKey]] = {}
+        for key in JointClasses(tuple(spaces)).keys:
+            known.setdefault(":".join(key), []).append(key)
+        pairs = {}
+        for name in KEYS:
+            entries = table.get(name, [])
+            if not isinstance(entries, list):
+                raise UserError(f"{path}: '{name}' is not a list; write {name} = [\"a:car = b:auto\"]")
+            pairs[name] = tuple(_pair(f"{path}: {name}", entry, known) for entry in entries)
+        return cls(**pairs)
+
+    def check(self, spaces: Sequence[LabelSpace]) -> None:
+        """Raise UserError where a pair names no class of the spaces, or links two classes of one dataset."""
+        known = JointClasses(tuple(spaces)).positions
+        for name, pairs in zip(KEYS, (self.must_link, self.cannot_link), strict=True):
+            for dataset, label in (key for pair in pairs for key in pair):
+                if (dataset, label) not in known:
+                    raise UserError(f"{name}: there is no class '{label}' in a dataset '{dataset}'; correct the entry")
+        for (a, x), (b, y) in self.must_link:
+            if a == b:
+                raise UserError(f"must_link: '{x}' and '{y}' are both of '{a}', so they differ; remove the entry")
+
+
+def _pair(place: str, entry: object, known: Mapping[str, Sequence[ClassKey]]) -> tuple[ClassKey, ClassKey]:
+    text = entry if isinstance(entry, str) else ""
+    sides = [(text[:i].strip(), text[i + 1 :].strip()) for i, c in enumerate(text) if c == "="]
+    if not any(":" in left and ":" in right for left, right in sides):
+        raise UserError(f'{place} has {entry!r}; write it as "dataset:class = dataset:class"')
+    readings = [(a, b) for left, right in sides for a in known.get(left, ()) for b in known.get(right, ())]
+    if not readings:
+        unknown = [side for pair in sides for side in pair if ":" in side and side not in known]
+        raise UserError(f"{place}: '{text}' names no two classes; there is no '{unknown[0]}' among the datasets' classes")
+    if len(readings) > 1:
+        ways = " or ".join(f"{a} with {b}" for a, b in readings)
+        raise UserError(f"{place}: '{text}' can mean {ways}; rename a class or a dataset in its card")
+    return readings[0]

@@ -1,0 +1,211 @@
+"""From all evidence to clusters of equal classes, and to the log-odds that one class is, or is part of, another.
+
+Directed log-odds [x, y] are those of x being y or a part of y. Axes: T classes of all datasets together, G clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from manyseg.errors import UserError
+from manyseg.labels import JointClasses, LabelSpace
+from manyseg.relate.calibrate import (
+    adapt_to_datasets,
+    exclusive_log_odds,
+    log_odds_against_negatives,
+    log_odds_by_test,
+    logit,
+    sigmoid,
+)
+from manyseg.relate.confusion_evidence import ConfusionRates, Counts, confusion_rates, sums_by_group
+from manyseg.relate.name_evidence import name_evidence
+from manyseg.relate.programme import partition
+from manyseg.relate.text_evidence import Encode, text_similarity
+
+__all__ = ["IMPOSSIBLE", "By", "Evidence", "cluster", "gather", "may_contain", "with_confusion"]
+
+By = Literal["names", "text", "confusion", "both"]
+"""What evidence is looked at; "both" are text and confusion."""
+
+CERTAIN = 5.0
+"""Log-odds of what names say outright."""
+
+IMPOSSIBLE = -40.0
+"""Log-odds of what cannot be."""
+
+MAX_ROUNDS = 3
+"""Rounds of clustering, each with the evidence pooled over the clusters of the one before; more change hardly any."""
+
+MIN_EQUAL_NAMES = 10
+"""Pairs of equal name that are needed to calibrate text and confusion by each other."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of every pair of classes; `similarity`, `prior` and `rates` are None where they were not asked."""
+
+    same_name: Bool[np.ndarray, "T T"]
+    name_part: Bool[np.ndarray, "T T"]
+    """[x, y]: by their names, x is part of y."""
+    similarity: Float[np.ndarray, "T T"] | None
+    """Of the texts, -1 to 1."""
+    prior: Float[np.ndarray, "T T"] | None
+    """Symmetric log-odds of being related, by names and texts."""
+    rates: ConfusionRates | None
+
+
+def gather(
+    spaces: Sequence[LabelSpace],
+    classes: JointClasses,
+    by: By,
+    encode: Encode | None,
+    confusion: Counts | None,
+    templates: Sequence[str],
+) -> Evidence:
+    """Collect the evidence about `classes`, which are those of `spaces` in another order (that of `confusion`)."""
+    if by not in ("names", "text", "confusion", "both"):
+        raise UserError(f"labels cannot be related by '{by}'; choose names, text, confusion or both")
+    same, part = name_evidence(classes)
+    similarity = prior = rates = None
+    if by in ("text", "both"):
+        if encode is None:
+            raise UserError(f"relating labels by {by} needs a text encoder; give one, or relate them by names")
+        similarity = text_similarity(classes, encode, templates)
+        upper = np.triu(np.ones(similarity.shape, bool), 1)
+        a, b = log_odds_against_negatives(similarity[upper & classes.differ], similarity[upper & ~classes.differ])
+        prior = adapt_to_datasets(a + b * similarity.astype(np.float64), [*classes.rows.values()])
+        prior = np.where(same, np.maximum(prior, CERTAIN), prior)
+    if by in ("confusion", "both"):
+        if not confusion:
+            raise UserError(f"relating labels by {by} needs confusion matrices; give some, or relate labels by text")
+        given = JointClasses(tuple(spaces))
+        rates = confusion_rates(given, confusion).reordered([given.positions[key] for key in classes.keys])
+    if by == "names":
+        prior = np.where(same, CERTAIN, IMPOSSIBLE)
+    return Evidence(same, part, similarity, prior, rates)
+
+
+def cluster(
+    classes: JointClasses,
+    evidence: Evidence,
+    must_link: Sequence[tuple[int, int]],
+    cannot_link: Sequence[tuple[int, int]],
+) -> tuple[Float[np.ndarray, "T T"], list[tuple[int, ...]]]:
+    """Return the directed log-odds of every pair, and the clusters of equal classes."""
+    T, rows = len(classes), [*classes.rows.values()]
+    names = [":".join(key) for key in classes.keys]
+    prior = np.full((T, T), IMPOSSIBLE)
+    if evidence.prior is not None:
+        prior = np.where(classes.differ, evidence.prior, IMPOSSIBLE)
+    clusters = partition(prior, classes.dataset, must_link, cannot_link, names)
+    if evidence.rates is None:
+        odds = prior if evidence.similarity is None else exclusive_log_odds(prior, rows)
+        return _with_name_parts(classes, evidence, odds, cluster_numbers(clusters)), clusters
+    for _ in range(MAX_ROUNDS):
+        group = cluster_numbers(clusters)
+        odds = exclusive_log_odds(with_confusion(classes, evidence, group), rows)
+        odds = _with_name_parts(classes, evidence, odds, group)
+        equal = np.maximum(np.minimum(odds, odds.T), prior)
+        before, clusters = clusters, partition(equal, classes.dataset, must_link, cannot_link, names)
+        if clusters == before:
+            break
+    return odds, clusters
+
+
+def cluster_numbers(clusters: Sequence[tuple[int, ...]]) -> Int[np.ndarray, " T"]:
+    """Return the number of each class's cluster."""
+    group = np.empty(sum(map(len, clusters)), int)
+    for g, members in enumerate(clusters):
+        group[list(members)] = g
+    return group
+
+
+def _with_name_parts(
+    classes: JointClasses, evidence: Evidence, odds: Float[np.ndarray, "T T"], group: Int[np.ndarray, " T"]
+) -> Float[np.ndarray, "T T"]:
+    """Make parts by name certain, for all classes of the part's cluster; confusion alone does not look at names."""
+    if evidence.prior is not None:
+        sums = np.zeros((int(group.max()) + 1, len(classes)), np.float32)
+        np.add.at(sums, group, evidence.name_part)
+        part = sums[group] > 0
+        odds = np.where(part & may_contain(classes, group), np.maximum(odds, CERTAIN), odds)
+    return np.where(classes.differ, odds, IMPOSSIBLE)
+
+
+def with_confusion(
+    classes: JointClasses, evidence: Evidence, group: Int[np.ndarray, " T"]
+) -> Float[np.ndarray, "T T"]:
+    """Combine text and confusion as two detectors of related pairs, each calibrated by the other.
+
+    With too few equal names for that, or without texts, the log-odds of the pooled confusion rate are taken as they
+    are: then x is related to y where more than half of its pixels are predicted as y.
+    """
+    assert evidence.rates is not None
+    rate, seen, free = _pooled_rates(classes, evidence.rates, group)
+    seen &= classes.differ
+    if evidence.similarity is None or evidence.prior is None:
+        return np.where(seen, logit(rate), IMPOSSIBLE)
+    same = seen & evidence.same_name
+    out = np.where(free, evidence.prior, IMPOSSIBLE)
+    if same.sum() < MIN_EQUAL_NAMES:
+        return np.where(seen, evidence.prior + logit(rate), out)
+    similarity, confusion = evidence.similarity[seen].astype(np.float64), rate[seen]
+    named = evidence.same_name[seen]
+    unrelated = confusion[similarity < np.median(similarity)]
+    text = log_odds_by_test(similarity, confusion, unrelated.mean(), confusion[named].mean())
+    p = sigmoid(text)
+    sight = log_odds_by_test(confusion, p, p[confusion <= np.median(confusion)].mean(), p[named].mean())
+    base = float(logit(np.array(p.mean())))
+    x, y = np.nonzero(seen)
+    apart = group[x] != group[y]
+    # What is near in meaning looks alike too, also where it is not the same. Two detectors whose errors correlate by
+    # rho are worth 2 / (1 + rho) of one: the weights of the best linear detector.
+    rho = max(_correlation(text[apart], sight[apart]), 0.0)
+    out[seen] = base + (text + sight - 2 * base) / (1 + rho)
+    return out
+
+
+def _correlation(x: np.ndarray, y: np.ndarray) -> float:
+    if len(x) < 3 or x.std() < 1e-9 or y.std() < 1e-9:
+        return 0.0
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _pooled_rates(
+    classes: JointClasses, rates: ConfusionRates, group: Int[np.ndarray, " T"]
+) -> tuple[Float[np.ndarray, "T T"], Bool[np.ndarray, "T T"], Bool[np.ndarray, "T T"]]:
+    """Return the confusion rate of every two classes' clusters, whether it is known, and whether y may contain x.
+
+    The rate is the geometric mean of the two of `ConfusionRates`, each the mean over all pairs of the two clusters'
+    classes for which y may contain x.
+    """
+    free = may_contain(classes, group)
+    use = (free & rates.known).astype(np.float32)
+    count = sums_by_group(use, group)
+    means = [sums_by_group(m * use, group) / np.maximum(count, 1) for m in (rates.given_true, rates.given_predicted)]
+    by_cluster = np.sqrt(means[0] * means[1]).astype(np.float64)
+    possible = sums_by_group(free.astype(np.float32), group) > 0
+    pair = np.ix_(group, group)
+    return by_cluster[pair], (count > 0)[pair], possible[pair]
+
+
+def may_contain(classes: JointClasses, group: Int[np.ndarray, " T"]) -> Bool[np.ndarray, "T T"]:
+    """Say whether y may contain x ([x, y]): unless y's dataset has another class in x's cluster.
+
+    That class is equal to x, so x's pixels have that label in y's dataset, whatever else might contain them.
+    """
+    taken = has_class(classes, group)[group][:, classes.dataset]
+    free: Bool[np.ndarray, "T T"] = classes.differ & (~taken | (group[:, None] == group[None]))
+    return free
+
+
+def has_class(classes: JointClasses, group: Int[np.ndarray, " T"]) -> Bool[np.ndarray, "G K"]:
+    """Say which of the K datasets have a class in each cluster."""
+    has = np.zeros((int(group.max()) + 1, len(classes.spaces)), bool)
+    has[group, classes.dataset] = True
+    return has

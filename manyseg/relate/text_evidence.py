@@ -1,0 +1,80 @@
+"""How similar in meaning two classes are: cosines of the vectors that a text encoder gives their names.
+
+Axes: T classes of all datasets together, N texts, F features of a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from manyseg.errors import UserError
+from manyseg.labels import JointClasses
+from manyseg.relate.name_evidence import alternatives, name_parts
+
+__all__ = ["TEMPLATES", "Encode", "best_cosines", "text_similarity"]
+
+Encode = Callable[[list[str]], np.ndarray]
+"""Turns N texts into vectors Float[N, F]; their lengths do not matter."""
+
+TEMPLATES = ("{}", "a photo of a {}.", "An image of {}", "{}, a kind of object in an image")
+"""Sentences whose vectors are averaged. `{dataset}` may occur too: it stands for the name of the class's dataset."""
+
+
+def text_similarity(
+    classes: JointClasses, encode: Encode, templates: Sequence[str] = TEMPLATES
+) -> Float[np.ndarray, "T T"]:
+    """Return the similarity of every two classes' names, -1 to 1 and 1 for equal names.
+
+    Two names are as similar as their most similar alternatives. The result is the mean of that and of the most similar
+    pair in which one of the names may lose its qualifiers, so that "tree-merged" still resembles "tree". The vector of
+    a class with a description is the mean of that of its name and that of "name: description".
+    """
+    keys: dict[tuple[str, str, str], int] = {}
+    whole: list[list[int]] = []
+    parts: list[list[int]] = []
+    for space in classes.spaces:
+        dataset = space.name if any("{dataset}" in t for t in templates) else ""
+        for c in space.classes:
+            for texts, split in ((whole, alternatives), (parts, name_parts)):
+                names = split(c.name, c.synonyms)
+                texts.append([keys.setdefault((n, dataset, c.description), len(keys)) for n in names])
+    vectors = _vectors(list(keys), encode, templates)
+    wholes, pieces = ([vectors[rows] for rows in texts] for texts in (whole, parts))
+    same = best_cosines(wholes, wholes)
+    loose = best_cosines(pieces, wholes)
+    mean = (same + np.maximum(loose, loose.T)) / 2
+    out: Float[np.ndarray, "T T"] = np.clip((mean + mean.T) / 2, -1, 1)
+    return out
+
+
+def _vectors(keys: Sequence[tuple[str, str, str]], encode: Encode, templates: Sequence[str]) -> np.ndarray:
+    """Float32[N, F]: one unit vector for each (name, dataset, description)."""
+    sentences = [[t.format(name, dataset=dataset) for t in templates] for name, dataset, _ in keys]
+    described = [f"{name}: {description}" for name, _, description in keys if description]
+    pool = sorted({t for ts in sentences for t in ts} | set(described))
+    raw = np.asarray(encode(pool), np.float64)
+    if raw.ndim != 2 or len(raw) != len(pool) or not np.isfinite(raw).all():
+        raise UserError(f"the text encoder gave {list(raw.shape)} for {len(pool)} texts, or values that are not finite")
+    unit = _normalised(raw)
+    position = {t: i for i, t in enumerate(pool)}
+    out = _normalised(np.stack([unit[[position[t] for t in ts]].mean(0) for ts in sentences]))
+    for i, (name, _, description) in enumerate(keys):
+        if description:
+            out[i] = (out[i] + unit[position[f"{name}: {description}"]]) / 2
+    return _normalised(out).astype(np.float32)
+
+
+def _normalised(vectors: np.ndarray) -> np.ndarray:
+    out: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return out
+
+
+def best_cosines(rows: Sequence[np.ndarray], columns: Sequence[np.ndarray]) -> Float[np.ndarray, "R C"]:
+    """Return the largest cosine between any of the unit vectors of a row and any of those of a column."""
+    cosines = np.concatenate(rows) @ np.concatenate(columns).T
+    starts = [np.cumsum([0, *map(len, parts)])[:-1] for parts in (rows, columns)]
+    best: np.ndarray = np.maximum.reduceat(np.maximum.reduceat(cosines, starts[0], 0), starts[1], 1)
+    return best
