@@ -20,15 +20,15 @@ from pathlib import Path
 
 import numpy as np
 
-from manyseg.labels import LabelSpace, Taxonomy, normalise
+from manyseg.labels import JointClasses, LabelSpace, Taxonomy, normalise
 from manyseg.models.text import TextEncoder
-from manyseg.relate import Flat, merge, propose, recall_shares, shares
+from manyseg.relate import confusion_rates, merge, propose, read_confusion, recall_matrix
 
 DATA = Path(os.environ.get("MANYSEG_DATA", "."))
 
 
-def pairs_of(relations):
-    return {frozenset((r.a, r.b)) for r in relations if r.kind != "unrelated"}
+def pairs_of(pairs):
+    return {frozenset((r.a, r.b)) for r in pairs if r.kind != "unrelated"}
 
 
 def pairs_of_groups(groups, labels):
@@ -53,7 +53,7 @@ def labels7():
     truth = json.loads((DATA / "labels7" / "mseg_relations.json").read_text())
     spaces = [LabelSpace.of(d, [e["class"] for e in rows]) for d, rows in truth.items()]
     universal = {(d, e["class"]): frozenset(e["universal"]) for d, rows in truth.items() for e in rows}
-    confusion = dict(np.load(DATA / "labels7" / "confusions.npz"))
+    confusion = read_confusion(DATA / "labels7" / "confusions.npz", spaces)
     related = {
         frozenset(p) for p in combinations(universal, 2) if p[0][0] != p[1][0] and universal[p[0]] & universal[p[1]]
     }
@@ -94,8 +94,8 @@ def narrower(universal):
     return out
 
 
-def part_scores(relations, truth):
-    found = {(r.a, r.b) if r.kind == "part of" else (r.b, r.a) for r in relations if r.kind in ("part of", "contains")}
+def part_scores(pairs, truth):
+    found = {(r.a, r.b) if r.kind == "part of" else (r.b, r.a) for r in pairs if r.kind in ("part of", "contains")}
     hits = len(found & truth)
     return hits / max(len(found), 1), hits / max(len(truth), 1)
 
@@ -118,14 +118,14 @@ def main():
             len(t.unified),
             time.perf_counter() - start,
         )
-    flat = Flat(tuple(spaces))
-    S = recall_shares(shares(flat, confusion).called.astype(float), flat.dataset)
+    classes = JointClasses(tuple(spaces))
+    S = recall_matrix(confusion_rates(classes, confusion), classes)
     for cost in (0.05, 0.4):
         start = time.perf_counter()
-        groups = merge(S, [len(s) for s in spaces], 0.4, cost)
+        groups = merge(S, classes.sizes, 0.4, cost)
         line(
             f"programme, cost {cost}",
-            scores(pairs_of_groups(groups, flat.labels), related),
+            scores(pairs_of_groups(groups, classes.keys), related),
             len(groups),
             time.perf_counter() - start,
         )
@@ -133,9 +133,9 @@ def main():
     for by in ("names", "text", "confusion", "both"):
         start = time.perf_counter()
         p = propose(spaces, by=by, encode=encode, confusion=confusion)
-        kept[by] = pairs_of(p.relations)
+        kept[by] = pairs_of(p.pairs)
         line("ours, " + by, scores(kept[by], related), len(p.taxonomy.unified), time.perf_counter() - start)
-        precision, recall = part_scores(p.relations, parts)
+        precision, recall = part_scores(p.pairs, parts)
         print(f"{'   part of, directed':24} {precision:9.3f} {recall:7.3f}   of {len(parts)}")
     print("\nF1 when only some of the datasets are given (proposed anew): mean, least")
     names = [s.name for s in spaces]
@@ -144,10 +144,8 @@ def main():
             f = []
             for chosen in combinations(range(len(spaces)), size):
                 given = [spaces[i] for i in chosen]
-                inside = {
-                    k: v for k, v in confusion.items() if all(n in {s.name for s in given} for n in k.split("__"))
-                }
-                found = pairs_of(propose(given, by=by, encode=encode, confusion=inside).relations)
+                inside = {k: v for k, v in confusion.items() if {*k} <= {s.name for s in given}}
+                found = pairs_of(propose(given, by=by, encode=encode, confusion=inside).pairs)
                 f.append((scores(found, related, {s.name for s in given})[2], "+".join(names[i] for i in chosen)))
             print(
                 f"  {size} datasets, {by:5} {np.mean([v for v, _ in f]):6.3f} {min(f)[0]:6.3f} ({min(f)[1]})",
@@ -158,9 +156,7 @@ def main():
     for by in ("names", "text"):
         start = time.perf_counter()
         p = propose(spaces, by=by, encode=encode)
-        line(
-            "ours, " + by, scores(pairs_of(p.relations), related), len(p.taxonomy.unified), time.perf_counter() - start
-        )
+        line("ours, " + by, scores(pairs_of(p.pairs), related), len(p.taxonomy.unified), time.perf_counter() - start)
     return 0
 
 

@@ -30,7 +30,7 @@ def main(run: str | None = None) -> None:
     counts = None
     if run is not None:
         found = collect(Run.open(run).load_model(), folders).counts
-        counts = {f"{a}__{b}": n for (a, b), n in found.items() if b != UNIFIED}
+        counts = {(a, b): n for (a, b), n in found.items() if b != UNIFIED}
     print(f"{'by':12} nodes precision recall     F1     (by hand: {len(hand.unified)} nodes)")
     for by in ("names", "text", *(("confusion", "both") if counts else ())):
         proposal = propose(spaces, by=by, encode=TextEncoder().encode, confusion=counts)

@@ -41,7 +41,7 @@ def generated(datasets, classes=50, seed=0):
             counts = rng.dirichlet(np.full(classes, 0.1), classes) * 200
             rows, columns = np.nonzero(x[:, None] == y[None])
             counts[rows, columns] += 800
-            confusion[f"set{a}__set{b}"] = np.round(counts)
+            confusion[f"set{a}", f"set{b}"] = np.round(counts)
     return spaces, confusion, lambda texts: np.stack([vectors[t] for t in texts])
 
 

@@ -27,7 +27,7 @@ from manyseg.labels import LabelSpace
 from manyseg.methods.rounding import Rounding
 from manyseg.methods.start import links, starting_taxonomy
 from manyseg.models.graph import LabelGraph
-from manyseg.relate.assignment import cover, transport
+from manyseg.relate.assignment import covering_assignment, transport
 from manyseg.relate.statistics import Statistics
 
 DATA = Path(os.environ.get("MANYSEG_DATA", ".")) / "labels7"
@@ -72,9 +72,9 @@ def pot(cost, demand, sweeps):
 
 
 def ours(cost, demand, plans):
-    starts = [None if p is None else (p.nodes, p.classes) for p in plans]
+    starts = [None if p is None else (p.node_potentials, p.class_potentials) for p in plans]
     return [
-        transport(c, b, reg=REG, reg_m=REG_M, tol=TOL, start=s) for c, b, s in zip(cost, demand, starts, strict=True)
+        transport(c, b, reg=REG, reg_m=REG_M, tol=TOL, initial=s) for c, b, s in zip(cost, demand, starts, strict=True)
     ]
 
 
@@ -88,17 +88,17 @@ def rounding(sizes, adjacency):
     before = ours(cost[0], demand, none)
     cold, plans = timed(lambda: ours(cost[1], demand, none))
     warm, again = timed(lambda: ours(cost[1], demand, before))
-    owners = [cover(p.mass) for p in plans]
+    owners = [covering_assignment(p.mass) for p in plans]
     steps = [sum(p.steps for p in each) for each in (plans, again)]
     print(f"{'rounding by':20} {'ms':>8} {'x warm':>8}   nodes of the same class as ours from nothing")
     line("ours, from nothing", cold, warm, owners, owners, f"{steps[0]} Newton steps")
-    line("ours, warm", warm, warm, [cover(p.mass) for p in again], owners, f"{steps[1]} Newton steps")
+    line("ours, warm", warm, warm, [covering_assignment(p.mass) for p in again], owners, f"{steps[1]} Newton steps")
     for name, sweeps in (("POT, default call", 1000), ("POT, converged", 200_000)):
         took, masses = timed(lambda sweeps=sweeps: pot(cost[1], demand, sweeps), 3)
         if masses is None:
             print("POT is not installed: no ratio against it")
             return
-        line(name, took, warm, [cover(Q) for Q in masses], owners, f"at most {sweeps} sweeps")
+        line(name, took, warm, [covering_assignment(Q) for Q in masses], owners, f"at most {sweeps} sweeps")
 
 
 def line(name, took, warm, found, owners, note):

@@ -102,22 +102,27 @@ def labels(
     text: Annotated[
         str | None, typer.Option(metavar="MODEL", help="A Hugging Face encoder, name or path  [default: offline]")
     ] = None,
-    pins: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="Pairs that must, or must not, unite.")] = None,
+    constraints: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="Pairs that must, or must not, be one node.")
+    ] = None,
     taxonomy: Annotated[
         Path | None, typer.Option(metavar="FILE.tsv", help="Check and show this table, not the proposal.")
     ] = None,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE.tsv", help="Write the table.")] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page to explore it.")] = None,
+    pins: Annotated[Path | None, typer.Option(hidden=True)] = None,
 ) -> None:
     """Propose the unified label space of several datasets, before any training, and show why."""
-    from manyseg.runs.propose import unify
+    from manyseg.runs.propose import propose_and_report
 
-    unify(
+    if pins is not None:
+        raise typer.BadParameter("--pins is now called --constraints, and its keys must_link and cannot_link")
+    propose_and_report(
         sources,
         by=by.value if by else None,
         confusion=confusion,
         text=text,
-        pins=pins,
+        constraints=constraints,
         taxonomy=taxonomy,
         out=out,
         html=html,

@@ -19,7 +19,7 @@ from manyseg.methods import METHODS
 from manyseg.models.text import OFFLINE
 from manyseg.relate import agreement
 from manyseg.report import compare
-from manyseg.runs.propose import unify
+from manyseg.runs.propose import propose_and_report
 from manyseg.runs.run import Run, predict_run, train_recipe
 
 __all__ = ["run_demo"]
@@ -102,7 +102,7 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
         if name == "multihead":
             console.rule("[bold]labels", align="left")
             table, page = (out / f"{PROPOSED}.{kind}" for kind in ("tsv", "html"))
-            unify([str(runs[name])], by="both" if encoder else "confusion", out=table, html=page)
+            propose_and_report([runs[name]], by="both" if encoder else "confusion", out=table, html=page)
     shown = _best(runs)
     predict_run(shown, [world.folder / "unseen" / "images"], labels="unified", out=out / "predictions")
     comparison = compare(list(runs.values()))

@@ -108,7 +108,7 @@ def pruned(taxonomy: Taxonomy, statistics: Statistics, least: float, absent: flo
     """Return the taxonomy less links that are hardly used, and which of its nodes are left.
 
     A class keeps the nodes that take more than `least` of its pixels among its nodes, but none that takes more than the
-    share `absent` of its own pixels where the dataset has no label (`assignment.prune_by_usage`). A node without any class left is
+    share `absent` of its own pixels where the dataset has no label (`prune_by_usage`). A node without any class left is
     removed. `statistics` are of a model with that taxonomy.
     """
     parts = []

@@ -191,8 +191,9 @@ def covering_assignment(mass: Float[np.ndarray, "U D"]) -> Int[np.ndarray, " U"]
 def prune_by_score(
     owner: Int[np.ndarray, " U"], score: Float[np.ndarray, "U D"], min_score: float
 ) -> Bool[np.ndarray, "D U"]:
-    """Return the relation of nodes to their classes, without nodes that score below `min_score`; each class keeps its
-    best node.
+    """Return the relation of nodes to their classes, without nodes that score below `min_score`.
+
+    The node of highest score stays with each class, whatever its score.
     """
     relation = np.zeros(score.T.shape, bool)
     relation[owner, np.arange(len(owner))] = True

@@ -70,8 +70,9 @@ def confusion_rates(classes: JointClasses, counts: Counts) -> ConfusionRates:
 
 
 def recall_matrix(rates: ConfusionRates, classes: JointClasses) -> Float[np.ndarray, "T T"]:
-    """Return S of the published merge rule: each class's recall by its own head on the diagonal, and its rates
-    for the classes of other datasets.
+    """Return S of the published merge rule (`merge`).
+
+    On the diagonal is the recall of each class by its own head, and besides the rates for classes of other datasets.
     """
     recall = rates.given_true.astype(np.float64)
     return np.where(classes.differ | np.eye(len(classes), dtype=bool), recall, 0.0)

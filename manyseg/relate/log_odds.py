@@ -137,9 +137,7 @@ def _with_name_parts(
     return np.where(classes.differ, odds, IMPOSSIBLE)
 
 
-def with_confusion(
-    classes: JointClasses, evidence: Evidence, group: Int[np.ndarray, " T"]
-) -> Float[np.ndarray, "T T"]:
+def with_confusion(classes: JointClasses, evidence: Evidence, group: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T T"]:
     """Combine text and confusion as two detectors of related pairs, each calibrated by the other.
 
     With too few equal names for that, or without texts, the log-odds of the pooled confusion rate are taken as they

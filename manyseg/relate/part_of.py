@@ -26,9 +26,9 @@ from manyseg.relate.proposal import ClassPair
 __all__ = ["PartOf", "add_mined", "mine_calibrated", "mine_published", "part_of_tsv", "read_part_of"]
 
 MIN_ANSWER = 0.75
-"""How active a node must be on a part of it, from 0 (as on the class that it was taught to refuse and is most active on)
-to 1 (as on its own class). On a class that is the node's class by half, it is active about half as much: that class
-contains the node's, and is no part of it.
+"""How active a node must be on a class that is part of it: 1 is as on the node's own class, 0 as on the class that it
+was taught to refuse and is most active on. On a class half of which is the node's class it is about half as active:
+that class contains the node's, and is no part of it.
 """
 
 COLUMNS = ("dataset", "class", "part of")
@@ -67,7 +67,9 @@ def mine_published(
         relation, mean = taxonomy.relations[space.name], means[space.name]
         threshold = np.maximum(tau, np.where(relation, mean, -np.inf).max(1, keepdims=True))
         possible = ~relation if allow_own else ~relation & ~relation.any(0)
-        out += [_part_of(taxonomy, means, space, c, u, threshold[c, 0]) for c, u in _where(possible & (mean > threshold))]
+        out += [
+            _part_of(taxonomy, means, space, c, u, threshold[c, 0]) for c, u in _where(possible & (mean > threshold))
+        ]
     return _ordered(taxonomy, out)
 
 
@@ -112,7 +114,7 @@ def _references(taxonomy: Taxonomy, means: Means) -> tuple[Float[np.ndarray, " U
 
 
 class _Consistent:
-    """Relations that do not contradict each other; `within[a, b]` says that node a is part of b, by any number of steps."""
+    """Relations that do not contradict each other; `within[a, b]`: node a is part of b, by any number of steps."""
 
     def __init__(self, taxonomy: Taxonomy) -> None:
         self.taxonomy = taxonomy
@@ -124,7 +126,7 @@ class _Consistent:
             self.excludes |= np.outer(known, known) & (counts.T @ counts == 0)
 
     def add(self, relation: PartOf) -> bool:
-        """Add a relation, unless a node would then be part of two nodes that exclude each other; say whether it was added."""
+        """Add a relation, unless a node would be part of two that exclude each other; say whether it was added."""
         space, node = self.taxonomy.space(relation.dataset), self.taxonomy.unified.positions[relation.node]
         own = self.taxonomy.relations[relation.dataset][space.positions[relation.label]]
         parts, wholes = self.within[:, own].any(1), self.within[node]
@@ -135,7 +137,9 @@ class _Consistent:
 
 
 def _part_of(taxonomy: Taxonomy, means: Means, space: LabelSpace, c: int, u: int, threshold: float) -> PartOf:
-    return PartOf(space.name, space.names[c], taxonomy.unified.names[u], float(means[space.name][c, u]), float(threshold))
+    return PartOf(
+        space.name, space.names[c], taxonomy.unified.names[u], float(means[space.name][c, u]), float(threshold)
+    )
 
 
 def _where(found: Bool[np.ndarray, "D U"]) -> Iterator[tuple[int, int]]:
@@ -148,7 +152,7 @@ def _ordered(taxonomy: Taxonomy, relations: Sequence[PartOf]) -> tuple[PartOf, .
 
 
 def add_mined(pairs: Sequence[ClassPair], mined: Sequence[PartOf], taxonomy: Taxonomy) -> tuple[ClassPair, ...]:
-    """Add what was mined to the evidence of pairs, as `mined`, or `mined back` where the pair's second class is the part.
+    """Add what was mined to the evidence of pairs: `mined`, or `mined back` where the second class is the part.
 
     A node stands for each of its classes in other datasets. A pair that is there already keeps its kind, unless that is
     "unrelated"; new pairs follow as "part of", with score (1 + cosine) / 2, or 1 where a person said so.
@@ -176,7 +180,7 @@ def add_mined(pairs: Sequence[ClassPair], mined: Sequence[PartOf], taxonomy: Tax
 
 
 def part_of_tsv(relations: Sequence[PartOf]) -> str:
-    """Render the table that `read_part_of` reads: a row for each relation, with its score and the threshold exceeded."""
+    """Render the table that `read_part_of` reads: a row for each relation, its score, the threshold exceeded."""
     out = io.StringIO()
     writer = csv.writer(out, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
     writer.writerow([*COLUMNS, "score", "threshold"])

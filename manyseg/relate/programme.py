@@ -187,7 +187,7 @@ def _with_last(square: np.ndarray, rest: Sequence[int], last: np.ndarray) -> np.
 
 
 def _cliques(fits: np.ndarray) -> list[tuple[int, ...]] | None:
-    """List the cliques of two or more classes that all fit together, or None where there are more than `MAX_CANDIDATES`.
+    """List the sets of two or more classes that all fit together, or None for more than `MAX_CANDIDATES` sets.
 
     Where all fit together the whole is best, as every weight is positive, and listed alone.
     """

@@ -38,8 +38,8 @@ class ClassPair:
 
     `kind` is "equal", "part of" (a within b), "contains" (b within a), "overlaps" or "unrelated". `score`, 0 to 1, is
     the probability of that kind, as far as the evidence is calibrated. `evidence` says why: what the `names` say; the
-    similarity of the `text`; as `confusion` the share of a's pixels that is predicted as b, and as `confusion back` that
-    of b's predicted as a; as `mined` and `mined back` what a model learned (`add_mined`).
+    similarity of the `text`; as `confusion` the share of a's pixels predicted as b, as `confusion back` the share of
+    b's predicted as a; as `mined` and `mined back` what a model learned (`add_mined`).
     """
 
     a: ClassKey
@@ -99,7 +99,9 @@ def _kinds(
     in y's cluster as well, it tells the two apart, so that x is the narrower one.
     """
     within = (odds > 0) & classes.differ
-    told_apart = has_class(classes, group)[group][:, classes.dataset].T  # [x, y]: x's dataset has a class in y's cluster.
+    told_apart = has_class(classes, group)[group][
+        :, classes.dataset
+    ].T  # [x, y]: x's dataset has a class in y's cluster.
     both = within & within.T
     part = (within & ~within.T) | (both & told_apart & ~told_apart.T)
     out = np.full(odds.shape, UNRELATED, np.int8)
@@ -135,7 +137,9 @@ def _taxonomy(
         wholes = [y for y in best.values() if not any(frozenset((x, y)) in apart for x in rows)]
         nodes.append(sorted((classes.keys[i] for i in (*rows, *wholes)), key=position.__getitem__))
     # Names are made of the classes of the cluster alone; alphabetically, so that the order of datasets does not matter.
-    spelled = [sorted(((d, words(n) or n) for d, n in map(classes.keys.__getitem__, c)), key=lambda k: k[1]) for c in clusters]
+    spelled = [
+        sorted(((d, words(n) or n) for d, n in map(classes.keys.__getitem__, c)), key=lambda k: k[1]) for c in clusters
+    ]
     names = node_names(spelled)
     order = sorted(range(len(clusters)), key=lambda k: min(position[classes.keys[i]] for i in clusters[k]))
     return Taxonomy.from_groups(spaces, [nodes[k] for k in order], [names[k] for k in order])

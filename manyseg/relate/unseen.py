@@ -10,12 +10,12 @@ Axes: D classes of the target, U unified nodes, F features of a text.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float
 
 from manyseg.labels import LabelClass, LabelSpace, Relation, Taxonomy, normalise
 from manyseg.relate.text_evidence import Encode, best_cosines
 
 __all__ = ["relate_by_names", "relate_by_text", "unmapped"]
+
 
 def unmapped(space: LabelSpace, relation: Relation) -> tuple[str, ...]:
     """Return the names of the classes that no node is related to: they cannot be predicted."""

@@ -1,5 +1,4 @@
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,9 @@ from hypothesis import strategies as st
 
 from manyseg.explorer import conflicts, difference, write_explorer
 from manyseg.explorer.page import _flow, _nodes, _order
-from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.labels import ClassKey, LabelSpace, Taxonomy
+from manyseg.relate import ClassPair
+from manyseg.relate.proposal import Kind
 
 EVIL = "<script>alert('x')</script>"
 
@@ -19,13 +20,8 @@ PARK = LabelSpace.of("park", ["path", "Person", EVIL])
 LANE = LabelSpace.of("lane", ["drivable", "crosswalk", "animal"])
 
 
-@dataclass(frozen=True)
-class Relation:
-    a: tuple[str, str]
-    b: tuple[str, str]
-    kind: str = "equal"
-    score: float = 0.9
-    evidence: dict[str, float | str] = field(default_factory=lambda: {"names": 1.0, "text": "close"})
+def pair(a: ClassKey, b: ClassKey, kind: Kind = "equal", score: float = 0.9, **evidence: float | str) -> ClassPair:
+    return ClassPair(a, b, kind, score, evidence or {"names": 1.0, "text": "close"})
 
 
 def toy() -> Taxonomy:
@@ -46,8 +42,8 @@ def large(datasets: int = 7, classes: int = 64) -> Taxonomy:
     return Taxonomy.by_name(spaces, exact=True)
 
 
-def found(kind: str, taxonomy: Taxonomy, *relations: Relation) -> list[tuple[str, str]]:
-    return [(c.a[1], c.b[1]) for c in conflicts(taxonomy, relations) if c.kind == kind]
+def found(kind: str, taxonomy: Taxonomy, *pairs: ClassPair) -> list[tuple[str, str]]:
+    return [(c.a[1], c.b[1]) for c in conflicts(taxonomy, pairs) if c.kind == kind]
 
 
 # Conflicts.
@@ -75,8 +71,8 @@ def test_two_classes_of_one_dataset_in_one_node_are_a_conflict() -> None:
 
 
 def test_evidence_may_speak_against_a_merge_or_for_one_that_was_not_made() -> None:
-    against = Relation(("park", "Person"), ("street", "person"), "unrelated", 0.1)
-    apart = Relation(("lane", "animal"), ("street", "sky"), "equal", 0.8)
+    against = pair(("park", "Person"), ("street", "person"), "unrelated", 0.1)
+    apart = pair(("lane", "animal"), ("street", "sky"), "equal", 0.8)
     assert found("against", toy(), against, apart) == [("person", "Person")]
     assert found("apart", toy(), against, apart) == [("sky", "animal")]
 
@@ -84,18 +80,18 @@ def test_evidence_may_speak_against_a_merge_or_for_one_that_was_not_made() -> No
 @pytest.mark.parametrize("turned", [False, True])
 def test_part_of_reads_from_the_part_to_the_whole_whichever_way_it_was_given(turned: bool) -> None:
     part, whole = ("lane", "animal"), ("street", "sky")
-    relation = Relation(whole, part, "contains", 0.7) if turned else Relation(part, whole, "part of", 0.7)
+    relation = pair(whole, part, "contains", 0.7) if turned else pair(part, whole, "part of", 0.7)
     (conflict,) = [c for c in conflicts(toy(), [relation]) if c.score == 0.7]
     assert conflict[:6] == ("part of", part, whole, "unrelated", "part of", 0.7)
 
 
 def test_evidence_that_agrees_with_the_taxonomy_is_no_conflict() -> None:
-    agrees = Relation(("street", "person"), ("park", "Person"), "equal")
+    agrees = pair(("street", "person"), ("park", "Person"), "equal")
     assert conflicts(toy(), [agrees]) == conflicts(toy())
 
 
 def test_evidence_about_classes_the_taxonomy_does_not_have_is_left_out() -> None:
-    assert conflicts(toy(), [Relation(("elsewhere", "x"), ("street", "sky"))]) == conflicts(toy())
+    assert conflicts(toy(), [pair(("elsewhere", "x"), ("street", "sky"))]) == conflicts(toy())
 
 
 # Differences.
@@ -182,7 +178,7 @@ def test_the_overview_counts_every_link_once() -> None:
 
 
 def test_the_page_is_one_file_and_shows_names_as_text(tmp_path: Path) -> None:
-    page = write_explorer(tmp_path / "new" / "x.html", toy(), [Relation(("park", EVIL), ("lane", "animal"))])
+    page = write_explorer(tmp_path / "new" / "x.html", toy(), [pair(("park", EVIL), ("lane", "animal"))])
     text = page.read_text(encoding="utf-8")
     assert EVIL not in text
     assert "&lt;script&gt;alert(&#39;x&#39;)" in text
@@ -207,8 +203,8 @@ def test_448_classes_fit_in_a_megabyte(tmp_path: Path) -> None:
 
 @needs_chromium
 def test_a_browser_searches_448_classes_and_unfolds_a_node(tmp_path: Path) -> None:
-    relation = Relation(("set0", "thing 032"), ("set1", "thing 032"), "equal", 0.75, {"text": 0.5})
-    near = Relation(("set0", "thing 032"), ("set3", "thing 100"), "overlaps", 0.4)
+    relation = pair(("set0", "thing 032"), ("set1", "thing 032"), "equal", 0.75, text=0.5)
+    near = pair(("set0", "thing 032"), ("set3", "thing 100"), "overlaps", 0.4)
     crops = {("set0", "thing 032"): [np.full((40, 60, 3), 90, np.uint8)]}
     taxonomy = large()
     page = write_explorer(tmp_path / "x.html", taxonomy, [relation, near], crops, Taxonomy.disjoint(taxonomy.spaces))
@@ -270,7 +266,7 @@ def test_a_browser_searches_448_classes_and_unfolds_a_node(tmp_path: Path) -> No
 
 @needs_chromium
 def test_a_browser_runs_no_script_that_a_class_name_holds(tmp_path: Path) -> None:
-    relation = Relation(("park", EVIL), ("lane", "animal"), "equal", 0.5, {EVIL: EVIL})
+    relation = pair(("park", EVIL), ("lane", "animal"), "equal", 0.5, **{EVIL: EVIL})
     page = write_explorer(tmp_path / "x.html", toy(), [relation], other=Taxonomy.disjoint(toy().spaces))
     result = browse(
         page,

@@ -16,9 +16,9 @@ from manyseg.inference.label_maps import class_sums
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.methods.uniseg import UniSeg
 from manyseg.models import Features
-from manyseg.relate import PartOf, Relation, add_mined, mine_calibrated, mine_published, read_relations, relations_tsv
+from manyseg.relate import ClassPair, PartOf, add_mined, mine_calibrated, mine_published, part_of_tsv, read_part_of
 from manyseg.relate.statistics import Statistics
-from manyseg.runs.propose import unify
+from manyseg.runs.propose import propose_and_report
 from manyseg.runs.recipe import read_recipe
 from manyseg.runs.run import Run, train_recipe
 
@@ -230,7 +230,7 @@ def test_a_node_must_answer_nearly_as_to_its_own_class():
     # Three quarters of the way from -0.4 to 0.4 are 0.2.
     assert calibrated(car={"vehicle": 0.21}) == {("car", "vehicle")}
     assert calibrated(car={"vehicle": 0.19}) == set()
-    # What the node was taught to refuse moves the bar: from 0.2 to 0.4, three quarters of the way are 0.35.
+    # What the node was taught to refuse moves the threshold: from 0.2 to 0.4, three quarters of the way are 0.35.
     assert calibrated(car={"vehicle": 0.34}, road={"vehicle": 0.2}) == set()
     (found,) = mine_calibrated(*answers(car={"vehicle": 0.36}, road={"vehicle": 0.2}))
     assert found == PartOf("f", "car", "vehicle", pytest.approx(0.36), pytest.approx(0.35))
@@ -399,11 +399,11 @@ def test_one_recipe_goes_through_both_stages_and_leaves_relations_to_edit_and_tr
     assert trained.part_of  # With so low a tau an untrained model relates much.
     assert not (folder / "stages/null/relations.tsv").exists()
     text = (folder / "relations.tsv").read_text()
-    assert text == relations_tsv(trained.part_of)
-    found = read_relations(folder / "relations.tsv", run.taxonomy)
+    assert text == part_of_tsv(trained.part_of)
+    found = read_part_of(folder / "relations.tsv", run.taxonomy)
     assert [r[:3] for r in found] == [r[:3] for r in trained.part_of]
 
-    shown = unify([str(folder)], by="names", html=tmp_path / "labels.html").relations
+    shown = propose_and_report([folder], by="names", html=tmp_path / "labels.html").pairs
     assert capsys.readouterr().out.count("mined in training: ") == len(found)
     pairs = {(r.a, r.b) for r in shown if "mined" in r.evidence} | {
         (r.b, r.a) for r in shown if "mined back" in r.evidence
@@ -442,7 +442,7 @@ def test_statistics_of_other_datasets_are_refused():
         ("dataset\tclass\n", "first row must start with dataset, class, part of"),
         ("dataset\tclass\tpart of\nd\tcow\tu1\n", "row 2: 'cow' is no class of 'd'; there are: u0, u2"),
         ("dataset\tclass\tpart of\n\nd\tu0\tcow\n", "row 3: 'cow' is no class of 'unified'"),
-        ("dataset\tclass\tpart of\tscore\nd\tu0\tu1\thigh\n", "row 2: score and bar are numbers"),
+        ("dataset\tclass\tpart of\tscore\nd\tu0\tu1\thigh\n", "row 2: score and threshold are numbers"),
     ],
 )
 def test_a_wrong_table_of_relations_is_an_error_with_file_and_row(tmp_path, text, message):
@@ -456,7 +456,7 @@ def test_a_wrong_table_of_relations_is_an_error_with_file_and_row(tmp_path, text
 
 def test_what_was_mined_is_shown_beside_other_evidence():
     taxonomy = Taxonomy.by_name((N, M))
-    other = Relation(("m", "rider"), ("n", "motorcyclist"), "contains", 0.9, {"text": 0.5})
+    other = ClassPair(("m", "rider"), ("n", "motorcyclist"), "contains", 0.9, {"text": 0.5})
     found = [
         PartOf("n", "motorcyclist", "rider", 0.3, 0.2),
         PartOf("m", "rider", "motorcyclist"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from manyseg.errors import UserError
-from manyseg.relate.assignment import cheapest_map, map_by_iou
+from manyseg.relate.assignment import map_by_iou, min_cost_assignment
 
 
 def cheapest_by_brute_force(cost):
@@ -23,7 +23,7 @@ def cheapest_by_brute_force(cost):
 @given(st.integers(1, 5), st.integers(1, 4), st.data())
 def test_the_map_is_as_cheap_as_the_best_of_all_maps(nodes, classes, data):
     cost = data.draw(arrays(np.float64, (nodes, classes), elements=st.floats(-3, 3, width=16)))
-    found = cheapest_map(cost, partial=True)
+    found = min_cost_assignment(cost, partial=True)
     assert len(set(found.tolist())) >= min(nodes, classes)
     assert cost[np.arange(nodes), found].sum() == pytest.approx(cheapest_by_brute_force(cost), abs=1e-9)
 
@@ -31,17 +31,17 @@ def test_the_map_is_as_cheap_as_the_best_of_all_maps(nodes, classes, data):
 def test_a_node_goes_to_a_class_that_would_otherwise_be_empty():
     """AutoUniSeg: the plain argmax leaves class 1 empty, and node 2 can be spared best."""
     share = np.array([[0.9, 0.8, 0.7], [0.1, 0.2, 0.3]])
-    assert cheapest_map(1 - share.T).tolist() == [0, 0, 1]
+    assert min_cost_assignment(1 - share.T).tolist() == [0, 0, 1]
 
 
 def test_fewer_nodes_than_classes_is_an_error_with_both_numbers():
     with pytest.raises(UserError, match="2 nodes cannot cover 3 classes"):
-        cheapest_map(np.zeros((2, 3)))
+        min_cost_assignment(np.zeros((2, 3)))
 
 
 def test_a_cost_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="1 of 4 costs"):
-        cheapest_map(np.array([[0.0, np.inf], [0.0, 0.0]]))
+        min_cost_assignment(np.array([[0.0, np.inf], [0.0, 0.0]]))
 
 
 def test_the_fitted_map_takes_the_best_iou_of_each_node():

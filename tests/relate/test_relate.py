@@ -9,10 +9,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manyseg.errors import UserError
-from manyseg.labels import LabelClass, LabelSpace, Taxonomy
-from manyseg.relate import Flat, Pins, agreement, merge, partition, propose, recall_shares, shares, text_similarity
-from manyseg.relate.calibrate import compete, cross_log_odds, decoy_log_odds, sigmoid, suit_datasets
-from manyseg.relate.evidence import name_evidence
+from manyseg.labels import JointClasses, LabelClass, LabelSpace, Taxonomy
+from manyseg.relate import (
+    Constraints,
+    agreement,
+    confusion_rates,
+    merge,
+    partition,
+    propose,
+    read_confusion,
+    recall_matrix,
+    text_similarity,
+)
+from manyseg.relate.calibrate import (
+    adapt_to_datasets,
+    exclusive_log_odds,
+    log_odds_against_negatives,
+    log_odds_by_test,
+    sigmoid,
+)
+from manyseg.relate.name_evidence import name_evidence
 
 A = LabelSpace.of("a", ["Road", "Cars", "building", "rider"])
 B = LabelSpace.of("b", ["road", "car", "house", "crosswalk"])
@@ -36,7 +52,7 @@ def meaning(**vectors):
 
 def kinds(proposal):
     flip = {"part of": "contains", "contains": "part of"}
-    out = {(r.a, r.b): r.kind for r in proposal.relations}
+    out = {(r.a, r.b): r.kind for r in proposal.pairs}
     return out | {(b, a): flip.get(k, k) for (a, b), k in out.items()}
 
 
@@ -44,9 +60,10 @@ def kinds(proposal):
 
 
 def two_by_two(first):
-    H = {"a__b": first, "b__a": first, "a__a": np.diag([100, 100]), "b__b": np.diag([100, 100])}
-    flat = Flat((LabelSpace.of("a", ["x", "y"]), LabelSpace.of("b", ["x", "y"])))
-    return recall_shares(shares(flat, {k: np.array(v) for k, v in H.items()}).called.astype(float), flat.dataset)
+    own = np.diag([100, 100])
+    counts = {("a", "b"): np.array(first), ("b", "a"): np.array(first), ("a", "a"): own, ("b", "b"): own}
+    classes = JointClasses((LabelSpace.of("a", ["x", "y"]), LabelSpace.of("b", ["x", "y"])))
+    return recall_matrix(confusion_rates(classes, counts), classes)
 
 
 def test_two_good_heads_merge_one_pair():
@@ -69,16 +86,16 @@ def test_a_zero_row_of_confusion_never_merges():
 @pytest.mark.skipif(not REAL.exists(), reason="../shared/data/labels7 is absent")
 @pytest.mark.parametrize(("cost", "nodes"), [(0.05, 302), (0.4, 258)])
 def test_the_real_confusions_give_the_known_number_of_nodes_in_any_order(cost, nodes):
-    confusion = np.load(REAL)
-    names = list(dict.fromkeys(k.split("__")[0] for k in confusion))
+    with np.load(REAL) as arrays:
+        names = list(dict.fromkeys(k.split("__")[0] for k in arrays.files))
+        confusion = {(a, b): arrays[f"{a}__{b}"] for a in names for b in names}
     rng = np.random.default_rng(0)
     for order in (names, names[::-1]):
-        sizes = [confusion[f"{n}__{n}"].shape[0] for n in order]
+        sizes = [len(confusion[n, n]) for n in order]
         shuffle = {n: rng.permutation(s) for n, s in zip(order, sizes, strict=True)}
-        H = {f"{a}__{b}": confusion[f"{a}__{b}"][np.ix_(shuffle[a], shuffle[b])] for a in order for b in order}
-        flat = Flat(tuple(LabelSpace.of(n, map(str, range(s))) for n, s in zip(order, sizes, strict=True)))
-        S = recall_shares(shares(flat, H).called.astype(float), flat.dataset)
-        assert len(merge(S, sizes, 0.4, cost)) == nodes
+        H = {(a, b): confusion[a, b][np.ix_(shuffle[a], shuffle[b])] for a in order for b in order}
+        classes = JointClasses(tuple(LabelSpace.of(n, map(str, range(s))) for n, s in zip(order, sizes, strict=True)))
+        assert len(merge(recall_matrix(confusion_rates(classes, H), classes), sizes, 0.4, cost)) == nodes
 
 
 @st.composite
@@ -147,37 +164,37 @@ def test_partition_is_the_best_of_all_partitions_into_agreeing_pairs(values):
 
 
 def test_partition_joins_the_surest_first_where_there_are_too_many_clusters(monkeypatch):
-    monkeypatch.setattr("manyseg.relate.programme.MOST_CLUSTERS", 1)
+    monkeypatch.setattr("manyseg.relate.programme.MAX_CANDIDATES", 1)
     W = np.zeros((4, 4))
     for i, j, w in ((0, 1, 3), (1, 2, 2), (2, 3, 3)):
         W[i, j] = W[j, i] = w
     assert partition(W, np.arange(4)) == [(0, 1), (2, 3)]
 
 
-def test_pins_override_weights():
+def test_constraints_override_weights():
     W = np.array([[0.0, -9, 5], [-9, 0, -9], [5, -9, 0]])
-    assert partition(W, np.arange(3), must=[(0, 1)]) == [(0, 1), (2,)]
-    assert partition(W, np.arange(3), must_not=[(0, 2)]) == [(0,), (1,), (2,)]
-    with pytest.raises(UserError, match="both `must` and `must not`"):
-        partition(W, np.arange(3), must=[(0, 1), (1, 2)], must_not=[(0, 2)])
+    assert partition(W, np.arange(3), must_link=[(0, 1)]) == [(0, 1), (2,)]
+    assert partition(W, np.arange(3), cannot_link=[(0, 2)]) == [(0,), (1,), (2,)]
+    with pytest.raises(UserError, match="0 and 2 are linked by must_link and parted by cannot_link"):
+        partition(W, np.arange(3), must_link=[(0, 1), (1, 2)], cannot_link=[(0, 2)])
     with pytest.raises(UserError, match="two classes of one dataset"):
-        partition(W, np.array([0, 1, 0]), must=[(0, 1), (1, 2)])
+        partition(W, np.array([0, 1, 0]), must_link=[(0, 1), (1, 2)])
 
 
 # Calibration.
 
 
-def test_decoys_find_the_odds_that_generated_them():
+def test_known_negatives_find_the_odds_that_generated_the_pairs():
     rng = np.random.default_rng(0)
     negative, positive = rng.normal(0.3, 0.1, 40_000), rng.normal(0.8, 0.1, 400)
-    a, b = decoy_log_odds(np.r_[negative[:20_000], positive], negative[20_000:])
+    a, b = log_odds_against_negatives(np.r_[negative[:20_000], positive], negative[20_000:])
     # equal variances: log-odds are linear with slope 0.5 / 0.01 and even at 0.55 + 0.02 log(50)
-    assert b == pytest.approx(50, rel=0.25)  # few decoys overlap with the positives
+    assert b == pytest.approx(50, rel=0.25)  # few negatives overlap with the positives
     assert -a / b == pytest.approx(0.55 + 0.02 * np.log(50), abs=0.02)
 
 
-def test_odds_from_a_few_decoys_stay_finite():
-    a, b = decoy_log_odds(np.array([1.0, 0.2]), np.array([]))
+def test_odds_from_few_pairs_and_no_negatives_stay_finite():
+    a, b = log_odds_against_negatives(np.array([1.0, 0.2]), np.array([]))
     assert b > 0
     assert a + b > 0 > a + 0.2 * b
 
@@ -187,7 +204,7 @@ def test_a_test_with_known_error_rates_recovers_the_share_of_related_pairs():
     score = rng.uniform(size=50_000)
     related = rng.uniform(size=50_000) < score
     test = np.where(related, rng.uniform(size=50_000) < 0.7, rng.uniform(size=50_000) < 0.1).astype(float)
-    p = sigmoid(cross_log_odds(score, test, 0.1, 0.7))
+    p = sigmoid(log_odds_by_test(score, test, 0.1, 0.7))
     assert np.abs(p - score).max() < 0.1
     assert (np.diff(p[np.argsort(score)]) >= -1e-12).all()
 
@@ -198,7 +215,7 @@ def test_a_doubtful_pair_gains_where_its_datasets_have_much_in_common():
         odds[i, j] = odds[j, i] = 6
     for i, j in ((3, 7), (3, 11)):
         odds[i, j] = odds[j, i] = -1
-    suited = suit_datasets(odds, [slice(0, 4), slice(4, 8), slice(8, 12)])
+    suited = adapt_to_datasets(odds, [slice(0, 4), slice(4, 8), slice(8, 12)])
     assert suited[3, 7] > suited[3, 11]
     assert suited[0, 4] > 3
     np.testing.assert_allclose(suited, suited.T)
@@ -206,7 +223,7 @@ def test_a_doubtful_pair_gains_where_its_datasets_have_much_in_common():
 
 def test_classes_of_one_dataset_compete():
     odds = np.log(np.array([[0, 0, 3.0, 1.0]] * 4) + 1e-30)
-    p = sigmoid(compete(odds, [slice(0, 2), slice(2, 4)]))
+    p = sigmoid(exclusive_log_odds(odds, [slice(0, 2), slice(2, 4)]))
     assert p[0, 2:] == pytest.approx([3 / 5, 1 / 5])
 
 
@@ -223,16 +240,16 @@ def test_names_say_equal_and_part_of():
     ]
     other = LabelSpace("other", tuple(names))
     third = LabelSpace.of("third", ["Cars", "道路"])
-    flat = Flat((one, other, third))
-    equal, part = name_evidence(flat)
-    pairs = {(flat.labels[i][1], flat.labels[j][1]) for i, j in np.argwhere(equal)}
+    classes = JointClasses((one, other, third))
+    equal, part = name_evidence(classes)
+    pairs = {(classes.keys[i][1], classes.keys[j][1]) for i, j in np.argwhere(equal)}
     assert pairs == {
         ("Traffic_Lights", "trafficlight"),
         ("trafficlight", "Traffic_Lights"),
         ("auto", "Cars"),
         ("Cars", "auto"),
     }
-    assert {(flat.labels[i][1], flat.labels[j][1]) for i, j in np.argwhere(part)} == {
+    assert {(classes.keys[i][1], classes.keys[j][1]) for i, j in np.argwhere(part)} == {
         ("wall-brick", "wall"),
         ("tunnel", "bridge / tunnel"),
     }
@@ -240,46 +257,47 @@ def test_names_say_equal_and_part_of():
 
 def test_a_description_lists_the_parts_that_its_dataset_does_not_label_itself():
     coarse = LabelClass("moving", description="a car, truck or other vehicle; the load on top")
-    flat = Flat(
+    classes = JointClasses(
         (LabelSpace("a", (coarse, LabelClass("truck"))), LabelSpace.of("b", ["Car", "truck", "bicycle", "bus"]))
     )
-    equal, part = name_evidence(flat)
-    assert [flat.labels[i][1] for i in np.flatnonzero(part[:, 0])] == ["Car"]
+    equal, part = name_evidence(classes)
+    assert [classes.keys[i][1] for i in np.flatnonzero(part[:, 0])] == ["Car"]
     assert not part[0].any()
     assert equal[1, 3]
 
 
 def test_equal_names_have_cosine_one_and_a_description_moves_a_class():
     encode = meaning(road=[1, 0], bank=[0, 1], river=[0, 0, 1])
-    plain = Flat((LabelSpace.of("a", ["Road", "bank"]), LabelSpace.of("b", ["road"])))
+    plain = JointClasses((LabelSpace.of("a", ["Road", "bank"]), LabelSpace.of("b", ["road"])))
     S = text_similarity(plain, encode)
     assert S[0, 2] == pytest.approx(1)
     assert S[1, 2] == pytest.approx(0, abs=1e-6)
-    described = Flat(
+    described = JointClasses(
         (LabelSpace("a", (LabelClass("bank", description="side of a river"),)), LabelSpace.of("b", ["bank"]))
     )
     changed = text_similarity(described, meaning(river=[0, 0, 1], bank=[0, 1]))
     assert changed[0, 1] < 1 - 1e-3
 
 
-def test_shares_read_both_directions_and_know_what_was_never_seen():
-    flat = Flat((LabelSpace.of("a", ["x", "y"]), LabelSpace.of("b", ["z"])))
-    s = shares(flat, {"a__b": np.array([[6], [0]]), "b__a": np.array([[1, 3]])})
-    assert s.called[0, 2] == 1
+def test_confusion_rates_read_both_directions_and_know_what_was_never_seen():
+    classes = JointClasses((LabelSpace.of("a", ["x", "y"]), LabelSpace.of("b", ["z"])))
+    s = confusion_rates(classes, {("a", "b"): np.array([[6], [0]]), ("b", "a"): np.array([[1, 3]])})
+    assert s.given_true[0, 2] == 1
     assert not s.known[1, 2]
-    assert s.called[2].tolist() == [0.25, 0.75, 0]
-    assert s.found[2, 0] == 1  # all that b's head calls z on a's images is truly x
-    assert s.found[0, 2] == 1  # all that a's head calls x on b's images is truly z
+    assert s.given_true[2].tolist() == [0.25, 0.75, 0]
+    assert s.given_predicted[2, 0] == 1  # all that b's head calls z on a's images is truly x
+    assert s.given_predicted[0, 2] == 1  # all that a's head calls x on b's images is truly z
 
 
 def test_confusions_of_a_wrong_shape_or_name_are_errors():
-    flat = Flat((A, B))
-    with pytest.raises(UserError, match=r"'a__b' is \[4, 3\]"):
-        shares(flat, {"a__b": np.zeros((4, 3))})
-    with pytest.raises(UserError, match="non-finite"):
-        shares(flat, {"a__b": np.full((4, 4), -1)})
-    with pytest.raises(UserError, match="'a__c' is not"):
-        propose([A, B], by="confusion", confusion={"a__c": np.zeros((4, 4))})
+    classes = JointClasses((A, B))
+    with pytest.raises(UserError, match=r"'a' by the head of 'b' is \[4, 3\]"):
+        confusion_rates(classes, {("a", "b"): np.zeros((4, 3))})
+    for bad in (-1, np.nan, np.inf):
+        with pytest.raises(UserError, match="non-finite"):
+            confusion_rates(classes, {("a", "b"): np.full((4, 4), bad)})
+    with pytest.raises(UserError, match="'a' by the head of 'c', but the datasets are: a, b"):
+        propose([A, B], by="confusion", confusion={("a", "c"): np.zeros((4, 4))})
 
 
 # The proposal.
@@ -290,7 +308,7 @@ def test_names_give_a_taxonomy_with_reasons():
     assert kinds(p)[("a", "Cars"), ("b", "car")] == "equal"
     assert len(p.taxonomy.unified) == 6
     assert {"road", "car", "building", "rider", "house", "crosswalk"} == set(p.taxonomy.unified.names)
-    assert all(r.evidence["names"] == "equal" for r in p.relations)
+    assert all(r.evidence["names"] == "equal" for r in p.pairs)
 
 
 def test_text_finds_a_synonym_and_never_merges_two_of_one_dataset():
@@ -311,14 +329,14 @@ def crosswalk_world():
         LabelSpace.of("b", ["street", "auto"]),
         LabelSpace.of("c", ["road", "crosswalk", "car"]),
     ]
-    own = {n: np.eye(k) * 100 for n, k in (("a__a", 2), ("b__b", 2), ("c__c", 3))}
+    own = {n: np.eye(k) * 100 for n, k in ((("a", "a"), 2), (("b", "b"), 2), (("c", "c"), 3))}
     H = own | {
-        "a__b": np.array([[99, 1], [1, 99]]),
-        "b__a": np.array([[99, 1], [1, 99]]),
-        "a__c": np.array([[90, 9, 1], [1, 0, 99]]),
-        "b__c": np.array([[90, 9, 1], [1, 0, 99]]),
-        "c__a": np.array([[99, 1], [97, 3], [1, 99]]),
-        "c__b": np.array([[99, 1], [97, 3], [1, 99]]),
+        ("a", "b"): np.array([[99, 1], [1, 99]]),
+        ("b", "a"): np.array([[99, 1], [1, 99]]),
+        ("a", "c"): np.array([[90, 9, 1], [1, 0, 99]]),
+        ("b", "c"): np.array([[90, 9, 1], [1, 0, 99]]),
+        ("c", "a"): np.array([[99, 1], [97, 3], [1, 99]]),
+        ("c", "b"): np.array([[99, 1], [97, 3], [1, 99]]),
     }
     return spaces, H
 
@@ -353,7 +371,7 @@ def test_the_order_of_datasets_and_classes_does_not_matter(by):
     other = [LabelSpace(s.name, s.classes[::-1]) for s in spaces[::-1]]
     first = propose(spaces, by=by, encode=encode, confusion=H)
     turned = propose(other, by=by, encode=encode, confusion={k: v[::-1, ::-1] for k, v in H.items()})
-    assert first.relations == turned.relations
+    assert first.pairs == turned.pairs
     members = [{frozenset(t.members(u)) for u in range(len(t.unified))} for t in (first.taxonomy, turned.taxonomy)]
     assert members[0] == members[1]
     assert agreement(first.taxonomy, turned.taxonomy).f1 == 1
@@ -362,21 +380,21 @@ def test_the_order_of_datasets_and_classes_does_not_matter(by):
 @pytest.mark.parametrize("by", ["names", "text", "confusion", "both"])
 def test_one_dataset_of_one_class_is_its_own_taxonomy(by):
     one = LabelSpace.of("a", ["道路"])
-    p = propose([one], by=by, encode=meaning(), confusion={"a__a": np.array([[3]])})
+    p = propose([one], by=by, encode=meaning(), confusion={("a", "a"): np.array([[3]])})
     assert p.taxonomy.unified.names == ("道路",)
-    assert p.relations == ()
+    assert p.pairs == ()
 
 
 def test_zero_rows_everywhere_relate_nothing():
-    p = propose([A, B], by="confusion", confusion={"a__b": np.zeros((4, 4)), "b__a": np.zeros((4, 4))})
+    p = propose([A, B], by="confusion", confusion={("a", "b"): np.zeros((4, 4)), ("b", "a"): np.zeros((4, 4))})
     assert len(p.taxonomy.unified) == 8
-    assert p.relations == ()
+    assert p.pairs == ()
 
 
 def test_missing_evidence_and_twice_one_name_are_errors():
     with pytest.raises(UserError, match="needs a text encoder"):
         propose([A, B], by="text")
-    with pytest.raises(UserError, match="needs confusions"):
+    with pytest.raises(UserError, match="needs confusion matrices"):
         propose([A, B], by="confusion")
     with pytest.raises(UserError, match="choose names"):
         propose([A, B], by="smell")
@@ -386,13 +404,18 @@ def test_missing_evidence_and_twice_one_name_are_errors():
         propose([A, B], by="text", encode=lambda texts: np.full((len(texts), 2), np.nan))
 
 
-# Pins and agreement.
+# Constraints and agreement.
 
 
-def test_pins_survive_a_run(tmp_path):
-    file = tmp_path / "pins.toml"
-    file.write_text('must = ["a:building = b:house"]\nmust_not = ["a:Cars = b:car"]\n')
-    p = propose([A, B], by="names", pins=Pins.read(file))
+def constraints(tmp_path, text, spaces=(A, B)):
+    file = tmp_path / "constraints.toml"
+    file.write_text(text, encoding="utf-8")
+    return Constraints.read(file, spaces)
+
+
+def test_constraints_survive_a_run(tmp_path):
+    decided = constraints(tmp_path, 'must_link = ["a:building = b:house"]\ncannot_link = ["a:Cars = b:car"]\n')
+    p = propose([A, B], by="names", constraints=decided)
     t = p.taxonomy
     assert kinds(p)[("a", "building"), ("b", "house")] == "equal"
     assert kinds(p).get((("a", "Cars"), ("b", "car")), "unrelated") == "unrelated"
@@ -402,44 +425,117 @@ def test_pins_survive_a_run(tmp_path):
 def test_what_a_name_says_to_be_part_of_another_holds_for_its_equals():
     coarse = LabelSpace("c", (LabelClass("beings", description="person or animal"), LabelClass("rest")))
     spaces = (LabelSpace.of("a", ["person", "sky"]), LabelSpace.of("b", ["pedestrian"]), coarse)
-    pins = Pins(must=((("a", "person"), ("b", "pedestrian")),))
-    found = propose(spaces, by="names", pins=pins).taxonomy
+    linked = Constraints(must_link=((("a", "person"), ("b", "pedestrian")),))
+    found = propose(spaces, by="names", constraints=linked).taxonomy
     node = int(np.flatnonzero(found.relations["b"][0])[0])
     assert set(found.members(node)) == {("a", "person"), ("b", "pedestrian"), ("c", "beings")}
 
 
-def test_must_not_also_keeps_a_part_out_of_a_coarse_class():
+def test_cannot_link_also_keeps_a_part_out_of_a_coarse_class():
     spaces, H = crosswalk_world()
-    pins = Pins(must_not=((("c", "crosswalk"), ("a", "road")),))
-    t = propose(spaces, by="confusion", confusion=H, pins=pins).taxonomy
+    parted = Constraints(cannot_link=((("c", "crosswalk"), ("a", "road")),))
+    t = propose(spaces, by="confusion", confusion=H, constraints=parted).taxonomy
     assert set(t.members(t.unified.positions["crosswalk"])) == {("b", "street"), ("c", "crosswalk")}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("must = 3", "'must' is not a list"),
-        ('must = ["a road = b:road"]', "write it as"),
-        ('must = ["a:road"]', "write it as"),
+        ("must_link = 3", "'must_link' is not a list"),
+        ('must_link = ["a road = b:road"]', "write it as"),
+        ('must_link = ["a:Road"]', "write it as"),
+        ("must_link = [3]", "write it as"),
         ("should = []", "unknown key 'should'"),
-        ("must = [", "not a TOML file"),
+        ("must_link = [", "not a TOML file"),
+        ("must = []", "the key 'must' is now called 'must_link'"),
+        ("must_not = []", "the key 'must_not' is now called 'cannot_link'"),
+        ('cannot_link = ["a:Road = b:tree"]', "there is no 'b:tree' among the datasets' classes"),
+        ('cannot_link = ["b:tree = a:Road"]', "there is no 'b:tree' among the datasets' classes"),
     ],
 )
-def test_a_broken_pin_file_is_an_error_naming_it(tmp_path, text, message):
-    file = tmp_path / "pins.toml"
-    file.write_text(text)
+def test_a_broken_file_of_constraints_is_an_error_naming_it(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as caught:
-        Pins.read(file)
-    assert str(file) in str(caught.value)
+        constraints(tmp_path, text)
+    assert "constraints.toml" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_pins_of_unknown_classes_and_of_one_dataset_are_errors(tmp_path):
+def test_constraints_find_names_that_hold_the_signs_of_the_file(tmp_path):
+    spaces = (LabelSpace.of("a:b", ["c = d", "x"]), LabelSpace.of("e", ["f:g", " = ".join("hi"), "#1"]))
+    found = constraints(tmp_path, 'must_link = ["a:b:c = d = e:f:g", "a:b:x=e:#1", "e:h = i = a:b:x"]', spaces)
+    assert found.must_link == (
+        (("a:b", "c = d"), ("e", "f:g")),
+        (("a:b", "x"), ("e", "#1")),
+        (("e", "h = i"), ("a:b", "x")),
+    )
+
+
+def test_a_constraint_that_can_be_read_in_two_ways_is_an_error_with_both(tmp_path):
+    spaces = (LabelSpace.of("a", ["b:c"]), LabelSpace.of("a:b", ["c"]), LabelSpace.of("d", ["e"]))
+    with pytest.raises(UserError, match=r"\('a', 'b:c'\) with \('d', 'e'\) or \('a:b', 'c'\) with \('d', 'e'\)"):
+        constraints(tmp_path, 'must_link = ["a:b:c = d:e"]', spaces)
+
+
+def test_a_file_of_constraints_with_a_byte_order_mark_is_read(tmp_path):
+    assert constraints(tmp_path, '\ufeffmust_link = ["a:Road = b:road"]').must_link == ((("a", "Road"), ("b", "road")),)
+
+
+def test_constraints_of_unknown_classes_and_of_one_dataset_are_errors(tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        Pins.read(tmp_path / "none.toml")
+        Constraints.read(tmp_path / "none.toml", [A, B])
     with pytest.raises(UserError, match="no class 'tree'"):
-        propose([A, B], by="names", pins=Pins(must=((("a", "tree"), ("b", "road")),)))
+        propose([A, B], by="names", constraints=Constraints(must_link=((("a", "tree"), ("b", "road")),)))
     with pytest.raises(UserError, match="both of 'a'"):
-        propose([A, B], by="names", pins=Pins(must=((("a", "Road"), ("a", "rider")),)))
+        propose([A, B], by="names", constraints=Constraints(must_link=((("a", "Road"), ("a", "rider")),)))
+    joined = Constraints(must_link=((("a", "Road"), ("b", "road")), (("b", "road"), ("a", "rider"))))
+    with pytest.raises(UserError, match=r"two classes of one dataset \(a:Road, a:rider, b:road\)"):
+        propose([A, B], by="names", constraints=joined)
+
+
+# The file of confusions.
+
+
+def test_a_file_of_confusions_names_pairs_of_datasets(tmp_path):
+    file = tmp_path / "c.npz"
+    spaces = [LabelSpace.of("idd__lite", "xy"), LabelSpace.of("b", "z")]
+    np.savez(file, idd__lite__b=np.ones((2, 1)), b__idd__lite=np.ones((1, 2)), b__b=np.ones((1, 1)))
+    assert {k: v.shape for k, v in read_confusion(file, spaces).items()} == {
+        ("idd__lite", "b"): (2, 1),
+        ("b", "idd__lite"): (1, 2),
+        ("b", "b"): (1, 1),
+    }
+
+
+def test_a_confusion_of_two_readings_is_an_error_that_names_both(tmp_path):
+    file = tmp_path / "c.npz"
+    np.savez(file, a__b__c=np.ones((1, 1)))
+    with pytest.raises(UserError, match="'a' by the head of 'b__c' or 'a__b' by the head of 'c'; rename"):
+        read_confusion(file, [LabelSpace.of(n, "x") for n in ("a", "b__c", "a__b", "c")])
+
+
+def test_a_confusion_of_no_pair_of_the_datasets_is_an_error(tmp_path):
+    file = tmp_path / "c.npz"
+    np.savez(file, a__c=np.ones((4, 4)))
+    with pytest.raises(
+        UserError, match=r"c\.npz: confusion 'a__c' is not 'a__b' of two of the datasets; they are: a, b"
+    ):
+        read_confusion(file, [A, B])
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04", "array", "object"], ids=str)
+def test_a_file_that_holds_no_confusions_is_an_error(tmp_path, content):
+    file = tmp_path / "c.npz"
+    if content == "array":
+        with file.open("wb") as f:
+            np.save(f, np.ones(3))
+    elif content == "object":
+        np.savez(file, a__b=np.array([{}], object))
+    else:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=r"c\.npz: not an npz file"):
+        read_confusion(file, [A, B])
+    with pytest.raises(UserError, match="no such file of confusions"):
+        read_confusion(tmp_path / "none.npz", [A, B])
 
 
 def test_agreement_counts_pairs():

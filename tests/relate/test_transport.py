@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import logsumexp
 
 from manyseg.errors import UserError
-from manyseg.relate.assignment import cover, thin, transport, used
+from manyseg.relate.assignment import covering_assignment, prune_by_score, prune_by_usage, transport
 
 SHARES = np.array([[0.9, 0.8, 0.7], [0.1, 0.2, 0.3]])
 """Three nodes, two classes: the plain argmax leaves class 1 empty."""
@@ -28,9 +28,9 @@ def soft(rng, nodes, classes):
 def residual(plan, cost, share, reg, reg_m):
     """How far the potentials are from the two equations of the docstring."""
     phi = reg_m / (reg_m + reg)
-    f = phi * (np.log(1 / len(cost)) - logsumexp(plan.classes - cost / reg, 1))
-    g = phi * (np.log(share) - logsumexp(plan.nodes[:, None] - cost / reg, 0))
-    return max(np.abs(f - plan.nodes).max(), np.abs(g - plan.classes).max())
+    f = phi * (np.log(1 / len(cost)) - logsumexp(plan.class_potentials - cost / reg, 1))
+    g = phi * (np.log(share) - logsumexp(plan.node_potentials[:, None] - cost / reg, 0))
+    return max(np.abs(f - plan.node_potentials).max(), np.abs(g - plan.class_potentials).max())
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,10 @@ def test_a_start_from_an_earlier_plan_gives_the_same_plan_in_fewer_steps():
     cost, share = soft(rng, 60, 20), np.full(20, 1 / 20)
     before = transport(cost, share)
     near = cost + 0.001 * rng.random(cost.shape)
-    cold, warm = transport(near, share), transport(near, share, start=(before.nodes, before.classes))
+    cold, warm = (
+        transport(near, share),
+        transport(near, share, initial=(before.node_potentials, before.class_potentials)),
+    )
     assert warm.mass == pytest.approx(cold.mass, rel=1e-5, abs=1e-12)
     assert warm.steps < cold.steps
 
@@ -94,22 +97,22 @@ def test_transport_gives_an_empty_class_the_node_that_can_be_spared_best():
     cost = (1 - SHARES + 1e-8).T / 2
     mass = transport(cost, np.full(2, 0.5)).mass
     assert SHARES.argmax(0).tolist() == [0, 0, 0]
-    assert cover(mass / mass.sum()).tolist() == [0, 0, 1]
+    assert covering_assignment(mass / mass.sum()).tolist() == [0, 0, 1]
 
 
 def test_the_repair_takes_the_best_node_and_not_the_worst():
-    assert cover(np.array([[0.3, 0.01], [0.3, 0.02], [0.3, 0.03]])).tolist() == [0, 0, 1]
+    assert covering_assignment(np.array([[0.3, 0.01], [0.3, 0.02], [0.3, 0.03]])).tolist() == [0, 0, 1]
 
 
 def test_the_repair_leaves_no_other_class_empty():
     """Node 0 would give class 2 most, but it is the only one of class 0."""
     mass = np.array([[0.5, 0.0, 0.4], [0.1, 0.5, 0.2], [0.0, 0.5, 0.1]])
-    assert cover(mass).tolist() == [0, 2, 1]
+    assert covering_assignment(mass).tolist() == [0, 2, 1]
 
 
 def test_fewer_nodes_than_classes_is_an_error_with_both_numbers():
     with pytest.raises(UserError, match="2 nodes cannot cover 3 classes"):
-        cover(np.ones((2, 3)))
+        covering_assignment(np.ones((2, 3)))
 
 
 @settings(deadline=None, max_examples=150)
@@ -117,14 +120,14 @@ def test_fewer_nodes_than_classes_is_an_error_with_both_numbers():
 def test_every_map_is_exclusive_and_covering(classes, more, least, data):
     shape = (classes + more, classes)
     mass = data.draw(arrays(np.float64, shape, elements=st.floats(0, 1, width=16)))
-    owner = cover(mass)
+    owner = covering_assignment(mass)
     assert set(owner.tolist()) == set(range(classes))
-    relation = thin(owner, mass, least)
+    relation = prune_by_score(owner, mass, least)
     assert (relation.sum(0) <= 1).all()
     assert (relation.sum(1) >= 1).all()
     counts = data.draw(arrays(np.int64, (classes, classes + more), elements=st.integers(0, 50)))
     unlabelled = data.draw(arrays(np.int64, classes + more, elements=st.integers(0, 50)))
-    left = used(relation, counts, unlabelled)
+    left = prune_by_usage(relation, counts, unlabelled)
     assert (left <= relation).all()
     assert left.any(1).all()
 
@@ -133,7 +136,7 @@ def test_every_map_is_exclusive_and_covering(classes, more, least, data):
 @given(st.integers(1, 5), st.integers(0, 4), st.data())
 def test_a_node_leaves_its_best_class_for_an_empty_one_alone(classes, more, data):
     mass = data.draw(arrays(np.float64, (classes + more, classes), elements=st.floats(0, 1, width=16)))
-    owner, best = cover(mass), mass.argmax(1)
+    owner, best = covering_assignment(mass), mass.argmax(1)
     empty = set(range(classes)) - set(best.tolist())
     moved = owner[owner != best].tolist()
     assert sorted(moved) == sorted(empty)
@@ -141,23 +144,25 @@ def test_a_node_leaves_its_best_class_for_an_empty_one_alone(classes, more, data
 
 def test_thinning_drops_weak_nodes_of_classes_with_several_and_keeps_the_best():
     score = np.array([[0.6, 0.0], [0.4, 0.0], [0.3, 0.0], [0.0, 0.2]])
-    assert thin(np.array([0, 0, 0, 1]), score, 0.35).tolist() == [
+    assert prune_by_score(np.array([0, 0, 0, 1]), score, 0.35).tolist() == [
         [True, True, False, False],
         [False, False, False, True],
     ]
-    assert thin(np.array([0, 0, 0, 1]), score, 0.9).sum(1).tolist() == [1, 1]
+    assert prune_by_score(np.array([0, 0, 0, 1]), score, 0.9).sum(1).tolist() == [1, 1]
 
 
 def test_a_node_with_a_hundredth_of_its_class_or_less_is_not_used():
     relation = np.array([[True, True, True, False]])
-    assert used(relation, np.array([[900, 95, 5, 10_000]]), np.zeros(4)).tolist() == [[True, True, False, False]]
-    assert used(relation, np.array([[990, 10, 0, 0]]), np.zeros(4)).tolist() == [[True, False, False, False]]
+    assert prune_by_usage(relation, np.array([[900, 95, 5, 10_000]]), np.zeros(4)).tolist() == [
+        [True, True, False, False]
+    ]
+    assert prune_by_usage(relation, np.array([[990, 10, 0, 0]]), np.zeros(4)).tolist() == [[True, False, False, False]]
 
 
 def test_a_class_without_pixels_keeps_all_its_nodes():
     relation = np.array([[True, True, False], [False, False, True]])
-    assert used(relation, np.array([[0, 0, 0], [0, 0, 9]]), np.zeros(3)).tolist() == relation.tolist()
+    assert prune_by_usage(relation, np.array([[0, 0, 0], [0, 0, 9]]), np.zeros(3)).tolist() == relation.tolist()
 
 
 def test_of_many_equally_rare_nodes_one_stays():
-    assert used(np.ones((1, 200), bool), np.ones((1, 200), int), np.zeros(200)).sum() == 1
+    assert prune_by_usage(np.ones((1, 200), bool), np.ones((1, 200), int), np.zeros(200)).sum() == 1

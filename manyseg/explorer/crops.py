@@ -1,0 +1,50 @@
+"""Example crops of classes, cut out of a dataset's labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from manyseg.data import Folder
+from manyseg.data.annotation import Dense, Segments
+from manyseg.labels import ClassKey
+
+__all__ = ["example_crops"]
+
+MAX_IMAGES = 60
+"""Images of a dataset, spread evenly over it, in which examples are looked for."""
+
+CROPS = 3
+"""Crops of a class."""
+
+MARGIN = 0.15
+"""What a crop shows around its class, as a part of the class's longer side."""
+
+
+def example_crops(folders: Sequence[Folder]) -> Mapping[ClassKey, list[UInt8[np.ndarray, "h w 3"]]]:
+    """Cut out the largest appearances of every class among some images of its dataset, the largest first."""
+    found: dict[ClassKey, list[tuple[int, np.ndarray]]] = {}
+    for folder in folders:
+        for index in sorted({round(i) for i in np.linspace(0, len(folder) - 1, min(MAX_IMAGES, len(folder)))}):
+            sample = folder.read(index)
+            if not isinstance(sample.annotation, Dense | Segments):
+                break
+            labels = sample.annotation.labels.numpy()
+            for d in np.unique(labels[labels >= 0]):
+                best = found.setdefault((folder.space.name, folder.space.names[d]), [])
+                size = int((labels == d).sum())
+                if len(best) == CROPS and size <= best[-1][0]:
+                    continue
+                best.append((size, _cut(sample.image.numpy().transpose(1, 2, 0), labels == d)))
+                best.sort(key=lambda item: -item[0])
+                del best[CROPS:]
+    return {key: [crop for _, crop in best] for key, best in found.items()}
+
+
+def _cut(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "h w 3"]:
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    pad = round(MARGIN * max(rows[-1] - rows[0], columns[-1] - columns[0])) + 1
+    top, left = max(rows[0] - pad, 0), max(columns[0] - pad, 0)
+    return image[top : rows[-1] + pad + 1, left : columns[-1] + pad + 1].copy()
