@@ -54,19 +54,24 @@ def confusion_rates(classes: JointClasses, counts: Counts) -> ConfusionRates:
                 f"there is a confusion of '{a}' by the head of '{b}', but the datasets are: {', '.join(classes.rows)}"
             )
         rows, columns = classes.rows[a], classes.rows[b]
-        found, expected = np.asarray(matrix, np.float64), (rows.stop - rows.start, columns.stop - columns.start)
-        if found.shape != expected:
-            raise UserError(
-                f"the confusion of '{a}' by the head of '{b}' is {list(found.shape)}, but '{a}' has {expected[0]} "
-                f"classes and '{b}' {expected[1]}; give one row for each class of '{a}', one column for each of '{b}'"
-            )
-        if not np.isfinite(found).all() or (found < 0).any():
-            raise UserError(f"the confusion of '{a}' by the head of '{b}' has negative or non-finite counts")
+        sizes = (rows.stop - rows.start, columns.stop - columns.start)
+        found = _checked(matrix, a, b, sizes, f"the confusion of '{a}' by the head of '{b}'")
         pixels = found.sum(1, keepdims=True)
         given_true[rows, columns] = found / np.maximum(pixels, 1)
         known[rows, columns] = pixels > 0
         given_predicted[columns, rows] = (found / np.maximum(found.sum(0, keepdims=True), 1)).T
     return ConfusionRates(given_true, given_predicted, known)
+
+
+def _checked(matrix: np.ndarray, a: str, b: str, sizes: tuple[int, int], what: str) -> Float[np.ndarray, "D_a D_b"]:
+    if matrix.shape != sizes:
+        raise UserError(
+            f"{what} is {list(matrix.shape)}, but '{a}' has {sizes[0]} classes and '{b}' {sizes[1]}; "
+            f"give one row for each class of '{a}' and one column for each of '{b}'"
+        )
+    if matrix.dtype.kind not in "biuf" or not np.isfinite(matrix).all() or (matrix < 0).any():
+        raise UserError(f"{what} has negative or non-finite counts, or none that are numbers; count again")
+    return matrix.astype(np.float64)
 
 
 def recall_matrix(rates: ConfusionRates, classes: JointClasses) -> Float[np.ndarray, "T T"]:
@@ -90,8 +95,8 @@ def sums_by_group(values: np.ndarray, group: Int[np.ndarray, " T"]) -> Float[np.
 def read_confusion(path: Path, spaces: Sequence[LabelSpace]) -> dict[tuple[str, str], np.ndarray]:
     """Read an npz file of arrays named `a__b` (true dataset, dataset of the head).
 
-    Raises UserError naming the file if it cannot be read, or if a name is no pair of the datasets or can be read as
-    two different pairs.
+    Raises UserError naming the file if it cannot be read, or if an array's name is no pair of the datasets, or can
+    be read as two different ones, or if its shape or its counts are wrong.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
@@ -100,9 +105,9 @@ def read_confusion(path: Path, spaces: Sequence[LabelSpace]) -> dict[tuple[str, 
         raise UserError(f"{path}: there is no such file of confusions") from None
     except (OSError, ValueError, EOFError, BadZipFile, AttributeError, TypeError) as e:
         raise UserError(f"{path}: not an npz file of arrays named a__b ({' '.join(str(e).split())})") from None
-    names = [s.name for s in spaces]
+    sizes = {s.name: len(s) for s in spaces}
     pairs: dict[str, list[tuple[str, str]]] = {}
-    for pair in product(names, names):
+    for pair in product(sizes, sizes):
         pairs.setdefault("__".join(pair), []).append(pair)
     out = {}
     for name, array in found.items():
@@ -112,8 +117,9 @@ def read_confusion(path: Path, spaces: Sequence[LabelSpace]) -> dict[tuple[str, 
             reason = (
                 f"can mean {either}; rename one of the datasets in its card"
                 if readings
-                else f"is not 'a__b' of two of the datasets; they are: {', '.join(sorted(names))}"
+                else f"is not 'a__b' of two of the datasets; they are: {', '.join(sorted(sizes))}"
             )
             raise UserError(f"{path}: confusion '{name}' {reason}")
-        out[readings[0]] = array
+        a, b = readings[0]
+        out[a, b] = _checked(array, a, b, (sizes[a], sizes[b]), f"{path}: confusion '{name}'")
     return out
