@@ -6,54 +6,25 @@ values, `"#rrggbb"` colours, COCO category ids, or tags.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr, ValidationError, field_validator, model_validator
 
+from manyseg.config import close
+from manyseg.data.encodings import ENCODINGS, Encoding, Raw, RawValues
+from manyseg.data.encodings.masks import parse_color
 from manyseg.data.pattern import fields
 from manyseg.errors import UserError
-from manyseg.labels import LabelClass, LabelSpace
+from manyseg.labels import IGNORE, LabelClass, LabelSpace
 
 __all__ = ["Card", "CardClass", "builtin_cards", "read_card"]
 
-Raw = StrictInt | StrictStr
-
-Encoding = Literal[
-    "index",
-    "color",
-    "instance_ids",
-    "coco_panoptic",
-    "coco_instances",
-    "coco_boxes",
-    "voc_boxes",
-    "openimages_boxes",
-    "openimages_tags",
-    "tags",
-]
-
-# What each encoding reads: keys that it needs, keys that it may have.
-KEYS: dict[str, tuple[set[str], set[str]]] = {
-    "index": ({"mask"}, {"instances"}),
-    "color": ({"mask"}, set()),
-    "instance_ids": ({"mask"}, set()),
-    "coco_panoptic": ({"mask", "annotations"}, set()),
-    "coco_instances": ({"annotations"}, set()),
-    "coco_boxes": ({"annotations"}, set()),
-    "voc_boxes": ({"annotations"}, set()),
-    "openimages_boxes": ({"annotations"}, set()),
-    "openimages_tags": ({"annotations"}, set()),
-    "tags": ({"annotations"}, set()),
-}
-LIMITS = {"index": 1 << 16, "instance_ids": 1000}
-
-# Encodings whose files name classes; for the first two a class that gives no value is called by its own name.
-WORDS = ("tags", "voc_boxes", "openimages_boxes", "openimages_tags")
-OWN_NAMES = ("tags", "voc_boxes")
+StrictRaw = StrictInt | StrictStr
 
 ALL_OTHERS = "*"
 
@@ -68,7 +39,7 @@ class CardClass(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    value: tuple[Raw, ...] = ()
+    value: tuple[StrictRaw, ...] = ()
     color: tuple[int, int, int] | None = None
     thing: bool | None = None
     description: str = ""
@@ -106,22 +77,34 @@ class Card(BaseModel):
     mask: StrictStr | None = None
     instances: StrictStr | None = None
     annotations: StrictStr | None = None
-    encoding: Encoding
+    encoding: StrictStr
     splits: dict[str, StrictStr]
-    ignore: tuple[Raw, ...] = ()
+    ignore: tuple[StrictRaw, ...] = ()
     classes: dict[str, CardClass]
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, name: str) -> str:
+        if name not in ENCODINGS:
+            known = ", ".join(f"'{e}'" for e in ENCODINGS)
+            raise ValueError(f"Input should be {known}; it is '{name}'{close(name, list(ENCODINGS))}")
+        return name
 
     @model_validator(mode="after")
     def _fits_together(self) -> Card:
         self._check_files()
         self._check_values()
-        if self.encoding in ("instance_ids", "coco_panoptic") and not any(c.thing for c in self.classes.values()):
+        if (
+            self.reader.kind == "segments"
+            and not self.reader.objects
+            and not any(c.thing for c in self.classes.values())
+        ):
             raise ValueError("no class has `thing = true`, so all instances would be lost; mark the countable classes")
         _ = self.space  # its own checks: names, colours, at least one class
         return self
 
     def _check_files(self) -> None:
-        needed, possible = KEYS[self.encoding]
+        needed, possible = self.reader.needs, self.reader.may_have
         given = {k for k in ("mask", "instances", "annotations") if getattr(self, k) is not None}
         if needed - given:
             raise ValueError(f"encoding '{self.encoding}' needs the key `{min(needed - given)}`")
@@ -131,7 +114,7 @@ class Card(BaseModel):
         if not names or ("id" in names and len(names) > 1):
             raise ValueError(f"image = \"{self.image}\" needs '{{id}}', or else names like '{{scene}}' and '{{frame}}'")
         # A file of annotations is of one image, or of all.
-        for key in given if self.encoding == "voc_boxes" else given - {"annotations"}:
+        for key in given if self.reader.per_image else given - {"annotations"}:
             other = set(fields(getattr(self, key)))
             if other != set(names):
                 raise ValueError(f"`{key}` has the names {sorted(other)} but `image` has {sorted(names)}")
@@ -148,21 +131,21 @@ class Card(BaseModel):
                 raise ValueError(f"class '{name}' has no value")
             for value in values:
                 self._check_value(name, value)
-                key = value.lower() if self.encoding == "color" and isinstance(value, str) else value
+                key = value.lower() if self.reader.values == "color" and isinstance(value, str) else value
                 if key in owner:
                     raise ValueError(f"value {value} belongs to both '{owner[key]}' and '{name}'")
                 owner[key] = name
 
     def _check_value(self, name: str, value: Raw) -> None:
-        if self.encoding == "color":
+        if self.reader.values == "color":
             if not isinstance(value, str):
                 raise ValueError(f"'{name}': value {value} is not a colour; write \"#rrggbb\"")
             parse_color(value)
-        elif self.encoding in WORDS:
+        elif self.reader.values == "word":
             if value == ALL_OTHERS and name != "ignore":
                 raise ValueError(f"'{name}': \"*\" stands for all other values, and goes into `ignore`")
         else:
-            limit = LIMITS.get(self.encoding, 1 << 31)
+            limit = self.reader.limit
             # The official instance ids have a licence plate at -1; it reaches the files as 0.
             if not isinstance(value, int) or not 0 <= value < limit:
                 raise ValueError(f"'{name}': value {value!r} is not a whole number from 0 to {limit - 1}")
@@ -170,30 +153,28 @@ class Card(BaseModel):
     def values(self, name: str) -> tuple[Raw, ...]:
         """List the raw values of class `name`; a tag or an XML box that gives none is its class's name."""
         value = self.classes[name].value
-        return (name,) if self.encoding in OWN_NAMES and not value else value
+        return (name,) if self.reader.named and not value else value
 
     @property
-    def ignores_others(self) -> bool:
-        """Whether values that the card does not name mean nothing, rather than being an error."""
-        return self.encoding in WORDS and ALL_OTHERS in self.ignore
+    def reader(self) -> type[Encoding]:
+        """The encoding that reads the files."""
+        return ENCODINGS[self.encoding]
 
     @property
     def kind(self) -> str:
         """The kind of annotation that the files hold: a key of `annotation.KINDS`."""
-        if self.encoding in ("instance_ids", "coco_panoptic", "coco_instances") or self.instances is not None:
-            return "segments"
-        return self.encoding.rpartition("_")[2] if self.encoding.endswith(("boxes", "tags")) else "dense"
+        return "segments" if self.instances is not None else self.reader.kind
 
     @cached_property
     def space(self) -> LabelSpace:
         """The label space: the card's classes, in its order."""
-        objects = self.encoding.endswith(("_instances", "_boxes")) or self.instances is not None
+        objects = self.reader.objects or self.instances is not None
         return LabelSpace(
             self.name,
             tuple(
                 LabelClass(
                     name,
-                    parse_color(str(c.value[0])) if self.encoding == "color" and c.color is None else c.color,
+                    parse_color(str(c.value[0])) if self.reader.values == "color" and c.color is None else c.color,
                     objects if c.thing is None else c.thing,
                     c.description,
                     c.synonyms,
@@ -207,17 +188,18 @@ class Card(BaseModel):
         """The class position of every raw value that the card names; ignored values have none."""
         return {v: i for i, name in enumerate(self.classes) for v in self.values(name)}
 
+    @cached_property
+    def raw_values(self) -> RawValues:
+        """What raw values mean, for the encoding that reads them."""
+        ignored: dict[Raw, int] = dict.fromkeys(self.ignore, IGNORE)
+        others = self.reader.values == "word" and ignored.pop(ALL_OTHERS, None) is not None
+        identified = np.array([c.thing is True for c in self.classes.values()])
+        return RawValues(ignored | self.positions, others, identified)
+
 
 def is_list(split: str) -> bool:
     """Say whether a split's value names a list of ids, not a folder."""
     return split.endswith((".txt", ".lst"))
-
-
-def parse_color(text: str) -> tuple[int, int, int]:
-    """Read "#rrggbb"; raises ValueError for anything else."""
-    if not re.fullmatch("#[0-9a-fA-F]{6}", text):
-        raise ValueError(f'"{text}" is not a colour; write "#rrggbb"')
-    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
 def builtin_cards() -> list[str]:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from manyseg.data.sheet import contact_sheet
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 
-__all__ = ["Finding", "Histogram", "check", "print_cards", "print_check", "survey"]
+__all__ = ["Finding", "Histogram", "check", "print_cards", "print_check", "quick_check", "survey"]
 
 Severity = Literal["error", "warning"]
 
@@ -36,7 +36,8 @@ class Finding:
     """One fault of a dataset, in one or more files.
 
     `where` is the first file (or the split), `files` how many files have the same fault, `value` the raw value or
-    class at fault if there is one, `count` its pixels in all files (0 where pixels are not what is wrong).
+    class at fault if there is one, `count` its pixels in all files (0 where pixels are not what is wrong). `file` says
+    that it is a fault of files, which can be passed over, not of the dataset.
     """
 
     severity: Severity
@@ -46,6 +47,7 @@ class Finding:
     value: str | None = None
     count: int = 0
     files: int = 1
+    file: bool = False
 
     def __str__(self) -> str:
         value = "" if self.value is None else f": {self.value}"
@@ -100,6 +102,31 @@ def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], di
     return sorted(_merge(findings), key=lambda f: (f.severity, -f.files)), histograms
 
 
+def quick_check(
+    folders: Sequence[Folder], *, cache: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> list[Finding]:
+    """Check, before training, every file that `folders` (all splits that are trained on or evaluated) read.
+
+    Headers, sizes and values are looked at, pictures are not decoded. `cache` is the folder where the outcome is kept
+    by path, size and time of the files, by default that of the user; `progress` is called with the number of images
+    done and of all. Returns all findings, errors first; where `Finding.file` is set, the fault is of that file alone,
+    and `on_bad_file = "skip"` passes it over.
+    """
+    findings: list[Finding] = []
+    total, done = sum(map(len, folders)), 0
+    for folder in folders:
+        try:
+            folder.prepare()
+        except UserError as e:
+            findings.append(_of_error(e, f"split '{folder.split}'"))
+            continue
+        findings += [fault for r in _read_all(folder) for fault in r.faults]
+        done += len(folder)
+        if progress is not None:
+            progress(done, total)
+    return sorted(_merge(findings), key=lambda f: (f.severity, -f.files))
+
+
 def _read_all(folder: Folder) -> list[_Result]:
     # Decoding releases the interpreter's lock, so threads are enough.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -133,14 +160,14 @@ def _count(annotation: Annotation, classes: int) -> Int[np.ndarray, " D"]:
 def _of_errors(error: UserError, where: str) -> Iterator[Finding]:
     if isinstance(error, DataError) and error.values:
         for value, count in error.values:
-            yield Finding("error", error.what, error.file, error.fix, f"value {value}", count)
+            yield Finding("error", error.what, error.file, error.fix, f"value {value}", count, file=True)
     else:
         yield _of_error(error, where)
 
 
 def _of_error(error: UserError, where: str) -> Finding:
     if isinstance(error, DataError):
-        return Finding("error", error.what, error.file, error.fix)
+        return Finding("error", error.what, error.file, error.fix, file=True)
     what, _, fix = str(error).rpartition("; ")
     return Finding("error", what or fix, where, fix)
 

@@ -1,4 +1,4 @@
-"""Image files: pictures as RGB, annotation rasters as the integers they hold, and errors that name the file."""
+"""Files of a dataset: opening images, and the error that names the file."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
+from PIL import Image, UnidentifiedImageError
 
 from manyseg import atomic
 from manyseg.errors import UserError
 
-__all__ = ["DataError", "image_size", "opened", "read_colors", "read_index", "read_rgb", "turned", "write_image"]
+__all__ = ["DataError", "Size", "image_size", "opened", "size_text", "write_image"]
 
 # What Pillow raises for files that are broken in one way or another.
 BROKEN = (
@@ -79,39 +75,6 @@ def image_size(image: Image.Image) -> Size:
     return image.size[1], image.size[0]
 
 
-def turned(image: Image.Image, annotated: Size | None) -> bool:
-    """Say whether the EXIF orientation is to be applied.
-
-    Decision: it is not, for annotation tools draw on the stored pixels; only where the annotation has the turned size
-    and not the stored one must its author have seen the turned image. A half turn leaves no such trace.
-    """
-    size = image_size(image)
-    if annotated is None or annotated == size or annotated != size[::-1] or image.format not in ("JPEG", "MPO"):
-        return False
-    return bool(image.getexif().get(0x0112, 1) >= 5)
-
-
-def read_rgb(image: Image.Image, least: Size | None = None, turn: bool = False) -> UInt8[Tensor, "3 h w"]:
-    """Decode an opened picture as RGB; `turn` applies its EXIF orientation.
-
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its scale where that is not smaller than `least` (height, width).
-    Alpha is dropped. Grey images of 16 bits are taken to use the full range.
-    """
-    if least is not None:
-        height, width = least[::-1] if turn else least
-        image.draft(None, (max(width, 1), max(height, 1)))
-    if turn:
-        image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        grey = (np.asarray(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8)
-        image = Image.fromarray(grey)
-    elif image.mode == "F":
-        raise ValueError("floating-point pixels; save the image with 8 or 16 bits")
-    pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    # Left in the order of the file, colour last: a crop is cheaper to copy than the image.
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
 def write_image(path: Path, image: Image.Image, **options: Any) -> None:
     """Write a picture in the format that the path's suffix names; `options` are Pillow's for that format."""
     kind = Image.registered_extensions().get(path.suffix.lower())
@@ -123,38 +86,6 @@ def write_image(path: Path, image: Image.Image, **options: Any) -> None:
     atomic.write(path, buffer.getvalue())
 
 
-def read_index(path: Path, *, wide: bool) -> np.ndarray:
-    """Read a raster of indices: grey or palette, UInt8[H, W], or UInt16[H, W] where `wide` allows 16 bits.
-
-    A palette's colours mean nothing. Raises DataError for colours, and for 16 bits where 8 were promised.
-    """
-    with opened(path) as image:
-        image.load()
-        if image.mode in ("L", "P"):
-            # Pillow spreads grey PNGs of 2 and 4 bits over 0..255.
-            return np.asarray(image) // _spread(path) if image.mode == "L" else np.asarray(image)
-        if image.mode == "1":
-            return np.asarray(image).astype(np.uint8)
-        if image.mode.startswith("I"):
-            if wide:
-                return np.asarray(image).astype(np.uint16)
-            fix = "give the 8-bit label file, or list 65535 under `ignore` if 16 bits are meant"
-            raise DataError(path, "16-bit mask where 8-bit indices were promised", fix)
-        fix = 'give the index PNG, or use encoding = "color"'
-        raise DataError(path, f"{image.mode} mask where an index was promised", fix)
-
-
-def _spread(path: Path) -> int:
-    with path.open("rb") as file:
-        head = file.read(25)
-    bits = head[24] if head.startswith(b"\x89PNG") and len(head) == 25 else 8
-    return {2: 85, 4: 17}.get(bits, 1)
-
-
-def read_colors(path: Path) -> np.ndarray:
-    """Read a raster of colours as Int32[H, W]: r * 65536 + g * 256 + b; alpha is dropped."""
-    with opened(path) as image:
-        if image.mode not in ("RGB", "RGBA", "P"):
-            raise DataError(path, f"{image.mode} mask where colours were promised", "give the RGB PNG")
-        rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB")).astype(np.int32)
-    return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+def size_text(size: tuple[int, ...]) -> str:
+    """Write (height, width) as people do: width x height."""
+    return f"{size[1]}x{size[0]}"

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
+from torchvision import tv_tensors
 
-from manyseg.data import encodings, pattern
-from manyseg.data.annotation import Annotation, Boxes, convert
+from manyseg.data import pattern
+from manyseg.data.annotation import Annotation, Boxes, Dense, Segments, Tags, convert
 from manyseg.data.batch import Sample
 from manyseg.data.card import Card, is_list
-from manyseg.data.files import DataError, Size, image_size, opened, read_rgb, turned
-from manyseg.data.records import Record, Records, read_voc
+from manyseg.data.encodings import ImageFiles, ImageTags, ObjectBoxes
+from manyseg.data.files import DataError, Size, image_size, opened, size_text
+from manyseg.data.photo import read_rgb, turned
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 
@@ -50,6 +50,7 @@ class Folder:
                 f"card '{card.name}': annotation '{annotation}' cannot be had from {card.kind}; use: {known}"
             )
         self.ids = tuple(self._find_ids())
+        self._encoding = card.reader(card.raw_values)
 
     @property
     def space(self) -> LabelSpace:
@@ -67,9 +68,6 @@ class Folder:
         chosen = np.random.default_rng(0).permutation(len(self))[:images]
         part.ids = tuple(self.ids[i] for i in sorted(chosen))
         return part
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_table"}
 
     def image_path(self, index: int) -> Path:
         """Return where the image is."""
@@ -118,43 +116,33 @@ class Folder:
 
     def annotated(self, index: int) -> tuple[Annotation, Size | None]:
         """Read the annotation, weakened as asked, and the size (height, width) that it was made for, if it says."""
-        card, json, mask = self.card, self._annotations(index), self.mask_path(index)
-        if card.kind == "tags":
-            return encodings.tags(card, self._record(index), json), None
-        if card.kind == "boxes":
-            record = self._record(index)
-            boxes = encodings.boxes(card, record, json, record.size or self.size(index))
-            return convert(boxes, self.annotation), record.size
-        if card.encoding == "coco_instances":
-            regions = encodings.paint(card, self._record(index), json, self.ids[index])
-        elif card.encoding == "coco_panoptic":
-            assert mask is not None
-            regions = encodings.panoptic(card, self._record(index), mask)
-        else:
-            assert mask is not None
-            instances = None if self.annotation in ("dense", "tags") else self.instances_path(index)
-            regions = encodings.raster(card, self._table, mask, instances)
-        things = np.array([c.thing for c in self.space.classes])
-        native = regions.dense() if self.annotation in ("dense", "tags") else regions.segments(things)
-        return convert(native, self.annotation), (regions.plane.shape[0], regions.plane.shape[1])
+        found = self._encoding.read(self.files(index))
+        if isinstance(found, ImageTags):
+            return Tags(torch.from_numpy(found.classes)), None
+        if isinstance(found, ObjectBoxes):
+            boxes = Boxes(torch.from_numpy(found.boxes), torch.from_numpy(found.classes), torch.tensor(found.size))
+            return convert(boxes, self.annotation), found.size
+        size = (found.plane.shape[0], found.plane.shape[1])
+        if self.annotation in ("dense", "tags"):
+            dense = Dense(tv_tensors.Mask(torch.from_numpy(found.labels())))
+            return convert(dense, self.annotation), size
+        ids, classes = found.segments(np.array([c.thing for c in self.space.classes]))
+        segments = Segments(tv_tensors.Mask(torch.from_numpy(ids)), torch.from_numpy(classes))
+        return convert(segments, self.annotation), size
 
     def _turned_size(self, index: int, image_format: str | None) -> Size | None:
         """Return the annotation's size where an orientation might have to be judged by it, without decoding."""
         if image_format not in ("JPEG", "MPO"):
             return None
-        mask = self.mask_path(index)
-        if mask is not None:
-            with opened(mask) as file:
-                return image_size(file)
-        return None if self.card.kind == "tags" else self._record(index).size
+        return self._encoding.size(self.files(index))
 
     def _raise_size(self, index: int, annotated: Size, native: Size) -> None:
-        file = self.mask_path(index) or self._annotations(index)
+        files = self.files(index)
         what = "mask" if self.card.mask else f"entry of '{self.ids[index]}'"
         raise DataError(
-            file,
-            f"{what} is {annotated[1]}x{annotated[0]} but the image is {native[1]}x{native[0]}",
-            f"give both one size, or remove the pair (image: {self.image_path(index)})",
+            files.mask or files.annotations or files.image,
+            f"{what} is {size_text(annotated)} but the image is {size_text(native)}",
+            f"give both one size, or remove the pair (image: {files.image})",
         )
 
     def _find_ids(self) -> list[str]:
@@ -190,25 +178,20 @@ class Folder:
     def _path(self, text: str, index: int) -> Path:
         return self.root / self._fill(text, index)
 
-    def _annotations(self, index: int) -> Path:
-        return self._path(self.card.annotations or "", index)
+    def files(self, index: int) -> ImageFiles:
+        """Return where the files of an image are."""
+        card = self.card
+        separate = self.annotation not in ("dense", "tags")  # Whether objects are to be told apart.
+        return ImageFiles(
+            self.ids[index],
+            self._fill(card.mask or card.image, index),
+            self.image_path(index),
+            self.mask_path(index),
+            self.instances_path(index) if separate else None,
+            None if card.annotations is None else self._path(card.annotations, index),
+        )
 
     def prepare(self) -> None:
         """Load now what all reads share: the annotation file, if there is one. Raises UserError if it is broken."""
-        if self.card.annotations is not None and self.card.encoding != "voc_boxes":
-            _ = self._records
-
-    def _record(self, index: int) -> Record:
-        if self.card.encoding == "voc_boxes":
-            return read_voc(self._annotations(index))
-        if self.card.encoding in ("tags", "openimages_boxes", "openimages_tags"):
-            return self._records[self.ids[index]]
-        return self._records[self._fill(self.card.mask or self.card.image, index)]
-
-    @cached_property
-    def _records(self) -> Records:
-        return Records(self._annotations(0), self.card.encoding)
-
-    @cached_property
-    def _table(self) -> np.ndarray:
-        return encodings.value_table(self.card)
+        if self.card.annotations is not None:
+            self._encoding.prepare(self._path(self.card.annotations, 0))

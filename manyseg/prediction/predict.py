@@ -17,7 +17,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from manyseg import atomic
-from manyseg.data.files import DataError, image_size, opened, read_rgb, write_image
+from manyseg.data.files import DataError, image_size, opened, write_image
+from manyseg.data.photo import read_rgb
 from manyseg.errors import UserError
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
 from manyseg.inference.options import Size, TestOptions, resize

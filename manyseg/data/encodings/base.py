@@ -1,0 +1,152 @@
+"""What every encoding is: a way in which annotation files spell the labels of an image.
+
+Everything here is NumPy, so that cards can be read and compared without loading a deep-learning framework.
+Axes: H W pixels, R regions, N boxes or tags, D classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Integer
+
+from manyseg.data.files import DataError, Size, image_size, opened
+from manyseg.labels import IGNORE
+
+__all__ = ["Encoding", "Found", "ImageFiles", "ImageTags", "ObjectBoxes", "Raw", "RawValues", "Regions"]
+
+Raw: TypeAlias = int | str
+"""What a file holds in the place of a class: a number, a colour "#rrggbb", or a word."""
+
+UNKNOWN_VALUE = "give the value to a class of the card, or list it under `ignore`"
+"""What to do about a raw value that the card does not name."""
+
+
+class RawValues(NamedTuple):
+    """What a card says of the raw values in its files.
+
+    `positions` maps a value to its class, or to IGNORE; `others_ignored` says that values that are not in it have no
+    label, and are no error. `identified[d]`: every object of class d has an id, so that pixels of none are unknown.
+    """
+
+    positions: Mapping[Raw, int]
+    others_ignored: bool
+    identified: Bool[np.ndarray, " D"]
+
+    def position(self, value: Raw, file: Path, what: str) -> int:
+        """Return the class of `value`, or IGNORE; raises DataError naming `file` where the card does not know it."""
+        position = self.positions.get(value)
+        if position is None and not self.others_ignored:
+            raise DataError(file, f"{what} {value!r} is not in the card", UNKNOWN_VALUE)
+        return IGNORE if position is None else position
+
+    def tags(self, values: Iterable[Raw], file: Path) -> ImageTags:
+        """Return the classes of an image's tags."""
+        return ImageTags(np.array(sorted({self.position(v, file, "tag") for v in values} - {IGNORE}), np.int64))
+
+
+class ImageFiles(NamedTuple):
+    """The files of one image; `name` is what records call it: the path of its mask, or else of the image."""
+
+    id: str
+    name: str
+    image: Path
+    mask: Path | None = None
+    instances: Path | None = None
+    annotations: Path | None = None
+
+    def stored_size(self) -> Size:
+        """Return the image's (height, width) as stored, from its header."""
+        with opened(self.image) as image:
+            return image_size(image)
+
+
+class Regions(NamedTuple):
+    """An image cut into regions: `plane` holds each pixel's region, a row of the other two.
+
+    `classes` are positions, or IGNORE. `known` is false where it is unknown which object a pixel belongs to: a crowd,
+    or a thing without an instance id. Such regions have a class as Dense, and are ignored as Segments.
+    """
+
+    plane: Integer[np.ndarray, "H W"]
+    classes: Integer[np.ndarray, " R"]
+    known: Bool[np.ndarray, " R"]
+
+    def labels(self) -> Int[np.ndarray, "H W"]:
+        """Return the class of every pixel, or IGNORE."""
+        # Gathered narrow, widened after: a third of the time of gathering 64 bits.
+        return self.classes.take(self.plane).astype(np.int64)
+
+    def segments(self, things: Bool[np.ndarray, " D"]) -> tuple[Int[np.ndarray, "H W"], Int[np.ndarray, " N"]]:
+        """Return each pixel's segment, or IGNORE, and the segments' classes; no segment is empty.
+
+        A region is a segment where its class is a thing, and all regions of a class are one segment where it is not.
+        """
+        present = np.bincount(self.plane.ravel(), minlength=len(self.classes)) > 0
+        rows = np.flatnonzero(present & self.known & (self.classes != IGNORE))
+        classes = self.classes[rows].astype(np.int64)
+        # Stuff regions take the key of their class, below all keys of things.
+        key = np.where(things[classes], len(things) + np.arange(len(rows)), classes)
+        _, first, segment = np.unique(key, return_index=True, return_inverse=True)
+        table = np.full(len(self.classes), IGNORE, np.int64)
+        table[rows] = segment
+        return table[self.plane], classes[first]
+
+
+class ObjectBoxes(NamedTuple):
+    """Boxes (x0, y0, x1, y1 in pixels, ends exclusive) with classes, in an image of size (height, width)."""
+
+    boxes: Float[np.ndarray, "N 4"]
+    classes: Int[np.ndarray, " N"]
+    size: Size
+
+
+class ImageTags(NamedTuple):
+    """Classes that occur somewhere in the image, sorted."""
+
+    classes: Int[np.ndarray, " N"]
+
+
+Found: TypeAlias = Regions | ObjectBoxes | ImageTags
+"""What an encoding reads."""
+
+
+class Encoding(ABC):
+    """How the annotation files of one split spell labels. A new one is a file here, and a line of `ENCODINGS`.
+
+    The class says what a card may ask of it: `needs` and `may_have` are keys of the card that name files; `kind` is a
+    key of `annotation.KINDS`; `values` is what a raw value is, numbers lie in 0 .. `limit` - 1; `objects` says that it
+    knows nothing but countable things; `named` that a class without a value is called by its own name; `per_image` that
+    `annotations` is a file of one image, not of all.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[str]]
+    may_have: ClassVar[frozenset[str]] = frozenset()
+    kind: ClassVar[Literal["dense", "segments", "boxes", "tags"]]
+    values: ClassVar[Literal["number", "color", "word"]] = "number"
+    limit: ClassVar[int] = 1 << 31
+    objects: ClassVar[bool] = False
+    named: ClassVar[bool] = False
+    per_image: ClassVar[bool] = False
+
+    def __init__(self, values: RawValues) -> None:
+        self.raw = values
+
+    def prepare(self, annotations: Path) -> None:  # noqa: B027  (most encodings share nothing)
+        """Load the annotation file that all images share, if there is one. Raises UserError if it is broken."""
+
+    @abstractmethod
+    def read(self, files: ImageFiles) -> Found:
+        """Read the annotation of one image; `files.instances` is None where objects need not be told apart.
+
+        Raises DataError naming the file at fault.
+        """
+
+    @abstractmethod
+    def size(self, files: ImageFiles) -> Size | None:
+        """Return the image's (height, width) as the annotation has it, without decoding; None if it does not say."""

@@ -1,0 +1,165 @@
+"""Masks: a raw value a pixel, in an index, colour or instance-id raster."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from manyseg.data.encodings.base import UNKNOWN_VALUE, Encoding, ImageFiles, Regions
+from manyseg.data.files import DataError, Size, image_size, opened, size_text
+from manyseg.data.raster import read_colors, read_index
+from manyseg.labels import IGNORE
+
+__all__ = ["Color", "Index", "InstanceIds", "count_values", "parse_color"]
+
+UNKNOWN = -2
+NO_INSTANCE = (0, 65535)
+
+
+def parse_color(text: str) -> tuple[int, int, int]:
+    """Read "#rrggbb"; raises ValueError for anything else."""
+    if not re.fullmatch("#[0-9a-fA-F]{6}", text):
+        raise ValueError(f'"{text}" is not a colour; write "#rrggbb"')
+    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
+
+
+def count_values(values: np.ndarray, spelled: Callable[[int], Any] = int) -> tuple[tuple[Any, int], ...]:
+    """Count values, most frequent first, each `spelled` as cards do."""
+    found, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")
+    return tuple((spelled(int(found[i])), int(counts[i])) for i in order)
+
+
+class _Mask(Encoding):
+    """A mask of raw values, each looked up in a table: one gather an image, however many classes there are."""
+
+    needs = frozenset({"mask"})
+    least_entries: ClassVar[int] = 1
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "table"}
+
+    def entries(self, value: Any) -> np.ndarray:
+        """Return the entries of the table that mean the card's `value`."""
+        return np.array([value])
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """The class position of every raw value, IGNORE, or UNKNOWN where the card does not name it."""
+        dtype = np.int16 if len(self.raw.identified) < 1 << 15 else np.int32
+        entries = {value: self.entries(value) for value in self.raw.positions}
+        table = np.full(max(self.least_entries, *(int(e.max()) + 1 for e in entries.values())), UNKNOWN, dtype)
+        for value, position in self.raw.positions.items():
+            table[entries[value]] = position
+        return table
+
+    def codes(self, mask: Path, plane: np.ndarray) -> np.ndarray:
+        """Return the class of every pixel; raises DataError if there are values that the card does not know."""
+        beyond = plane.size and (plane.min() < 0 or plane.max() >= len(self.table))
+        # `take` is twice as fast as table[plane].
+        codes: np.ndarray = self.table.take(plane, mode="clip") if beyond else self.table.take(plane)
+        if beyond:
+            codes[(plane < 0) | (plane >= len(self.table))] = UNKNOWN
+        if codes.size and codes.min() == UNKNOWN:
+            raise DataError(mask, "not in the card", UNKNOWN_VALUE, count_values(plane[codes == UNKNOWN], self.spelled))
+        return codes
+
+    def spelled(self, value: int) -> Any:
+        """Spell a value as cards do."""
+        return value
+
+    def size(self, files: ImageFiles) -> Size | None:
+        """Return the mask's size."""
+        assert files.mask is not None
+        with opened(files.mask) as mask:
+            return image_size(mask)
+
+
+class Index(_Mask):
+    """A class value a pixel, 8 or 16 bit, grey or palette; with `instances`, a map of instance numbers beside it."""
+
+    name = "index"
+    may_have = frozenset({"instances"})
+    kind = "dense"
+    limit = 1 << 16
+
+    def read(self, files: ImageFiles) -> Regions:
+        """Read the mask, and the identity of its objects."""
+        assert files.mask is not None
+        wide = max(v for v in self.raw.positions if isinstance(v, int)) > 255
+        plane = read_index(files.mask, wide=wide)
+        codes = self.codes(files.mask, plane)
+        if files.instances is not None:
+            return self._with_instances(files.mask, codes, files.instances)
+        return Regions(plane, self.table, np.ones(len(self.table), bool))
+
+    def _with_instances(self, mask: Path, labels: np.ndarray, path: Path) -> Regions:
+        """Cut classes apart by instance value; a region is a pair (instance, class), as the two files need not agree.
+
+        A pixel of no instance is of unknown identity where the card says `thing = true`, else part of its class's
+        segment.
+        """
+        raw = read_index(path, wide=True)
+        if raw.shape != labels.shape:
+            what = f"instances of {size_text(raw.shape)} for a mask of {size_text(labels.shape)} ({mask.name})"
+            raise DataError(path, what, "give both the size of the image")
+        values = np.flatnonzero(np.bincount(raw.ravel()))
+        compact = np.zeros(values[-1] + 1, np.int64)
+        compact[values] = np.arange(len(values))
+        width = len(self.raw.identified) + 1
+        classes = np.tile(np.arange(IGNORE, width - 1), len(values))
+        single = np.repeat(~np.isin(values, NO_INSTANCE), width)
+        known = single | ~self.raw.identified[classes] | (classes == IGNORE)
+        return Regions(compact[raw] * width + (labels + 1), classes, known)
+
+
+class InstanceIds(_Mask):
+    """The class value, or value x 1000 + number for an object."""
+
+    name = "instance_ids"
+    kind = "segments"
+    limit = 1000
+    least_entries = 1000
+
+    def entries(self, value: Any) -> np.ndarray:
+        """Return the class itself, which is a group of things, and its objects."""
+        return np.array([value, *range(value * 1000, (value + 1) * 1000)]) if value else np.array([0])
+
+    def read(self, files: ImageFiles) -> Regions:
+        """Read the mask."""
+        assert files.mask is not None
+        plane = read_index(files.mask, wide=True)
+        self.codes(files.mask, plane)
+        known = np.ones(len(self.table), bool)
+        # A thing without a number is a group; stuff has no number.
+        known[:1000] = ~self.raw.identified[self.table[:1000]] | (self.table[:1000] < 0)
+        return Regions(plane, self.table, known)
+
+
+class Color(_Mask):
+    """A colour a pixel; class values are "#rrggbb"."""
+
+    name = "color"
+    kind = "dense"
+    values = "color"
+
+    def entries(self, value: Any) -> np.ndarray:
+        """Return the entry of a colour."""
+        r, g, b = parse_color(value)
+        return np.array([(r << 16) | (g << 8) | b])
+
+    def spelled(self, value: int) -> Any:
+        """Spell a colour as cards do."""
+        return f"#{value:06x}"
+
+    def read(self, files: ImageFiles) -> Regions:
+        """Read the mask."""
+        assert files.mask is not None
+        plane = read_colors(files.mask)
+        self.codes(files.mask, plane)
+        return Regions(plane, self.table, np.ones(len(self.table), bool))

@@ -1,0 +1,46 @@
+"""Pictures: any mode that Pillow reads becomes 8-bit RGB."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from manyseg.data.files import Size, image_size
+
+__all__ = ["read_rgb", "turned"]
+
+
+def turned(image: Image.Image, annotated: Size | None) -> bool:
+    """Say whether the EXIF orientation is to be applied.
+
+    Decision: it is not, for annotation tools draw on the stored pixels; only where the annotation has the turned size
+    and not the stored one must its author have seen the turned image. A half turn leaves no such trace.
+    """
+    size = image_size(image)
+    if annotated is None or annotated == size or annotated != size[::-1] or image.format not in ("JPEG", "MPO"):
+        return False
+    return bool(image.getexif().get(0x0112, 1) >= 5)
+
+
+def read_rgb(image: Image.Image, least: Size | None = None, turn: bool = False) -> UInt8[Tensor, "3 h w"]:
+    """Decode an opened picture as RGB; `turn` applies its EXIF orientation.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its scale where that is not smaller than `least` (height, width).
+    Alpha is dropped. Grey images of 16 bits are taken to use the full range.
+    """
+    if least is not None:
+        height, width = least[::-1] if turn else least
+        image.draft(None, (max(width, 1), max(height, 1)))
+    if turn:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        grey = (np.asarray(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(grey)
+    elif image.mode == "F":
+        raise ValueError("floating-point pixels; save the image with 8 or 16 bits")
+    pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    # Left in the order of the file, colour last: a crop is cheaper to copy than the image.
+    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -1,0 +1,48 @@
+"""Annotation rasters: the integers that a mask holds, unchanged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from manyseg.data.files import DataError, opened
+
+__all__ = ["read_colors", "read_index"]
+
+
+def read_index(path: Path, *, wide: bool) -> np.ndarray:
+    """Read a raster of indices: grey or palette, UInt8[H, W], or UInt16[H, W] where `wide` allows 16 bits.
+
+    A palette's colours mean nothing. Raises DataError for colours, and for 16 bits where 8 were promised.
+    """
+    with opened(path) as image:
+        image.load()
+        if image.mode in ("L", "P"):
+            # Pillow spreads grey PNGs of 2 and 4 bits over 0..255.
+            return np.asarray(image) // _spread(path) if image.mode == "L" else np.asarray(image)
+        if image.mode == "1":
+            return np.asarray(image).astype(np.uint8)
+        if image.mode.startswith("I"):
+            if wide:
+                return np.asarray(image).astype(np.uint16)
+            fix = "give the 8-bit label file, or list 65535 under `ignore` if 16 bits are meant"
+            raise DataError(path, "16-bit mask where 8-bit indices were promised", fix)
+        fix = 'give the index PNG, or use encoding = "color"'
+        raise DataError(path, f"{image.mode} mask where an index was promised", fix)
+
+
+def _spread(path: Path) -> int:
+    with path.open("rb") as file:
+        head = file.read(25)
+    bits = head[24] if head.startswith(b"\x89PNG") and len(head) == 25 else 8
+    return {2: 85, 4: 17}.get(bits, 1)
+
+
+def read_colors(path: Path) -> np.ndarray:
+    """Read a raster of colours as Int32[H, W]: r * 65536 + g * 256 + b; alpha is dropped."""
+    with opened(path) as image:
+        if image.mode not in ("RGB", "RGBA", "P"):
+            raise DataError(path, f"{image.mode} mask where colours were promised", "give the RGB PNG")
+        rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB")).astype(np.int32)
+    return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
