@@ -1,1 +1,3 @@
 """One segmentation model from many datasets whose labels disagree."""
+
+__version__ = "0.1.0"

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from manyseg import __version__
 from manyseg.errors import UserError
 
 __all__ = ["app", "main"]
@@ -51,6 +52,21 @@ class Segments(StrEnum):
 
     coco_panoptic = "coco_panoptic"
     instance_ids = "instance_ids"
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"manyseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before any verb."""
 
 
 def main() -> None:

@@ -3,12 +3,15 @@
 import json
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import manyseg
 from manyseg.cli import app
 from manyseg.errors import UserError
 
@@ -189,3 +192,9 @@ def test_confusions_of_a_wrong_shape_or_kind_are_refused(world, tmp_path):
     (tmp_path / "d.npz").write_text("not an archive")
     with pytest.raises(UserError, match=r"d\.npz"):
         _say("labels", *cards, "--by", "confusion", "--confusion", tmp_path / "d.npz")
+
+
+def test_the_version_is_printed_and_is_the_packages_own():
+    assert _say("--version") == f"manyseg {manyseg.__version__}\n"
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "manyseg.__version__"}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from manyseg.data.annotation import Annotation, Boxes, Dense, Segments
 from manyseg.data.batch import Sample
 from manyseg.data.files import DataError
 from manyseg.data.folder import Folder
+from manyseg.data.font import legend_font
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace
 
@@ -60,7 +61,8 @@ def _tile(sample: Sample, space: LabelSpace) -> Image.Image:
     tile = Image.new("RGB", (WIDTH, size[1] + LINE + 4), "white")
     tile.paste(image, (0, LINE))
     draw = ImageDraw.Draw(tile)
-    draw.text((0, 1), sample.id[-54:], "black", ImageFont.load_default(10))
+    name = sample.id[-54:]
+    draw.text((0, 1), name, "black", legend_font(10, [name]))
     if isinstance(sample.annotation, Boxes):
         scale = size[0] / int(sample.annotation.extent[1])
         for box, c in zip(sample.annotation.boxes.tolist(), sample.annotation.classes.tolist(), strict=True):
@@ -68,7 +70,7 @@ def _tile(sample: Sample, space: LabelSpace) -> Image.Image:
             draw.rectangle((x0, y0 + LINE, x1, y1 + LINE), outline=tuple(space.colors[c]), width=2)
     elif not isinstance(sample.annotation, Dense | Segments):
         names = ", ".join(space.names[c] for c in sample.annotation.classes.tolist())
-        draw.text((4, LINE + 4), names, "white", ImageFont.load_default(12), stroke_width=2, stroke_fill="black")
+        draw.text((4, LINE + 4), names, "white", legend_font(12, [names]), stroke_width=2, stroke_fill="black")
     return tile
 
 
@@ -85,7 +87,7 @@ def _overlay(image: Image.Image, annotation: Dense | Segments, space: LabelSpace
 
 
 def _legend(space: LabelSpace, classes: list[int], width: int) -> Image.Image:
-    font = ImageFont.load_default(12)
+    font = legend_font(12, (space.names[c] for c in classes))
     places, x, y = [], 4, 4
     for c in classes:
         needed = 22 + int(font.getlength(space.names[c])) + 10

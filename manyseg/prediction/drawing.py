@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt8
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from manyseg.data.font import legend_font
 from manyseg.labels import IGNORE, LabelSpace
 
 __all__ = ["mask_image", "overlay"]
@@ -66,9 +65,10 @@ def overlay(image: UInt8[Tensor, "3 _ _"], labels: Int[Tensor, "H W"], space: La
 
 def _legend(shares: list[tuple[int, float]], space: LabelSpace, height: int, text_size: int) -> Image.Image:
     """Draw a swatch, a name and a share for each class, in few columns, as high as the picture where that will do."""
-    font, line, gap = _font(text_size), round(1.5 * text_size), text_size // 2
+    line, gap = round(1.5 * text_size), text_size // 2
     rows = max(1, (height - gap) // line, math.ceil(len(shares) / COLUMNS))
     texts = [f"{space.names[c]}  {_share(share)}" for c, share in shares]
+    font = legend_font(text_size, texts)
     columns = [range(start, min(start + rows, len(texts))) for start in range(0, len(texts), rows)]
     widths = [2 * gap + text_size + gap + max(round(font.getlength(texts[i])) for i in column) for column in columns]
     out = Image.new("RGB", (sum(widths) + gap, max(height, gap + min(rows, len(texts)) * line)), "white")
@@ -85,11 +85,3 @@ def _legend(shares: list[tuple[int, float]], space: LabelSpace, height: int, tex
 
 def _share(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"
-
-
-@lru_cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # matplotlib ships a font that knows more scripts than Pillow's own.
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", size)
