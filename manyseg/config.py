@@ -16,7 +16,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from manyseg.errors import UserError
 
-__all__ = ["check", "close", "flatten", "keywords", "override", "read_toml", "to_toml"]
+__all__ = [
+    "check",
+    "close",
+    "flatten",
+    "keywords",
+    "merge_tables",
+    "override",
+    "read_toml",
+    "replace_values",
+    "to_toml",
+]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -50,11 +60,14 @@ def override(tree: dict[str, Any], assignment: str) -> None:
         raise UserError(f"--set {assignment}: the recipe has no place '{path.strip()}'") from None
 
 
-def keywords(function: Callable[..., Any], name: str) -> type[BaseModel]:
-    """Make a schema of the keyword-only parameters of a function, with their types and defaults."""
-    hints = get_type_hints(function)
+def keywords(function: Callable[..., Any], name: str, *, partial: bool = False) -> type[BaseModel]:
+    """Make a schema of the keyword-only parameters of a function, with their types and defaults.
+
+    With `partial` those without a default may be left out too, and are None then.
+    """
+    hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {
-        p.name: (hints[p.name], ... if p.default is p.empty else p.default)
+        p.name: (hints[p.name], (None if partial else ...) if p.default is p.empty else p.default)
         for p in inspect.signature(function).parameters.values()
         if p.kind is p.KEYWORD_ONLY
     }
@@ -87,6 +100,27 @@ def check(
             given = "" if isinstance(fault["input"], dict | list) else f" (it is {fault['input']!r})"
             text = fault["msg"].removeprefix("Value error, ") + given
         raise UserError(f"{file}: {place}: {text}{more}" if place else f"{file}: {text}{more}") from None
+
+
+def merge_tables(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `table` with the keys of `over` in place of its own; tables within tables are merged likewise."""
+    out = dict(table)
+    for key, value in over.items():
+        nested = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+        out[key] = merge_tables(out[key], value) if nested else value
+    return out
+
+
+def replace_values(model: M, replace: Callable[[tuple[str, ...], Any], Any], where: tuple[str, ...] = ()) -> M:
+    """Return a checked table with `replace(keys, value)` for every value, `keys` being the way to it.
+
+    Tables within the table are gone through, lists are values. Nothing is checked again.
+    """
+    values = {}
+    for key in type(model).model_fields:
+        value, keys = getattr(model, key), (*where, key)
+        values[key] = replace_values(value, replace, keys) if isinstance(value, BaseModel) else replace(keys, value)
+    return type(model).model_construct(model.model_fields_set, **values)
 
 
 def close(word: str, known: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -24,12 +24,18 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelSpace, Taxonomy
 from manyseg.losses import RelationIndex
-from manyseg.methods.base import PixelMethod, StagePlan, dense_labels
+from manyseg.methods.base import PixelMethod, Schedule, StagePlan, dense_labels
 from manyseg.methods.rounding import Rounding
+from manyseg.methods.sources import (
+    StageStatistics,
+    StageTaxonomy,
+    StatisticsSource,
+    TaxonomySource,
+    resolve_statistics,
+)
 from manyseg.methods.start import Start, label_features, links, named, pruned, starting_taxonomy
 from manyseg.models import PixelEncoder
 from manyseg.models.graph import Graph, LabelGraph, orthogonality
-from manyseg.relate.statistics import Statistics
 
 __all__ = ["AutoUniSeg"]
 
@@ -44,6 +50,15 @@ UNTIL = 0.75
 
 WIDTH = 64
 """Width of the graph up to which it learns as fast as the network; wider ones learn slower in proportion."""
+
+
+class _StageOptions(Protocol):
+    """The options that decide which stages there are."""
+
+    learn: Literal["graph", "nodes"]
+    turn: int | None
+    init: Start | TaxonomySource
+    ohem: float | None
 
 
 class AutoUniSeg(PixelMethod):
@@ -76,8 +91,8 @@ class AutoUniSeg(PixelMethod):
         *,
         learn: Literal["graph", "nodes"] = "graph",
         turn: int | None = None,
-        init: Start | Path = "confusion",
-        statistics: Path | Statistics | None = None,
+        init: Start | TaxonomySource = "confusion",
+        statistics: StatisticsSource | None = None,
         tau: float = 0.4,
         pair_cost: float = 0.4,
         reward: float = 0.5,
@@ -108,14 +123,14 @@ class AutoUniSeg(PixelMethod):
         ohem: float | None = None,
     ) -> None:
         super().__init__(pixel_encoder, spaces, ohem)
-        known = Statistics.load(statistics) if isinstance(statistics, Path) else statistics
+        known = None if statistics is None else resolve_statistics(statistics)
         begin = starting_taxonomy(self.spaces, init, known, encoder, tau=tau, pair_cost=pair_cost, reward=reward)
         self._kept = list(range(len(begin.unified)))
-        if isinstance(init, Path) and known is not None:
+        if not isinstance(init, str) and known is not None:
             begin, self._kept = pruned(begin, known, usage, absent)
         self._taxonomy: Taxonomy | None = begin if learn == "nodes" else None
         # A person's names of nodes stay; others follow from the classes that the nodes have.
-        self._names = begin.unified.names if isinstance(init, Path) else None
+        self._names = None if isinstance(init, str) else begin.unified.names
         self._start = links(begin)
         self.warm = warm
         self.combine, self.normalise, self.scale = combine, normalise, scale
@@ -330,35 +345,37 @@ class AutoUniSeg(PixelMethod):
     # Stages.
 
     @classmethod
-    def default_stages(cls, options: Mapping[str, Any], train: Mapping[str, Any]) -> list[StagePlan]:
+    def default_stages(cls, options: _StageOptions, train: Schedule) -> list[StagePlan]:
         """Divide the steps: two fifths for heads, one for the graph in five turns, two for free nodes.
 
         In the middle of the last part nodes are pruned by usage, and the learning rate goes on. With `learn = "nodes"`
         there is no graph, nothing to prune, and its steps are those of the nodes. Warm-ups are divided as steps are.
         """
-        total = train["steps"]
+        total = train.steps
         if total < 4:
             raise UserError(f"train.steps is {total}; autouniseg needs 4 at least, one for each of its stages")
         # Every stage has a step at least: the first may not take those of the three after it.
         ends = [min(max(k + 1, round(total * part)), total - 3 + k) for k, part in enumerate((0.4, 0.6, 0.8))]
         heads, graph, nodes, last = (b - a for a, b in zip([0, *ends], [*ends, total], strict=True))
 
-        def plan(name: str, steps: int, own: Mapping[str, Any], **schedule: int) -> StagePlan:
+        def plan(name: str, steps: int, own: dict[str, Any], **schedule: int) -> StagePlan:
             whole = steps + sum(schedule.values())
-            return StagePlan(name, steps, own, {"warmup": round(train.get("warmup", 50) * whole / total)} | schedule)
+            warmup = round(train.warmup * whole / total)
+            return StagePlan(name=name, steps=steps, method=own, train={"warmup": warmup} | schedule)
 
-        own = {"ohem": options["ohem"]} if options.get("ohem") is not None else {}
-        start = {"statistics": "stage:heads"} if options.get("init", "confusion") in ("confusion", "both") else {}
+        own = {} if options.ohem is None else {"ohem": options.ohem}
+        start = {"statistics": StageStatistics("heads")} if options.init in ("confusion", "both") else {}
         first = plan("heads", heads, {"name": "multihead"} | own)
-        if options.get("learn", "graph") == "nodes":
+        if options.learn == "nodes":
             return [first, plan("nodes", total - heads, {"learn": "nodes"} | start)]
-        turn = {} if options.get("turn") else {"turn": -(-graph // TURNS)}
-        free, pruned = {"learn": "nodes", "init": "stage:graph"}, {"learn": "nodes", "init": "stage:nodes"}
+        turn = {} if options.turn else {"turn": -(-graph // TURNS)}
+        free = {"learn": "nodes", "init": StageTaxonomy("graph")}
+        pruned = {"learn": "nodes", "init": StageTaxonomy("nodes"), "statistics": StageStatistics("nodes")}
         return [
             first,
             plan("graph", graph, {"learn": "graph"} | turn | start),
             plan("nodes", nodes, free, after=last),
-            plan("pruned", last, pruned | {"statistics": "stage:nodes"}, before=nodes),
+            plan("pruned", last, pruned, before=nodes),
         ]
 
 

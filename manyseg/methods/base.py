@@ -8,10 +8,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, ClassVar, Protocol, final
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from manyseg import losses
@@ -24,16 +25,39 @@ from manyseg.labels.hierarchy import Hierarchy
 from manyseg.losses import RelationIndex
 from manyseg.models import Features, PixelEncoder
 
-__all__ = ["Method", "PixelMethod", "StagePlan"]
+__all__ = ["Method", "PixelMethod", "Schedule", "StagePlan"]
 
 
-class StagePlan(NamedTuple):
-    """A stage that a method proposes: `options` go over the recipe's [method] table, `train` over its [train]."""
+class StagePlan(BaseModel):
+    """A stage of a run, as a recipe's [[stage]] table or a method's `default_stages` describes it.
 
-    name: str
-    steps: int
-    options: Mapping[str, Any] = MappingProxyType({})
-    train: Mapping[str, Any] = MappingProxyType({})
+    It starts from the weights that the stage before it ended with.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[\w-]+$", description="Name of the stage, and of its folder in the run.")
+    steps: int = Field(ge=1, description="Its share of train.steps, in proportion to the other stages' steps.")
+    method: dict[str, Any] = Field(
+        default={}, description="Options over those of [method]; with another name, that method and its options."
+    )
+    train: dict[str, Any] = Field(default={}, description="Keys over those of [train].")
+
+
+class Schedule(Protocol):
+    """What a method may read of the recipe's [train] table to divide it into stages; see `training.optimizer`."""
+
+    @property
+    def steps(self) -> int:
+        """Updates of the weights, over all stages."""
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate."""
+
+    @property
+    def warmup(self) -> int:
+        """Steps in which the learning rate rises."""
 
 
 class Method(nn.Module, ABC):
@@ -119,7 +143,7 @@ class Method(nn.Module, ABC):
 
         A hook; the default is None, which sums nothing up.
 
-        It is read where a later stage says `statistics = "stage:<name>"` of a stage with this method.
+        It is read where an option of a later stage is the statistics of a stage with this method (`StageStatistics`).
         """
         return None
 
@@ -140,14 +164,14 @@ class Method(nn.Module, ABC):
         return 1.0
 
     @classmethod
-    def default_stages(cls, options: Mapping[str, Any], train: Mapping[str, Any]) -> list[StagePlan]:
-        """Divide `train["steps"]` into stages. A hook; the default is one stage.
+    def default_stages(cls, options: Any, train: Schedule) -> list[StagePlan]:
+        """Divide `train.steps` into stages. The default is one stage.
 
-        `options` are the [method] table with this method's defaults filled in, unchecked; `train` is the [train] table.
-        An option of a later stage may be "stage:<name>" of an earlier one: `statistics` then is the path of what
-        `evaluate.collect` found at its end, any other the path of its taxonomy.
+        `options` are the checked options of the recipe's [method] table: an attribute for every keyword of the
+        constructor, with its default where the recipe does not give it. An option of a later stage may be what an
+        earlier stage ended with: `StageTaxonomy(name)` or `StageStatistics(name)`, see `manyseg.methods.sources`.
         """
-        return [StagePlan("train", train["steps"])]
+        return [StagePlan(name="train", steps=train.steps)]
 
     @final  # type: ignore[misc]  # torch declares `forward` as an attribute that may be assigned
     def forward(self, batches: Sequence[Batch]) -> dict[str, Float[Tensor, ""]]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -34,6 +33,7 @@ from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Relation, Taxonomy
 from manyseg.losses import RelationIndex
 from manyseg.methods.base import PixelMethod, dense_labels
+from manyseg.methods.sources import TaxonomySource, resolve_taxonomy
 from manyseg.models import PixelEncoder
 
 __all__ = ["Manual", "MultiHead", "Union"]
@@ -193,19 +193,15 @@ class Manual(_Joint):
         pixel_encoder: PixelEncoder,
         spaces: Sequence[LabelSpace],
         *,
-        taxonomy: str | Path | Taxonomy,
+        taxonomy: TaxonomySource,
         competitors: Literal["all", "own"] = "all",
         split: Literal["union", "ignore", "refuse"] = "union",
         ohem: float | None = None,
     ) -> None:
-        if not isinstance(taxonomy, Taxonomy):
-            taxonomy = Taxonomy.read(taxonomy, spaces)
-        if taxonomy.spaces != tuple(spaces):
-            ours, theirs = (", ".join(s.name for s in x) for x in (spaces, taxonomy.spaces))
-            raise UserError(f"the taxonomy relates the label spaces of {theirs}, the recipe those of {ours}")
+        given = resolve_taxonomy(taxonomy, spaces)
         if split not in ("union", "ignore", "refuse"):
             raise UserError(f"method.split is '{split}'; choose 'union', 'ignore' or 'refuse'")
-        several = _split_classes(taxonomy)
+        several = _split_classes(given)
         if split == "refuse" and several:
             dataset, name = several[0]
             raise UserError(
@@ -213,9 +209,9 @@ class Manual(_Joint):
                 "entropy is not defined; set method.split to 'union' or 'ignore', or give each one node"
             )
         ignored = frozenset(several) if split == "ignore" else frozenset()
-        super().__init__(pixel_encoder, spaces, taxonomy, competitors, ohem, ignored)
+        super().__init__(pixel_encoder, spaces, given, competitors, ohem, ignored)
         for space in spaces:
-            _warn_of_shared_nodes(taxonomy, space)
+            _warn_of_shared_nodes(given, space)
 
 
 def _split_classes(taxonomy: Taxonomy) -> list[tuple[str, str]]:

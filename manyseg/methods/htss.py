@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -33,7 +32,7 @@ from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.labels.hierarchy import Hierarchy
 from manyseg.losses import RelationIndex
 from manyseg.methods.base import PixelMethod, dense_labels
-from manyseg.methods.start import proposed
+from manyseg.methods.sources import PROPOSAL, TaxonomySource, resolve_taxonomy
 from manyseg.models import PixelEncoder
 
 __all__ = ["HTSS"]
@@ -73,7 +72,7 @@ class HTSS(PixelMethod):
         pixel_encoder: PixelEncoder,
         spaces: Sequence[LabelSpace],
         *,
-        taxonomy: Literal["proposal", "names"] | Path | Taxonomy = "proposal",
+        taxonomy: Literal["names"] | TaxonomySource = PROPOSAL,
         deeper_weight: float = 0.1,
         gate: Gate = "parent",
         weak_loss: WeakLoss = "soft_ce",
@@ -91,7 +90,9 @@ class HTSS(PixelMethod):
         _check("decode", decode, Decode)
         if not deeper_weight > 0:
             raise UserError(f"method.deeper_weight is {deeper_weight}; give a positive number, 0.1 is usual")
-        self._taxonomy = _given(taxonomy, self.spaces)
+        self._taxonomy = (
+            Taxonomy.by_name(self.spaces) if taxonomy == "names" else resolve_taxonomy(taxonomy, self.spaces)
+        )
         self._hierarchy = Hierarchy.of(self._taxonomy)
         self.gate, self.weak_loss, self.void, self.mean, self.decode = gate, weak_loss, void, mean, decode
         self.classifiers = _classifiers(self.hierarchy, void == "class", deeper_weight)
@@ -327,19 +328,6 @@ class _Lesson(NamedTuple):
             torch.from_numpy(shares.astype(np.float32)).to(device),
             torch.from_numpy((~choice.allowed.any(1)).astype(np.float32)).to(device),
         )
-
-
-def _given(taxonomy: str | Path | Taxonomy, spaces: tuple[LabelSpace, ...]) -> Taxonomy:
-    if taxonomy == "names":
-        return Taxonomy.by_name(spaces)
-    if taxonomy == "proposal":
-        return proposed(spaces)
-    if not isinstance(taxonomy, Taxonomy):
-        return Taxonomy.read(taxonomy, spaces)
-    if taxonomy.spaces != spaces:
-        ours, theirs = (", ".join(s.name for s in x) for x in (spaces, taxonomy.spaces))
-        raise UserError(f"the taxonomy relates the label spaces of {theirs}, the recipe those of {ours}")
-    return taxonomy
 
 
 def _check(name: str, value: str, words: object) -> None:

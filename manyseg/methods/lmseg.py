@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, cast, final
 
 import torch
@@ -29,6 +28,7 @@ from manyseg.losses.mask import labels_at, mask_losses, point_losses, sample
 from manyseg.losses.matching import Matches, Targets, match, nearest, pair_costs, targets_of_labels, targets_of_segments
 from manyseg.methods.base import Method, dense_labels
 from manyseg.methods.readers import Heads, Reading, Reads, Texts, Unified
+from manyseg.methods.sources import TaxonomySource, resolve_taxonomy
 from manyseg.models import Features, PixelEncoder
 from manyseg.models.decoder import Decoded, Guidance, QueryDecoder
 
@@ -65,7 +65,7 @@ class LMSeg(Method):
         spaces: Sequence[LabelSpace],
         *,
         classifier: Literal["text", "heads", "taxonomy"] = "text",
-        taxonomy: str | Path | Taxonomy | None = None,
+        taxonomy: TaxonomySource | None = None,
         text: str | None = None,
         template: str = "{}",
         prompt_tokens: int = 8,
@@ -105,7 +105,8 @@ class LMSeg(Method):
         elif classifier == "heads":
             self.classes = Heads(self.spaces, channels)
         else:
-            self.classes = Unified(_taxonomy(taxonomy, self.spaces), channels)
+            table = Taxonomy.by_name(self.spaces) if taxonomy is None else resolve_taxonomy(taxonomy, self.spaces)
+            self.classes = Unified(table, channels)
         self.decoder = QueryDecoder(
             pixel_encoder.backbone.channels[-1],
             channels,
@@ -338,11 +339,3 @@ def _wanted(classes: Float[Tensor, "L B Q D+1"], found: Matches, targets: Target
 def _sample_all(embedding: Float[Tensor, "B E h w"], place: Float[Tensor, "B P 2"]) -> Float[Tensor, "B E P"]:
     b, e = embedding.shape[:2]
     return sample(embedding.flatten(0, 1), place.repeat_interleave(e, 0)).view(b, e, -1)
-
-
-def _taxonomy(given: str | Path | Taxonomy | None, spaces: Sequence[LabelSpace]) -> Taxonomy:
-    if given is None:
-        return Taxonomy.by_name(spaces)
-    if not isinstance(given, Taxonomy):
-        return Taxonomy.read(given, spaces)
-    return given

@@ -15,12 +15,13 @@ from jaxtyping import Bool, Float
 from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelSpace, Taxonomy
 from manyseg.labels.names import node_names
+from manyseg.methods.sources import TaxonomySource, propose_by_text, resolve_taxonomy
 from manyseg.models.text import TextEncoder
 from manyseg.relate import confusion_rates, merge, propose, recall_matrix
 from manyseg.relate.assignment import prune_by_usage
 from manyseg.relate.statistics import UNIFIED, Statistics
 
-__all__ = ["Start", "label_features", "label_texts", "links", "named", "proposed", "pruned", "starting_taxonomy"]
+__all__ = ["Start", "label_features", "label_texts", "links", "named", "pruned", "starting_taxonomy"]
 
 Start = Literal["confusion", "both", "text", "names", "disjoint"]
 """What a label space may start from, beside a table."""
@@ -28,7 +29,7 @@ Start = Literal["confusion", "both", "text", "names", "disjoint"]
 
 def starting_taxonomy(
     spaces: Sequence[LabelSpace],
-    start: Start | Path,
+    start: Start | TaxonomySource,
     statistics: Statistics | None,
     encoder: str | None,
     *,
@@ -42,14 +43,14 @@ def starting_taxonomy(
     take `relate.propose`, with parts in their wholes; "names" unites equal names, "disjoint" nothing. A path is a
     table, a person's or another run's. Raises UserError where confusions are asked for and no statistics were given.
     """
-    if isinstance(start, Path):
-        return _exclusive(Taxonomy.read(start, spaces), start)
+    if not isinstance(start, str):
+        return _exclusive(resolve_taxonomy(start, spaces), start)
     if start == "disjoint":
         return Taxonomy.disjoint(spaces)
     if start == "names":
         return Taxonomy.by_name(spaces)
     if start == "text":
-        return proposed(spaces, encoder)
+        return propose_by_text(spaces, encoder)
     if statistics is None:
         raise UserError(
             f"method.init is '{start}', which reads the confusions of a model with one head a dataset; name them in "
@@ -64,18 +65,14 @@ def starting_taxonomy(
     return Taxonomy.from_groups(spaces, [[classes.keys[i] for i in c] for c in clusters])
 
 
-def proposed(spaces: Sequence[LabelSpace], encoder: str | None = None) -> Taxonomy:
-    """Return what `manyseg labels` proposes by text, with parts in their wholes."""
-    return propose(spaces, by="text", encode=TextEncoder(encoder).encode).taxonomy
-
-
-def _exclusive(taxonomy: Taxonomy, file: Path) -> Taxonomy:
+def _exclusive(taxonomy: Taxonomy, source: TaxonomySource) -> Taxonomy:
     for space in taxonomy.spaces:
         several = taxonomy.relations[space.name].sum(0) > 1
         if several.any():
             node = taxonomy.unified.names[int(several.argmax())]
+            place = source if isinstance(source, Path) else "the taxonomy"
             raise UserError(
-                f"{file}: {several.sum()} nodes have several classes of '{space.name}' ('{node}' first); a node may "
+                f"{place}: {several.sum()} nodes have several classes of '{space.name}' ('{node}' first); a node may "
                 "have one of each dataset: give each class a row of its own"
             )
     return taxonomy

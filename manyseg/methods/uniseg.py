@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +21,8 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import RelationIndex, Targets
-from manyseg.methods.base import PixelMethod, StagePlan, dense_labels
+from manyseg.methods.base import PixelMethod, Schedule, StagePlan, dense_labels
+from manyseg.methods.sources import StageStatistics, StatisticsSource, resolve_statistics
 from manyseg.models import Features, PixelEncoder
 from manyseg.relate import PartOf, mine_calibrated, mine_published, part_of_tsv, read_part_of
 from manyseg.relate.statistics import Statistics
@@ -33,6 +34,13 @@ FIRST = 0.75
 
 SECOND_LR = 0.1
 """Learning rate of the relational stage, as a multiple of the first one's."""
+
+
+class _StageOptions(Protocol):
+    """The options that decide which stages there are."""
+
+    relations: Literal["mined", "none"] | Path
+    statistics: StatisticsSource | None
 
 
 class UniSeg(PixelMethod):
@@ -55,7 +63,7 @@ class UniSeg(PixelMethod):
         *,
         support: Literal["null", "all"] = "null",
         relations: Literal["mined", "none"] | Path = "mined",
-        statistics: Path | Statistics | None = None,
+        statistics: StatisticsSource | None = None,
         tau: float | Literal["calibrated"] = -0.08,
         allow_own: bool = True,
         scale: float = 20.0,
@@ -75,7 +83,7 @@ class UniSeg(PixelMethod):
         self.part_of: tuple[PartOf, ...] = ()
         """The further positives that training counts."""
         if relations == "mined" and statistics is not None:
-            self.part_of = _mined(self._taxonomy, statistics, tau, allow_own)
+            self.part_of = _mined(self._taxonomy, resolve_statistics(statistics), tau, allow_own)
         elif isinstance(relations, Path):
             self.part_of = read_part_of(relations, self._taxonomy)
         self._targets: dict[tuple[str, torch.device], Targets] = {}
@@ -96,18 +104,21 @@ class UniSeg(PixelMethod):
         return lambda features: self.unified(features.embedding) / self.scale
 
     @classmethod
-    def default_stages(cls, options: Mapping[str, Any], train: Mapping[str, Any]) -> list[StagePlan]:
+    def default_stages(cls, options: _StageOptions, train: Schedule) -> list[StagePlan]:
         """Learn without relations, mine them, and go on with them; one stage where there is nothing to mine."""
-        steps = train["steps"]
-        if options["relations"] != "mined" or "statistics" in options:
-            return [StagePlan("train", steps)]
-        if steps < 2:
+        if options.relations != "mined" or options.statistics is not None:
+            return [StagePlan(name="train", steps=train.steps)]
+        if train.steps < 2:
             raise UserError("train.steps is 1, but relations are mined between two stages; give 2 or more")
-        first = max(1, int(steps * FIRST))
-        return [
-            StagePlan("null", first, {"relations": "none"}),
-            StagePlan("relational", steps - first, {"statistics": "stage:null"}, {"lr": train["lr"] * SECOND_LR}),
-        ]
+        first = max(1, int(train.steps * FIRST))
+        null = StagePlan(name="null", steps=first, method={"relations": "none"})
+        relational = StagePlan(
+            name="relational",
+            steps=train.steps - first,
+            method={"statistics": StageStatistics(null.name)},
+            train={"lr": train.lr * SECOND_LR},
+        )
+        return [null, relational]
 
     def unified(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
         """Return the logits of all nodes, within plus and minus `scale`."""
@@ -149,10 +160,8 @@ class UniSeg(PixelMethod):
 
 
 def _mined(
-    taxonomy: Taxonomy, statistics: Path | Statistics, tau: float | Literal["calibrated"], allow_own: bool
+    taxonomy: Taxonomy, statistics: Statistics, tau: float | Literal["calibrated"], allow_own: bool
 ) -> tuple[PartOf, ...]:
-    if not isinstance(statistics, Statistics):
-        statistics = Statistics.load(statistics)
     for space in taxonomy.spaces:
         expected, sums = (len(space), len(taxonomy.unified)), statistics.sums.get(space.name)
         if sums is None or sums.shape != expected:

@@ -3,48 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from manyseg.config import check, close, keywords, override, read_toml
+from manyseg.config import check, close, keywords, merge_tables, override, read_toml, replace_values
 from manyseg.data.card import builtin_cards
 from manyseg.data.mixture import DataOptions
 from manyseg.errors import UserError
 from manyseg.inference.options import TestOptions
 from manyseg.labels import LabelSpace
-from manyseg.methods import METHODS, Method
+from manyseg.methods import METHODS, Method, StagePlan
+from manyseg.methods.sources import ProposedTaxonomy, StageStatistics, StageTaxonomy
 from manyseg.models import PixelEncoder
 from manyseg.training.loop import TrainOptions
 
-__all__ = ["Recipe", "Stage", "StageOptions", "build_method", "read_recipe", "statistics_file"]
-
-STAGE = "stage:"
-"""`taxonomy = "stage:<name>"` stands for the taxonomy that the named earlier stage of the same run ended with.
-
-`statistics = "stage:<name>"` stands for the statistics that are then collected at that stage's end.
-"""
-
-STATISTICS = "statistics"
-
-PROPOSAL = "proposal"
-"""`taxonomy = "proposal"` is what `manyseg labels` proposes by text for the run's datasets, kept in the run."""
-
-
-class StageOptions(BaseModel):
-    """A [[stage]] table: it starts from the weights that the stage before it ended with."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(pattern=r"^[\w-]+$", description="Name of the stage, and of its folder in the run.")
-    steps: int = Field(ge=1, description="Its share of train.steps, in proportion to the other stages' steps.")
-    method: dict[str, Any] = Field(
-        default={}, description="Options over those of [method]; with another name, that method and its options."
-    )
-    train: dict[str, Any] = Field(default={}, description="Keys over those of [train].")
+__all__ = ["Recipe", "Stage", "build_method", "read_recipe", "statistics_file"]
 
 
 class Recipe(BaseModel):
@@ -58,7 +35,7 @@ class Recipe(BaseModel):
     method: dict[str, Any] = Field(description="name, and the keywords of that method's constructor.")
     train: TrainOptions
     test: TestOptions = TestOptions()
-    stage: tuple[StageOptions, ...] = ()
+    stage: tuple[StagePlan, ...] = ()
     _file: Path = PrivateAttr(default=Path("recipe.toml"))
 
     @property
@@ -71,26 +48,27 @@ class Recipe(BaseModel):
         """What the run goes through, in order: the [[stage]] tables, or the method's own division of train.steps."""
         if self.stage:
             shares = _share([s.steps for s in self.stage], self.train.steps, self._file)
-            parts = [(s.name, n, s.method, s.train) for s, n in zip(self.stage, shares, strict=True)]
+            plans = [plan.model_copy(update={"steps": n}) for plan, n in zip(self.stage, shares, strict=True)]
         else:
-            kind = _kind(self.method, self._file, ("method",))
-            plans = kind.default_stages(_with_defaults(kind.__init__, self.method), self.train.model_dump())
-            parts = [(p.name, p.steps, dict(p.options), dict(p.train)) for p in plans]
-        return [self._stage(*part) for part in parts]
+            kind, settings = self._settings(self.method, ("method",))
+            plans = kind.default_stages(settings, self.train)
+        return [self._stage(plan) for plan in plans]
 
     def portable(self, folder: Path) -> tuple[dict[str, Any], dict[str, Path | None]]:
         """Return this recipe as a TOML tree for a file in `folder`, with all defaults, and the files to put there.
 
-        Files that options of methods name (taxonomies) are copied to `files/`, so that a run needs nothing from outside
-        to predict; None stands for a table that is still to be proposed. All other paths are made relative to `folder`.
+        Files that options of methods name (every option whose value is a `Path`) are copied to `files/`, so that a run
+        needs nothing from outside to predict; None stands for a table that is still to be proposed. All other paths are
+        made relative to `folder`.
         """
         tree = self.model_dump(mode="json", exclude_none=True, exclude={"stage"})
         tree["model"] = _with_defaults(PixelEncoder.build, self.model)
-        kind = _kind(self.method, self._file, ("method",))
-        tree["method"] = {"name": self.method["name"]} | _with_defaults(kind.__init__, self.method)
+        files: dict[str, Path | None] = {}
+        _, settings = self._settings(self.method, ("method",), partial=bool(self.stage))
+        tree["method"] = {"name": self.method["name"]} | self._spelt("method", settings, files)
         if self.stage or len(self.stages) > 1:
             tree["stage"] = [
-                {"name": s.name, "steps": s.train.steps, "method": self._spelt(s), "train": dict(s.overrides)}
+                {"name": s.name, "steps": s.train.steps, "method": self._spelt_stage(s, files), "train": s.plan.train}
                 for s in self.stages
             ]
         for entry in (*tree["data"]["sets"], *tree["data"]["unseen"]):
@@ -98,70 +76,92 @@ class Recipe(BaseModel):
                 entry[key] = self._relative(entry[key], folder)
         if isinstance(tree["model"].get("pretrained"), str):
             tree["model"]["pretrained"] = self._relative(tree["model"]["pretrained"], folder)
-        files: dict[str, Path | None] = {}
-        for where, options in [("method", tree["method"]), *((s["name"], s["method"]) for s in tree.get("stage", []))]:
-            for key, words in _paths(_kind({**self.method, **options}, self._file, ("method",))).items():
-                value = options.get(key)
-                if value is None or str(value).startswith(STAGE):
-                    continue
-                if value == PROPOSAL:
-                    options[key] = _kept(where, key, ".tsv")
-                    files[options[key]] = None
-                elif value not in words:
-                    source = self.base / value
-                    if not source.is_file():
-                        raise UserError(f"{self._file}: {where}.{key}: there is no file {source}")
-                    options[key] = _kept(where, key, source.suffix)
-                    files[options[key]] = source
         return tree, files
 
     def _relative(self, path: str, folder: Path) -> str:
         return Path(os.path.relpath(self.base / path, folder)).as_posix()
 
-    def _spelt(self, stage: Stage) -> dict[str, Any]:
+    def _spelt_stage(self, stage: Stage, files: dict[str, Path | None]) -> dict[str, Any]:
         """Return what a stage says of its method, with all defaults where that is another one than [method]'s."""
-        if stage.same:
-            return dict(stage.own)
-        return {"name": stage.own["name"]} | _with_defaults(stage.kind.__init__, stage.own)
+        name = {"name": stage.plan.method["name"]} if "name" in stage.plan.method else {}
+        spelt = self._spelt(stage.name, stage.settings, files, stage.plan.method if stage.same else None)
+        return name | spelt
 
-    def _stage(self, name: str, steps: int, own: dict[str, Any], overrides: dict[str, Any]) -> Stage:
-        where = ("stage", name) if self.stage else ()
-        # Another method's options are its own: those of [method] mean nothing to it.
-        same = own.get("name", self.method.get("name")) == self.method.get("name")
-        table = {**self.method, **own} if same else own
-        kind = _kind(table, self._file, (*where, "method"))
+    def _spelt(
+        self, where: str, settings: BaseModel, files: dict[str, Path | None], only: Collection[str] | None = None
+    ) -> dict[str, Any]:
+        """Return options (those that `only` names, or all) as plain values, and add the files that they need."""
+        wanted = set(type(settings).model_fields if only is None else only)
+
+        def place(keys: tuple[str, ...], value: Any) -> Any:
+            if keys[0] not in wanted or not isinstance(value, Path | ProposedTaxonomy):
+                return value
+            if isinstance(value, Path) and not value.is_file():
+                raise UserError(f"{self._file}: {'.'.join((where, *keys))}: there is no file {value}")
+            source = value if isinstance(value, Path) else None
+            kept = _kept(where, keys, ".tsv" if source is None else source.suffix)
+            files[kept] = source
+            return Path(kept)
+
+        return replace_values(settings, place).model_dump(mode="json", exclude_none=True, include=wanted)
+
+    def _settings(
+        self, table: Mapping[str, Any], where: tuple[str, ...], *, partial: bool = False
+    ) -> tuple[type[Method], BaseModel]:
+        """Return the method that a table names, and its options, checked, with paths from the recipe's folder on.
+
+        With `partial` options without a default may be missing, as in a [method] table that stages complete.
+        """
+        kind = _kind(table, self._file, where)
         given = {k: v for k, v in table.items() if k != "name"}
-        checked = check(keywords(kind.__init__, kind.__name__), given, self._file, (*where, "method"), kind.renamed)
-        options = {k: getattr(checked, k) for k in given}
-        for key, words in _paths(kind).items():
-            value = options.get(key)
-            if isinstance(value, str | Path) and value not in words and not str(value).startswith(STAGE):
-                options[key] = self.base / value
-        if "steps" in overrides:
-            raise UserError(f"{self._file}: stage.{name}.train.steps: write the stage's steps beside its name")
-        settings = self.train.model_dump() | overrides | {"steps": steps}
-        schedule = check(TrainOptions, settings, self._file, (*where, "train"))
-        return Stage(name, kind, options, schedule, own, overrides, same)
+        schema = keywords(kind.__init__, kind.__name__, partial=partial)
+        checked = check(schema, given, self._file, where, kind.renamed)
+        return kind, replace_values(checked, lambda _, value: self.base / value if isinstance(value, Path) else value)
+
+    def _stage(self, plan: StagePlan) -> Stage:
+        where = ("stage", plan.name) if self.stage else ()
+        # Another method's options are its own: those of [method] mean nothing to it.
+        same = plan.method.get("name", self.method.get("name")) == self.method.get("name")
+        table = merge_tables(self.method, plan.method) if same else plan.method
+        kind, settings = self._settings(table, (*where, "method"))
+        if "steps" in plan.train:
+            raise UserError(f"{self._file}: stage.{plan.name}.train.steps: write the stage's steps beside its name")
+        schedule = self.train.model_dump() | plan.train | {"steps": plan.steps}
+        return Stage(plan, kind, settings, check(TrainOptions, schedule, self._file, (*where, "train")), same)
 
 
 class Stage(NamedTuple):
     """One stage, resolved: its method with all options, paths made absolute or relative to here, and its training.
 
-    `own` and `overrides` are what the recipe, or the method's default, says of the stage alone; `same` says whether
-    its method is [method]'s.
+    `plan` is what the recipe, or the method's own division, says of the stage alone; `same` says whether its method is
+    [method]'s.
     """
 
-    name: str
+    plan: StagePlan
     kind: type[Method]
-    options: dict[str, Any]
+    settings: BaseModel
     train: TrainOptions
-    own: dict[str, Any]
-    overrides: dict[str, Any]
     same: bool
+
+    @property
+    def name(self) -> str:
+        """The name of the stage, and of its folder in the run."""
+        return self.plan.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options of the method that are given, in the recipe or by the method's own division."""
+        return {k: v for k, v in self.settings if k in self.settings.model_fields_set}
+
+    def values(self) -> dict[str, object]:
+        """Return the values of all options, those in tables of options too, by their dotted keys."""
+        found: dict[str, object] = {}
+        replace_values(self.settings, lambda keys, value: found.setdefault(".".join(keys), value))
+        return found
 
     def reads_statistics_of(self, name: str) -> bool:
         """Say whether this stage is built from the statistics of the stage called `name`."""
-        return str(self.options.get(STATISTICS)) == STAGE + name
+        return any(value == StageStatistics(name) for value in self.values().values())
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = (), data_root: str | Path | None = None) -> Recipe:
@@ -185,8 +185,8 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = (), data_root: str 
     for i, stage in enumerate(recipe.stages):
         if stage.name in names[:i]:
             raise UserError(f"{path}: two stages are called '{stage.name}'; give one of them another name")
-        for key, value in stage.options.items():
-            if str(value).startswith(STAGE) and str(value).removeprefix(STAGE) not in names[:i]:
+        for key, value in stage.values().items():
+            if isinstance(value, StageTaxonomy | StageStatistics) and value.stage not in names[:i]:
                 earlier = ", ".join(names[:i]) or "none"
                 raise UserError(
                     f"{path}: stage.{stage.name}.method.{key} is '{value}'; the stages before it: {earlier}"
@@ -214,21 +214,24 @@ def build_method(
         network["pretrained"] = False
     elif isinstance(network.get("pretrained"), str):
         network["pretrained"] = str(recipe.base / network["pretrained"])
-    options = dict(stage.options)
-    for key, value in options.items():
-        if str(value).startswith(STAGE):
-            place = folder / "stages" / str(value).removeprefix(STAGE)
-            options[key] = statistics_file(place) if key == STATISTICS else place / "taxonomy.tsv"
-    for key in [k for k, v in _with_defaults(stage.kind.__init__, options).items() if v == PROPOSAL]:
-        if key in _paths(stage.kind):
-            where = "method" if stage.same and key not in stage.own else stage.name
-            options[key] = folder / _kept(where, key, ".tsv")
+
+    def place(keys: tuple[str, ...], value: Any) -> Any:
+        if isinstance(value, StageTaxonomy):
+            return folder / "stages" / value.stage / "taxonomy.tsv"
+        if isinstance(value, StageStatistics):
+            return statistics_file(folder / "stages" / value.stage)
+        if isinstance(value, ProposedTaxonomy):
+            own = not stage.same or keys[0] in stage.plan.method
+            return folder / _kept(stage.name if own else "method", keys, ".tsv")
+        return value
+
+    options = dict(replace_values(stage.settings, place))
     return stage.kind(PixelEncoder.build(**network), spaces, **options)
 
 
-def _kept(where: str, key: str, suffix: str) -> str:
+def _kept(where: str, keys: Sequence[str], suffix: str) -> str:
     """Return the name, within a run's folder, of the file that an option of [method] or of a stage names."""
-    return f"files/{where}-{key}{suffix}"
+    return f"files/{'-'.join((where, *keys))}{suffix}"
 
 
 def statistics_file(place: Path) -> Path:
@@ -236,19 +239,12 @@ def statistics_file(place: Path) -> Path:
     return place / "statistics.npz"
 
 
-def _kind(table: dict[str, Any], file: Path, where: Sequence[str]) -> type[Method]:
+def _kind(table: Mapping[str, Any], file: Path, where: Sequence[str]) -> type[Method]:
     place, name = ".".join((*where, "name")), table.get("name")
     if name not in METHODS:
         fault = f"'{name}' is no method{close(str(name), list(METHODS))}" if "name" in table else "is missing"
         raise UserError(f"{file}: {place}: {fault}; the methods are: {', '.join(METHODS)}")
     return METHODS[name]
-
-
-def _paths(kind: type[Method]) -> dict[str, tuple[Any, ...]]:
-    """Return the options of a method that may be paths, as their types say, and the words that are none."""
-    hints = get_type_hints(kind.__init__).items()
-    found = {k: (hint, *get_args(hint)) for k, hint in hints if Path in (hint, *get_args(hint))}
-    return {k: tuple(w for p in parts if get_origin(p) is Literal for w in get_args(p)) for k, parts in found.items()}
 
 
 def _with_defaults(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:

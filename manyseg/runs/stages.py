@@ -24,7 +24,7 @@ from manyseg.evaluation.evaluate import collect, evaluate, statistics_key
 from manyseg.evaluation.scores import Scores
 from manyseg.labels.files import write_spaces
 from manyseg.methods import Method
-from manyseg.methods.start import proposed
+from manyseg.methods.sources import propose_by_text
 from manyseg.relate.statistics import Statistics
 from manyseg.report import environment, predict_samples, write_report, write_samples
 from manyseg.runs.recipe import Recipe, Stage, build_method, statistics_file
@@ -183,7 +183,7 @@ class Training:
         atomic.write(self.folder / "recipe.toml", recipe)
 
     def _propose(self, file: Path) -> None:
-        taxonomy = proposed(self.spaces)
+        taxonomy = propose_by_text(self.spaces)
         taxonomy.write(file)
         console.print(
             f"{file}: the label space that `manyseg labels` proposes, {len(taxonomy.unified)} nodes; to train another "

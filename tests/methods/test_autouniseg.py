@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manyseg import testing
+from manyseg.config import keywords
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass, LabelSpace, Taxonomy
 from manyseg.losses import cross_entropy
 from manyseg.methods.autouniseg import AutoUniSeg
 from manyseg.methods.baselines import MultiHead
 from manyseg.methods.rounding import Rounding
+from manyseg.methods.sources import StageStatistics, StageTaxonomy
 from manyseg.methods.start import label_features, label_texts, named, pruned, starting_taxonomy
 from manyseg.models import PixelEncoder
 from manyseg.models.graph import orthogonality
@@ -258,24 +260,27 @@ def test_nodes_start_at_the_mean_head_of_their_classes(learn, monkeypatch):
 
 
 def test_stages_are_two_fifths_one_and_two_and_the_last_has_one_schedule():
-    plans = AutoUniSeg.default_stages(
-        {"learn": "graph", "init": "confusion", "ohem": 0.7}, {"steps": 500, "warmup": 50}
-    )
+    def divide(steps, **options):
+        given = keywords(AutoUniSeg.__init__, "Options").model_validate(options)
+        return AutoUniSeg.default_stages(given, TrainOptions(steps=steps))
+
+    plans = divide(500, ohem=0.7)
     assert [(p.name, p.steps) for p in plans] == [("heads", 200), ("graph", 100), ("nodes", 100), ("pruned", 100)]
-    assert plans[0].options == {"name": "multihead", "ohem": 0.7}
-    assert plans[1].options == {"learn": "graph", "turn": 20, "statistics": "stage:heads"}
-    assert plans[3].options == {"learn": "nodes", "init": "stage:nodes", "statistics": "stage:nodes"}
+    assert plans[0].method == {"name": "multihead", "ohem": 0.7}
+    assert plans[1].method == {"learn": "graph", "turn": 20, "statistics": StageStatistics("heads")}
+    sources = {"init": StageTaxonomy("nodes"), "statistics": StageStatistics("nodes")}
+    assert plans[3].method == {"learn": "nodes"} | sources
     assert [dict(p.train) for p in plans] == [
         {"warmup": 20}, {"warmup": 10}, {"warmup": 20, "after": 100}, {"warmup": 20, "before": 100},
     ]  # fmt: skip
-    fixed = AutoUniSeg.default_stages({"learn": "nodes", "init": "disjoint"}, {"steps": 500})
-    assert [(p.name, p.steps, p.options) for p in fixed][1] == ("nodes", 300, {"learn": "nodes"})
+    fixed = divide(500, learn="nodes", init="disjoint")
+    assert [(p.name, p.steps, p.method) for p in fixed][1] == ("nodes", 300, {"learn": "nodes"})
     for steps in (4, 5, 7, 11):
-        found = [p.steps for p in AutoUniSeg.default_stages({}, {"steps": steps})]
+        found = [p.steps for p in divide(steps)]
         assert sum(found) == steps
         assert min(found) >= 1
     with pytest.raises(UserError, match=r"train.steps is 3; autouniseg needs 4"):
-        AutoUniSeg.default_stages({}, {"steps": 3})
+        divide(3)
 
 
 # Where the label space starts.

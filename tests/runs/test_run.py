@@ -18,6 +18,7 @@ from manyseg.labels import LabelClass, LabelSpace
 from manyseg.labels.files import read_spaces, write_spaces
 from manyseg.methods import METHODS, StagePlan
 from manyseg.methods.baselines import Manual, MultiHead
+from manyseg.methods.sources import StageTaxonomy
 from manyseg.runs import stages
 from manyseg.runs.recipe import read_recipe
 from manyseg.runs.run import Run, evaluate_run, predict_run, train_recipe
@@ -375,7 +376,7 @@ def test_stages_share_the_steps_and_have_their_own_options(recipe, world):
         ("heads", "MultiHead", 2, 1e-3), ("joint", "Manual", 6, 0.5), ("again", "Manual", 4, 1e-3),
     ]  # fmt: skip
     assert found[1].options == {"taxonomy": world.folder / "two.tsv", "competitors": "own"}
-    assert found[2].options == {"taxonomy": "stage:joint"}
+    assert found[2].options == {"taxonomy": StageTaxonomy("joint")}
     assert [s.train.steps for s in read(recipe, "train.steps=3", text=STAGES).stages] == [1, 1, 1]
     recipe.write_text((RECIPE + STAGES).replace("steps = 4\n", ""))
     assert [s.train.steps for s in read_recipe(recipe).stages] == [1, 3, 2]
@@ -449,9 +450,9 @@ def test_a_methods_own_stages_are_written_into_the_run(recipe, tmp_path, monkeyp
 
         @classmethod
         def default_stages(cls, options, train):
-            early = train["steps"] // 4
-            late = StagePlan("late", train["steps"] - early, {"ohem": 0.5}, {"lr": train["lr"] / 10})
-            return [StagePlan("early", early), late]
+            early = train.steps // 4
+            late = {"method": {"ohem": 0.5}, "train": {"lr": train.lr / 10}}
+            return [StagePlan(name="early", steps=early), StagePlan(name="late", steps=train.steps - early, **late)]
 
     monkeypatch.setitem(METHODS, "staged", Staged)
     recipe.write_text(RECIPE.replace('"multihead"', '"staged"'))

@@ -14,6 +14,7 @@ from manyseg.evaluation.dataset_pass import image_hashes
 from manyseg.evaluation.evaluate import collect
 from manyseg.methods import METHODS
 from manyseg.methods.baselines import MultiHead
+from manyseg.methods.sources import StatisticsSource, resolve_statistics
 from manyseg.relate.statistics import UNIFIED, Statistics
 from manyseg.runs import stages
 from manyseg.runs.recipe import build_method, read_recipe
@@ -56,12 +57,12 @@ class Reads(MultiHead):
         pixel_encoder,
         spaces,
         *,
-        statistics: str | Path | Statistics | None = None,
+        statistics: StatisticsSource | None = None,
         table: Literal["none"] | Path = "none",
         ohem: float | None = None,
     ) -> None:
         super().__init__(pixel_encoder, spaces, ohem=ohem)
-        self.statistics = Statistics.load(statistics) if isinstance(statistics, Path) else statistics
+        self.statistics = None if statistics is None else resolve_statistics(statistics)
         self.table = table
 
     @property
