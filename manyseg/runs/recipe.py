@@ -16,7 +16,7 @@ from manyseg.data.mixture import DataOptions
 from manyseg.errors import UserError
 from manyseg.inference.options import TestOptions
 from manyseg.labels import LabelSpace
-from manyseg.methods import METHODS, Method, StagePlan
+from manyseg.methods import METHODS, Method, StagePlan, import_method
 from manyseg.methods.sources import ProposedTaxonomy, StageStatistics, StageTaxonomy
 from manyseg.models import PixelEncoder
 from manyseg.training.loop import TrainOptions
@@ -241,9 +241,13 @@ def statistics_file(place: Path) -> Path:
 
 def _kind(table: Mapping[str, Any], file: Path, where: Sequence[str]) -> type[Method]:
     place, name = ".".join((*where, "name")), table.get("name")
+    if isinstance(name, str) and ":" in name:
+        return import_method(name)
     if name not in METHODS:
         fault = f"'{name}' is no method{close(str(name), list(METHODS))}" if "name" in table else "is missing"
-        raise UserError(f"{file}: {place}: {fault}; the methods are: {', '.join(METHODS)}")
+        raise UserError(
+            f"{file}: {place}: {fault}; the methods are: {', '.join(METHODS)}, or package.module:Class of your own"
+        )
     return METHODS[name]
 
 

@@ -27,13 +27,24 @@ from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.labels.files import read_spaces
 from manyseg.methods import Method
 from manyseg.models.text import TextEncoder
+from manyseg.prediction.model import Model
 from manyseg.prediction.predict import PHOTOS, predict_paths
 from manyseg.runs.recipe import Recipe, build_method, read_recipe
 from manyseg.runs.stages import Training
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
 
-__all__ = ["Recipe", "Run", "conflicts_run", "cross_run", "evaluate_run", "predict_run", "read_recipe", "train_recipe"]
+__all__ = [
+    "Recipe",
+    "Run",
+    "conflicts_run",
+    "cross_run",
+    "evaluate_run",
+    "load",
+    "predict_run",
+    "read_recipe",
+    "train_recipe",
+]
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,11 @@ class Run:
         """The unified label space that the run ended with, or has reached."""
         return Taxonomy.read(self.folder / "taxonomy.tsv", self.spaces)
 
+    @property
+    def photo_options(self) -> TestOptions:
+        """How photos of any size are seen: as the recipe's [test] says, else made smaller where they are large."""
+        return PHOTOS if self.recipe.test == TestOptions() else self.recipe.test
+
     def load_model(self, which: str = "best") -> Method:
         """Load the model, ready to predict, onto the GPU if there is one.
 
@@ -84,6 +100,17 @@ class Run:
         if stage.train.channels_last:
             method.pixel_encoder.to(memory_format=torch.channels_last)
         return method.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+def load(folder: str | Path, *, which: str = "best", device: str | None = None) -> Model:
+    """Load a run's model, ready to predict images; see `Model.predict`.
+
+    `which` is "best" (weights of the best mean mIoU) or "last" (the newest checkpoint). `device` is a torch device such
+    as "cuda:1"; without it, the first GPU is taken if there is one. Raises UserError naming what is missing or damaged.
+    """
+    run = Run.open(folder)
+    method = run.load_model(which)
+    return Model(method if device is None else method.to(device), run.spaces, run.photo_options)
 
 
 def train_recipe(
@@ -166,9 +193,8 @@ def predict_run(
     Files of `segments` have the values of the dataset's card where that is still there, else positions + 1.
     """
     run = Run.open(folder, overrides)
-    options = PHOTOS if run.recipe.test == TestOptions() else run.recipe.test
     values = _card_values(run, labels) if segments else None
-    return predict_paths(run.load_model(), run.spaces, paths, labels, out, options, segments, values)
+    return predict_paths(run.load_model(), run.spaces, paths, labels, out, run.photo_options, segments, values)
 
 
 def _card_values(run: Run, labels: str) -> list[int] | None:

@@ -1,0 +1,162 @@
+"""A trained model as Python code uses it: images in, label maps in any label space out.
+
+Axes: D classes of the label space, h w feature resolution, H W the image's own size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias, overload
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from manyseg.data.files import write_image
+from manyseg.errors import UserError
+from manyseg.inference.encoded_images import EncodedImages, OutputSpace
+from manyseg.inference.options import TestOptions
+from manyseg.inference.segments import SegmentMap
+from manyseg.labels import IGNORE, LabelSpace, Taxonomy
+from manyseg.methods import Method
+from manyseg.prediction.drawing import mask_image, overlay
+from manyseg.prediction.predict import PHOTOS, find_space, read_photo
+
+__all__ = ["Model", "Picture", "Prediction"]
+
+Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
+"""A file, a Pillow image, a uint8 array [H, W, 3] or [H, W], or a uint8 tensor [3, H, W]."""
+
+Labels: TypeAlias = str | LabelSpace | Sequence[str]
+"""A label space, its name, "unified", "hierarchy", or words for a method that reads them."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one image.
+
+    `labels` is Int64[H, W] at the image's own size: positions in `space`, or `IGNORE` (-1) where no class is possible.
+    `scores`, only where they were asked for, is Float32[D, h, w] at feature resolution; their softmax over D is the
+    model's belief, and -inf excludes a class.
+    """
+
+    labels: Int[np.ndarray, "H W"]
+    space: LabelSpace
+    scores: Float[np.ndarray, "D h w"] | None = None
+    image: UInt8[Tensor, "3 _ _"] | None = field(default=None, repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the classes, by position."""
+        return self.space.names
+
+    @property
+    def colors(self) -> UInt8[np.ndarray, "D 3"]:
+        """The colours of the classes, by position."""
+        return self.space.colors
+
+    @property
+    def shares(self) -> Mapping[str, float]:
+        """The share of the image's pixels of every class that occurs, largest first."""
+        found, counts = np.unique(self.labels[self.labels != IGNORE], return_counts=True)
+        order = np.argsort(-counts, kind="stable")
+        return {self.names[int(found[i])]: float(counts[i]) / self.labels.size for i in order}
+
+    def save(self, path: str | Path) -> Path:
+        """Write the label map as an index PNG with the classes' colours, and return its path.
+
+        Values are positions in `space`; `IGNORE` is 255, or 65535 in a file of 16 bits for more than 256 classes.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise UserError(f"{path}: label maps are written as PNG, which loses nothing; end the name in .png")
+        write_image(path, mask_image(torch.from_numpy(self.labels), self.space))
+        return path
+
+    def overlay(self) -> Image.Image:
+        """Return the image with the label map over it and a legend of the classes that occur, as a Pillow image."""
+        assert self.image is not None
+        return overlay(self.image, torch.from_numpy(self.labels), self.space)
+
+
+class Model:
+    """A trained method, ready to predict.
+
+    `spaces` are the label spaces of the training datasets, `taxonomy` relates them to the unified one, and `method` is
+    the network (an `nn.Module`) for those who want to go further.
+    """
+
+    def __init__(self, method: Method, spaces: Sequence[LabelSpace], options: TestOptions = PHOTOS) -> None:
+        self.method, self.spaces, self.options = method.eval(), tuple(spaces), options
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The unified label space and how the datasets' classes relate to it."""
+        return self.method.taxonomy
+
+    @overload
+    def predict(self, image: Picture, labels: Labels = ..., *, scores: bool = ...) -> Prediction: ...
+    @overload
+    def predict(self, image: list[Picture], labels: Labels = ..., *, scores: bool = ...) -> list[Prediction]: ...
+    def predict(
+        self, image: Picture | list[Picture], labels: Labels = "unified", *, scores: bool = False
+    ) -> Prediction | list[Prediction]:
+        """Segment an image, or each of a list of images, and return a label map at its own size.
+
+        `image` is a file's path, a Pillow image, a uint8 array [H, W, 3] (RGB) or [H, W] (grey), or a uint8 tensor
+        [3, H, W]. The EXIF orientation of files and Pillow images is respected. `labels` is the name of a training
+        dataset, "unified", "hierarchy" where the method has one, or for a method that reads words a list of them.
+        Raises UserError for an image that cannot be read, and for a label space that the model cannot answer in.
+        """
+        if isinstance(image, list):
+            return [self._predict(one, labels, scores) for one in image]
+        return self._predict(image, labels, scores)
+
+    def segments(self, image: Picture, labels: Labels = "unified") -> SegmentMap:
+        """Return the things and the stuff of an image, for a method that tells objects apart (`lmseg`)."""
+        return self._encoded(image)[0].segments(self.space(labels))[0]
+
+    def space(self, labels: Labels) -> LabelSpace:
+        """Return the label space that `labels` stands for; see `predict`."""
+        if isinstance(labels, LabelSpace):
+            return labels
+        return find_space(self.method, self.spaces, labels if isinstance(labels, str) else ", ".join(labels))
+
+    def _predict(self, image: Picture, labels: Labels, scores: bool) -> Prediction:
+        output = OutputSpace(self.space(labels))
+        encoded, shown = self._encoded(image)
+        found = encoded.label_maps([output])[0][0].cpu().numpy()
+        kept = encoded.scores([output])[0][0].float().cpu().numpy() if scores else None
+        return Prediction(found, output.space, kept, shown)
+
+    def _encoded(self, image: Picture) -> tuple[EncodedImages, UInt8[Tensor, "3 _ _"]]:
+        if isinstance(image, str | Path):
+            shown, size = read_photo(Path(image), self.options.input_size)
+        else:
+            shown = _pixels(image)
+            size = (shown.shape[-2], shown.shape[-1])
+        return EncodedImages(self.method, shown[None], self.options, size), shown
+
+
+def _pixels(image: object) -> UInt8[Tensor, "3 H W"]:
+    """Return an image in memory as a uint8 tensor; raises UserError saying what is accepted."""
+    if isinstance(image, Image.Image):
+        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, Tensor):
+        if image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3:
+            return image
+        raise UserError(f"the image is a tensor {image.dtype} {list(image.shape)}; give uint8 [3, H, W]")
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8 and image.ndim == 2:
+            image = np.repeat(image[..., None], 3, axis=2)
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+            return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        raise UserError(f"the image is an array {image.dtype} {list(image.shape)}; give uint8 [H, W, 3] or [H, W]")
+    raise UserError(
+        f"the image is a {type(image).__name__}; give a path, a Pillow image, a uint8 array [H, W, 3] or a uint8 "
+        "tensor [3, H, W]"
+    )
