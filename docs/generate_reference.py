@@ -22,9 +22,9 @@ from manyseg.data.card import Card, CardClass
 from manyseg.data.mixture import DataOptions, DatasetOptions, SetOptions
 from manyseg.data.transforms import AugmentOptions, Jitter
 from manyseg.inference.options import TestOptions
-from manyseg.methods import METHODS
+from manyseg.methods import METHODS, StagePlan
 from manyseg.models import PixelEncoder
-from manyseg.runs.recipe import Recipe, StageOptions
+from manyseg.runs.recipe import Recipe
 from manyseg.training.optimizer import TrainOptions
 
 PAGE = Path(__file__).parent / "reference.md"
@@ -56,7 +56,7 @@ def reference() -> str:
     for name, kind in METHODS.items():
         parts += _section(f"`{name}`", "", keywords(kind.__init__, name), text=_rest(kind), level=3)
     parts += _section("`[train]`", "", TrainOptions)
-    parts += _section("`[[stage]]`", "", StageOptions)
+    parts += _section("`[[stage]]`", "", StagePlan)
     parts += _section("`[test]`", "", TestOptions)
     return "\n".join(parts).rstrip() + "\n"
 
