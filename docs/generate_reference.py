@@ -22,8 +22,11 @@ from manyseg.data.card import Card, CardClass
 from manyseg.data.mixture import DataOptions, DatasetOptions, SetOptions
 from manyseg.data.transforms import AugmentOptions, Jitter
 from manyseg.inference.options import TestOptions
+from manyseg.labels import Taxonomy
 from manyseg.methods import METHODS, StagePlan
+from manyseg.methods.sources import ProposedTaxonomy, StageStatistics, StageTaxonomy
 from manyseg.models import PixelEncoder
+from manyseg.relate.statistics import Statistics
 from manyseg.runs.recipe import Recipe
 from manyseg.training.optimizer import TrainOptions
 
@@ -54,11 +57,20 @@ def reference() -> str:
     parts += _section("`[model]`", "", keywords(PixelEncoder.build, "Model"), text=_rest(PixelEncoder.build))
     parts += ["## `[method]`\n", "`name` is one of the following; beside it stand that method's own keys.\n"]
     for name, kind in METHODS.items():
-        parts += _section(f"`{name}`", "", keywords(kind.__init__, name), text=_rest(kind), level=3)
+        options = keywords(kind.__init__, name)
+        parts += _section(f"`{name}`", "", options, text=_rest(kind), level=3)
+        for key, table in _tables(options).items():
+            parts += _section(f"`{name}`: `[method.{key}]`", "", table, level=4)
     parts += _section("`[train]`", "", TrainOptions)
     parts += _section("`[[stage]]`", "", StagePlan)
     parts += _section("`[test]`", "", TestOptions)
     return "\n".join(parts).rstrip() + "\n"
+
+
+def _tables(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Return the keys of a model that are tables of keys of their own."""
+    kinds = {key: field.annotation for key, field in model.model_fields.items()}
+    return {key: kind for key, kind in kinds.items() if isinstance(kind, type) and issubclass(kind, BaseModel)}
 
 
 def _section(
@@ -105,7 +117,7 @@ def _default(field: FieldInfo) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str):
+    if isinstance(value, str | ProposedTaxonomy):
         return f'"{value}"'
     if isinstance(value, Enum):
         return _value(value.value)
@@ -132,7 +144,8 @@ def _types(annotation: Any) -> Iterator[str]:
         yield from _types(arguments[0])
     elif origin in (Union, types.UnionType):
         for part in arguments:
-            if part is not type(None):
+            # A recipe is text: it has nothing that is in memory.
+            if part not in (type(None), Taxonomy, Statistics):
                 yield from _types(part)
     elif origin is Literal:
         yield from (_value(a) for a in arguments)
@@ -145,7 +158,16 @@ def _types(annotation: Any) -> Iterator[str]:
         yield NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
 
 
-NAMES = {str: "text", int: "whole number", float: "number", bool: "true | false", Path: "path"}
+NAMES = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true | false",
+    Path: "path",
+    ProposedTaxonomy: '"proposal"',
+    StageTaxonomy: '"stage:<name>"',
+    StageStatistics: '"stage:<name>"',
+}
 
 if __name__ == "__main__":
     PAGE.write_text(reference(), encoding="utf-8")
