@@ -26,6 +26,8 @@ __all__ = [
     "read_toml",
     "replace_values",
     "to_toml",
+    "toml_key",
+    "toml_value",
 ]
 
 M = TypeVar("M", bound=BaseModel)
@@ -170,12 +172,12 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def to_toml(tree: Mapping[str, Any]) -> str:
     """Render tables of plain values: top-level values, then a [table] or [[table]] for every nested one."""
-    lines = [f"{_key(k)} = {_value(v)}" for k, v in tree.items() if not _is_table(v)]
+    lines = [f"{toml_key(k)} = {toml_value(v)}" for k, v in tree.items() if not _is_table(v)]
     for key, value in tree.items():
         for table in value if isinstance(value, list) else [value]:
             if _is_table(value):
-                lines += ["", f"[[{_key(key)}]]" if isinstance(value, list) else f"[{_key(key)}]"]
-                lines += [f"{_key(k)} = {_value(v)}" for k, v in table.items()]
+                lines += ["", f"[[{toml_key(key)}]]" if isinstance(value, list) else f"[{toml_key(key)}]"]
+                lines += [f"{toml_key(k)} = {toml_value(v)}" for k, v in table.items()]
     return "\n".join(lines).lstrip() + "\n"
 
 
@@ -183,19 +185,21 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, Mapping) or (isinstance(value, list) and bool(value) and isinstance(value[0], Mapping))
 
 
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
+def toml_key(key: str) -> str:
+    """Write a key, in quotes where TOML needs them."""
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else toml_value(key)
 
 
-def _value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """Write a plain value: text, number, list or table, in one line but for lists of tables."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{_key(k)} = {_value(v)}" for k, v in value.items()) + " }" if value else "{}"
+        return "{ " + ", ".join(f"{toml_key(k)} = {toml_value(v)}" for k, v in value.items()) + " }" if value else "{}"
     if isinstance(value, list | tuple):
         if value and isinstance(value[0], Mapping):
-            return "[\n" + "".join(f"    {_value(v)},\n" for v in value) + "]"
-        return "[" + ", ".join(map(_value, value)) + "]"
+            return "[\n" + "".join(f"    {toml_value(v)},\n" for v in value) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     return repr(value)

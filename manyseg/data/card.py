@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr, ValidationError, field_validator, model_validator
 
 from manyseg.config import close
-from manyseg.data.encodings import ENCODINGS, Encoding, Raw, RawValues
+from manyseg.data.encodings import ENCODINGS, Encoding, Overlap, Raw, RawValues
 from manyseg.data.encodings.masks import parse_color
 from manyseg.data.pattern import fields
 from manyseg.errors import UserError
@@ -68,6 +68,8 @@ class Card(BaseModel):
     in the patterns, and the ids are what the image pattern matches. With a list, `{split}` is the split's own name.
     `ignore`: raw values that are known, and mean that a pixel has no label. Any other raw value is an error, unless
     `ignore` has "*" where files name classes: vocabularies of tags and boxes can be too large to list.
+    `overlap` and `background` are for objects that are drawn: which one has a pixel under several ("smallest", or
+    "last" in the order of the file), and the class of pixels under none, which have no label unless it is given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,6 +82,8 @@ class Card(BaseModel):
     encoding: StrictStr
     splits: dict[str, StrictStr]
     ignore: tuple[StrictRaw, ...] = ()
+    overlap: Overlap | None = None
+    background: StrictStr | None = None
     classes: dict[str, CardClass]
 
     @field_validator("encoding")
@@ -93,6 +97,7 @@ class Card(BaseModel):
     @model_validator(mode="after")
     def _fits_together(self) -> Card:
         self._check_files()
+        self._check_drawn()
         self._check_values()
         if (
             self.reader.kind == "segments"
@@ -124,10 +129,17 @@ class Card(BaseModel):
         if len(folders) > 1 and "{split}" not in self.image:
             raise ValueError("several splits are folders, but `image` has no '{split}'; all would be the same images")
 
+    def _check_drawn(self) -> None:
+        given = [k for k in ("overlap", "background") if getattr(self, k) is not None]
+        if given and not self.reader.drawn:
+            raise ValueError(f"encoding '{self.encoding}' does not read the key `{given[0]}`: it draws no objects")
+        if self.background is not None and self.background not in self.classes:
+            raise ValueError(f'background = "{self.background}" is no class of the card; add it to [classes]')
+
     def _check_values(self) -> None:
         owner: dict[Raw, str] = {}
         for name, values in [*((n, self.values(n)) for n in self.classes), ("ignore", self.ignore)]:
-            if not values and name != "ignore":
+            if not values and name not in ("ignore", self.background):
                 raise ValueError(f"class '{name}' has no value")
             for value in values:
                 self._check_value(name, value)
@@ -175,7 +187,7 @@ class Card(BaseModel):
                 LabelClass(
                     name,
                     parse_color(str(c.value[0])) if self.reader.values == "color" and c.color is None else c.color,
-                    objects if c.thing is None else c.thing,
+                    objects and name != self.background if c.thing is None else c.thing,
                     c.description,
                     c.synonyms,
                 )
@@ -194,7 +206,8 @@ class Card(BaseModel):
         ignored: dict[Raw, int] = dict.fromkeys(self.ignore, IGNORE)
         others = self.reader.values == "word" and ignored.pop(ALL_OTHERS, None) is not None
         identified = np.array([c.thing is True for c in self.classes.values()])
-        return RawValues(ignored | self.positions, others, identified)
+        background = IGNORE if self.background is None else self.space.positions[self.background]
+        return RawValues(ignored | self.positions, others, identified, self.overlap or "smallest", background)
 
 
 def is_list(split: str) -> bool:

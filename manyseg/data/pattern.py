@@ -14,7 +14,7 @@ from pathlib import Path
 
 from manyseg.errors import UserError
 
-__all__ = ["fields", "fill", "find", "read_list", "values"]
+__all__ = ["fields", "fill", "find", "read_list", "regex", "values"]
 
 FIELD = re.compile(r"\{(\w+)\}")
 
@@ -39,19 +39,20 @@ def find(root: Path, pattern: str, known: Mapping[str, str], names: tuple[str, .
     """List, sorted, the ids (made of `names`) of the files under `root` that match; hidden files are passed over."""
     text = fill(pattern, known)
     folder = "/".join(text.split("{")[0].split("/")[:-1])
-    regex = re.compile(_regex(text))
+    matching = re.compile(regex(text))
     found = []
     # Links are followed: datasets are often assembled from links.
     for place, _, files in os.walk(root / folder, followlinks=True):
         base = Path(place).relative_to(root).as_posix()
         for name in files:
-            match = regex.fullmatch(name if base == "." else f"{base}/{name}")
+            match = matching.fullmatch(name if base == "." else f"{base}/{name}")
             if match and not name.startswith("."):
                 found.append("/".join({**known, **match.groupdict()}[n] for n in names))
     return sorted(found)
 
 
-def _regex(pattern: str) -> str:
+def regex(pattern: str) -> str:
+    """Return the regular expression of the paths that a pattern matches, with a group for each name."""
     out, seen = "", set[str]()
     for i, piece in enumerate(FIELD.split(pattern)):
         if i % 2 == 0:

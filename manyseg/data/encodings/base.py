@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, Integer
 from manyseg.data.files import DataError, Size, image_size, opened
 from manyseg.labels import IGNORE
 
-__all__ = ["Encoding", "Found", "ImageFiles", "ImageTags", "ObjectBoxes", "Raw", "RawValues", "Regions"]
+__all__ = ["Encoding", "Found", "ImageFiles", "ImageTags", "ObjectBoxes", "Overlap", "Raw", "RawValues", "Regions"]
 
 Raw: TypeAlias = int | str
 """What a file holds in the place of a class: a number, a colour "#rrggbb", or a word."""
@@ -26,16 +26,23 @@ UNKNOWN_VALUE = "give the value to a class of the card, or list it under `ignore
 """What to do about a raw value that the card does not name."""
 
 
+Overlap: TypeAlias = Literal["smallest", "last"]
+"""Which of several objects has a pixel: the smallest of them, or the one that the file lists last."""
+
+
 class RawValues(NamedTuple):
     """What a card says of the raw values in its files.
 
     `positions` maps a value to its class, or to IGNORE; `others_ignored` says that values that are not in it have no
     label, and are no error. `identified[d]`: every object of class d has an id, so that pixels of none are unknown.
+    Of objects that are drawn, `overlap` says which is on top, and `background` is the class of pixels under none.
     """
 
     positions: Mapping[Raw, int]
     others_ignored: bool
     identified: Bool[np.ndarray, " D"]
+    overlap: Overlap = "smallest"
+    background: int = IGNORE
 
     def position(self, value: Raw, file: Path, what: str) -> int:
         """Return the class of `value`, or IGNORE; raises DataError naming `file` where the card does not know it."""
@@ -121,7 +128,7 @@ class Encoding(ABC):
     The class says what a card may ask of it: `needs` and `may_have` are keys of the card that name files; `kind` is a
     key of `annotation.KINDS`; `values` is what a raw value is, numbers lie in 0 .. `limit` - 1; `objects` says that it
     knows nothing but countable things; `named` that a class without a value is called by its own name; `per_image` that
-    `annotations` is a file of one image, not of all.
+    `annotations` is a file of one image, not of all; `drawn` that objects are drawn and can lie over each other.
     """
 
     name: ClassVar[str]
@@ -133,6 +140,7 @@ class Encoding(ABC):
     objects: ClassVar[bool] = False
     named: ClassVar[bool] = False
     per_image: ClassVar[bool] = False
+    drawn: ClassVar[bool] = False
 
     def __init__(self, values: RawValues) -> None:
         self.raw = values

@@ -10,6 +10,7 @@ import numpy as np
 from pycocotools import mask as rle
 
 from manyseg.data.encodings.base import ImageFiles, ObjectBoxes, Regions
+from manyseg.data.encodings.drawn import Layer, Outline, paint
 from manyseg.data.encodings.masks import count_values
 from manyseg.data.encodings.records import Record, RecordEncoding, load_json
 from manyseg.data.files import DataError, Size, image_size, opened, size_text
@@ -79,44 +80,39 @@ class CocoInstances(_CocoObjects):
     name = "coco_instances"
     kind = "segments"
     kept = ("category_id", "iscrowd", "segmentation")
+    drawn = True
 
     def read(self, files: ImageFiles) -> Regions:
-        """Paint the objects: crowds first, then the larger before the smaller.
-
-        Pixels under no object have no label: what is not annotated is not background.
-        """
+        """Paint the objects; see `drawn.paint`. Crowds lie below all of them."""
         record, file = self.record(files), files.annotations
         assert record.size is not None
         assert file is not None
-        height, width = record.size
-        masks = []
-        for item in record.items:
-            mask = _mask(item, height, width, file, files.id)
-            category = self.raw.position(item["category_id"], file, "category")
-            masks.append((not item.get("iscrowd"), -int(mask.sum()), category, mask))
-        masks.sort(key=lambda m: m[:2])
-        plane = np.zeros((height, width), np.int64)
-        for i, (*_, mask) in enumerate(masks, 1):
-            plane[mask] = i
-        return Regions(
-            plane, np.array([IGNORE, *(m[2] for m in masks)], np.int64), np.array([True, *(m[0] for m in masks)])
-        )
+        layers = [
+            Layer(
+                self.raw.position(item["category_id"], file, "category"),
+                _outline(item, record.size, file, files.id),
+                not item.get("iscrowd"),
+            )
+            for item in record.items
+        ]
+        return paint(layers, record.size, self.raw)
 
 
-def _mask(item: Mapping[str, Any], height: int, width: int, json: Path, name: str) -> np.ndarray:
+def _outline(item: Mapping[str, Any], size: Size, json: Path, name: str) -> Outline:
     try:
-        outline = item["segmentation"]
-        if isinstance(outline, list):
-            outline = rle.merge(rle.frPyObjects(outline, height, width))
-        elif isinstance(outline["counts"], list):
-            outline = rle.frPyObjects(outline, height, width)
-        mask: np.ndarray = rle.decode(outline).astype(bool)
+        found = item["segmentation"]
+        if isinstance(found, list):
+            found = rle.merge(rle.frPyObjects(found, *size))
+        elif isinstance(found["counts"], list):
+            found = rle.frPyObjects(found, *size)
+        outline: Outline = {"size": tuple(found["size"]), "counts": found["counts"]}
+        rle.area(outline)
     except Exception as e:  # pycocotools raises bare Exception
         raise DataError(json, f"an outline of '{name}' is broken ({e})", "correct or remove it") from None
-    if mask.shape != (height, width):
-        what = f"an outline of '{name}' is {size_text(mask.shape)} in an image of {size_text((height, width))}"
+    if outline["size"] != size:
+        what = f"an outline of '{name}' is {size_text(outline['size'])} in an image of {size_text(size)}"
         raise DataError(json, what, "correct it")
-    return mask
+    return outline
 
 
 class CocoBoxes(_CocoObjects):

@@ -1,0 +1,194 @@
+"""Objects as labelling tools draw them: outlines and bitmaps, painted one over the other.
+
+Axes: H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
+
+import numpy as np
+from jaxtyping import Bool
+from pycocotools import mask as rle
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from manyseg.data.encodings.base import Encoding, ImageFiles, RawValues, Regions
+from manyseg.data.files import DataError, Size, size_text
+
+__all__ = [
+    "Coordinate",
+    "DrawnEncoding",
+    "Layer",
+    "Outline",
+    "Point",
+    "Schema",
+    "Shape",
+    "Side",
+    "bitmap",
+    "ellipse",
+    "paint",
+    "polygon",
+    "turned",
+    "validated",
+]
+
+Outline: TypeAlias = dict[str, Any]
+"""The pixels of an object as pycocotools' run lengths: `size` and `counts`."""
+
+Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Point = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
+Side = Annotated[int, Field(ge=1, le=1 << 20)]
+
+CIRCLE = 72
+"""Corners of the polygon that stands for an ellipse."""
+
+T = TypeVar("T", bound=BaseModel)
+
+
+class Schema(BaseModel):
+    """A part of an annotation file that is read; other fields may be there."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+
+class Shape(NamedTuple):
+    """An object of an image: what the file calls its class, and its pixels."""
+
+    value: str | int
+    outline: Outline
+
+
+class Layer(NamedTuple):
+    """A painted object: the position of its class or IGNORE, its pixels, and whether they are one object's."""
+
+    position: int
+    outline: Outline
+    known: bool = True
+
+
+def paint(layers: Iterable[Layer], size: Size, raw: RawValues) -> Regions:
+    """Paint objects over each other: those of unknown identity first, then as `raw.overlap` says.
+
+    "smallest" puts the smaller object on top, "last" the one that comes later. Pixels under no object are of the class
+    `raw.background`, which is IGNORE unless the card names one: what is not annotated is not background.
+    """
+    ordered = sorted(layers, key=lambda layer: layer.known)
+    if raw.overlap == "smallest":
+        ordered.sort(key=lambda layer: (layer.known, -int(rle.area(layer.outline))))
+    plane = np.zeros(size, np.int64)
+    for i, layer in enumerate(ordered, 1):
+        plane[rle.decode(layer.outline).astype(bool)] = i
+    return Regions(
+        plane,
+        np.array([raw.background, *(layer.position for layer in ordered)], np.int64),
+        np.array([True, *(layer.known for layer in ordered)]),
+    )
+
+
+class DrawnEncoding(Encoding):
+    """An encoding of objects that are drawn; a class without a value is called by its name."""
+
+    needs = frozenset({"annotations"})
+    kind = "segments"
+    values: ClassVar[Literal["number", "color", "word"]] = "word"
+    objects = True
+    named = True
+    drawn = True
+
+    @abstractmethod
+    def shapes(self, files: ImageFiles) -> tuple[Size, list[Shape]]:
+        """Return the image's (height, width) and its objects in the order in which they were drawn."""
+
+    def read(self, files: ImageFiles) -> Regions:
+        """Paint the objects of an image."""
+        size, shapes = self.shapes(files)
+        assert files.annotations is not None
+        layers = [Layer(self.raw.position(s.value, files.annotations, "label"), s.outline) for s in shapes]
+        return paint(layers, size, self.raw)
+
+
+def validated(schema: type[T], data: Any, file: Path, where: str = "") -> T:
+    """Check a part of an annotation file; raises DataError naming the file, the field and its value."""
+    try:
+        return schema.model_validate(data)
+    except ValidationError as e:
+        fault = e.errors(include_url=False, include_context=False)[0]
+        place = where + "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in fault["loc"])
+        found = repr(fault["input"])
+        shown = "" if fault["type"] == "missing" else f" (it is {found if len(found) < 60 else found[:57] + '...'})"
+        more = f", and {e.error_count() - 1} more faults" if e.error_count() > 1 else ""
+        raise DataError(
+            file, f"{place.lstrip('.')}: {fault['msg']}{shown}{more}", "correct or remove this entry"
+        ) from None
+
+
+def polygon(
+    ring: Sequence[Sequence[float]], size: Size, file: Path, where: str, holes: Sequence[Sequence[Sequence[float]]] = ()
+) -> Outline:
+    """Fill a polygon of points (x, y) in pixels, without its `holes`; corners may lie outside by the image's size.
+
+    Raises DataError for fewer than three points, and for points further away.
+    """
+    outer = _fill(ring, size, file, where)
+    if not holes:
+        return outer
+    inside = rle.decode(outer).astype(bool)
+    for hole in holes:
+        inside &= ~rle.decode(_fill(hole, size, file, where)).astype(bool)
+    return bitmap(inside, (0, 0), size, file, where)
+
+
+def _fill(ring: Sequence[Sequence[float]], size: Size, file: Path, where: str) -> Outline:
+    if len(ring) < 3:
+        raise DataError(file, f"{where}: a polygon of {len(ring)} points has no area", "correct or remove it")
+    points = np.asarray(ring, np.float64)
+    extent = np.array(size[::-1], np.float64)
+    outside = ~((points >= -extent) & (points <= 2 * extent)).all(1)
+    if outside.any():
+        x, y = points[outside][0]
+        what = f"{where}: the point ({x:g}, {y:g}) lies far outside the image of {size_text(size)}"
+        raise DataError(file, what, "correct or remove it")
+    found: list[Outline] = rle.frPyObjects([points.ravel().tolist()], *size)
+    return found[0]
+
+
+def ellipse(center: Sequence[float], radii: Sequence[float], degrees: float = 0.0) -> list[list[float]]:
+    """Return the points of an ellipse, turned clockwise about its centre."""
+    turn = math.radians(degrees)
+    points = []
+    for k in range(CIRCLE):
+        x, y = (r * f(2 * math.pi * k / CIRCLE) for r, f in zip(radii, (math.cos, math.sin), strict=True))
+        dx, dy = x * math.cos(turn) - y * math.sin(turn), x * math.sin(turn) + y * math.cos(turn)
+        points.append([center[0] + dx, center[1] + dy])
+    return points
+
+
+def turned(
+    corners: Sequence[Sequence[float]], degrees: float, about: Sequence[float] | None = None
+) -> list[list[float]]:
+    """Turn points clockwise about a point, or about their centre."""
+    a = math.radians(degrees)
+    x, y = about or [sum(c[k] for c in corners) / len(corners) for k in (0, 1)]
+    cos, sin = math.cos(a), math.sin(a)
+    return [[x + (u - x) * cos - (v - y) * sin, y + (u - x) * sin + (v - y) * cos] for u, v in corners]
+
+
+def bitmap(inside: Bool[np.ndarray, "h w"], corner: tuple[int, int], size: Size, file: Path, where: str) -> Outline:
+    """Place a bitmap with its upper left pixel at `corner` (row, column) of an image; what sticks out is cut off.
+
+    Raises DataError if nothing of it is in the image.
+    """
+    top, left = corner
+    rows, columns = min(top + inside.shape[0], size[0]), min(left + inside.shape[1], size[1])
+    cut = inside[max(-top, 0) : max(rows - top, 0), max(-left, 0) : max(columns - left, 0)]
+    if inside.size and not cut.size:
+        what = f"{where}: a bitmap at ({left}, {top}) lies outside the image of {size_text(size)}"
+        raise DataError(file, what, "correct or remove it")
+    plane = np.zeros(size, np.uint8, order="F")
+    plane[max(top, 0) : max(top, 0) + cut.shape[0], max(left, 0) : max(left, 0) + cut.shape[1]] = cut
+    outline: Outline = rle.encode(plane)
+    return outline
