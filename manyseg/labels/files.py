@@ -7,21 +7,19 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from manyseg import atomic
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass, LabelSpace
 
-__all__ = ["read_spaces", "write_spaces"]
+__all__ = ["read_spaces", "spaces_to_json"]
 
 
-def write_spaces(path: Path, spaces: Sequence[LabelSpace]) -> None:
-    """Write a list of label spaces, each with its name and all that is known of its classes."""
-    text = json.dumps([asdict(s) for s in spaces], ensure_ascii=False, indent=1)
-    atomic.write(path, text + "\n")
+def spaces_to_json(spaces: Sequence[LabelSpace]) -> str:
+    """Render a list of label spaces, each with its name and all that is known of its classes."""
+    return json.dumps([asdict(s) for s in spaces], ensure_ascii=False, indent=1) + "\n"
 
 
 def read_spaces(path: Path) -> tuple[LabelSpace, ...]:
-    """Read what `write_spaces` wrote; raises UserError naming the file if it is missing or damaged."""
+    """Read the text of `spaces_to_json`; raises UserError naming the file if it is missing or damaged."""
     try:
         return tuple(
             LabelSpace(

@@ -29,6 +29,7 @@ from manyseg.methods import Method
 from manyseg.models.text import TextEncoder
 from manyseg.prediction.model import Model
 from manyseg.prediction.predict import PHOTOS, predict_paths
+from manyseg.runs.folder import RunFolder
 from manyseg.runs.recipe import Recipe, build_method, read_recipe
 from manyseg.runs.stages import Training
 from manyseg.training import checkpoint
@@ -129,9 +130,9 @@ def train_recipe(
     """
     read = read_recipe(recipe, overrides, data_root)
     folder = Path(out) if out is not None else Path("runs") / Path(recipe).stem
-    training = Training(read, folder, train.accelerator())
+    training = Training(read, RunFolder(folder), train.find_processes())
     try:
-        if training.claim(resume):
+        if training.prepare(resume):
             training.run()
         elif training.main:
             print(f"{folder}: this run is finished; nothing to do")

@@ -1,8 +1,9 @@
-"""The course of a run: its folder is prepared or found again, its stages are trained, its results written."""
+"""The course of a run: its inputs are put into its folder, its stages are trained, the best weights evaluated."""
 
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,12 +22,13 @@ from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture
 from manyseg.errors import UserError
 from manyseg.evaluation.evaluate import collect, evaluate, statistics_key
-from manyseg.evaluation.scores import Scores
-from manyseg.labels.files import write_spaces
+from manyseg.evaluation.scores import DatasetScores, Scores
+from manyseg.labels.files import spaces_to_json
 from manyseg.methods import Method
 from manyseg.methods.sources import propose_by_text
 from manyseg.relate.statistics import Statistics
 from manyseg.report import environment, predict_samples, write_report, write_samples
+from manyseg.runs.folder import RunFolder
 from manyseg.runs.recipe import Recipe, Stage, build_method, statistics_file
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
@@ -43,7 +45,7 @@ console = Console(soft_wrap=True, highlight=False, markup=False)
 class Training:
     """A run in progress: its recipe, folder and data, and this process's place among others."""
 
-    def __init__(self, recipe: Recipe, folder: Path, accelerator: Accelerator) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> None:
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
         self.main: bool = accelerator.is_main_process
         rank, world = accelerator.process_index, accelerator.num_processes
@@ -61,22 +63,21 @@ class Training:
         for stage in self.stages:
             _check_kinds(stage, self.mixture.folders)
 
-    def claim(self, resume: bool) -> bool:
-        """Prepare the folder, or check that it is of the same recipe; return False if the run is finished."""
-        tree, files = self.recipe.portable(self.folder)
+    def prepare(self, resume: bool) -> bool:
+        """Put the inputs into the folder, or check that they are the same; return False if the run is finished."""
+        tree, files = self.recipe.portable(self.folder.path)
         text = to_toml(tree)
-        there = (self.folder / "recipe.toml").exists()
-        if there and not resume:
+        if self.folder.started and not resume:
             raise UserError(f"{self.folder}: a run is there; go on with it by --resume, or choose another --out")
-        if there:
-            changed = _changes(read_toml(self.folder / "recipe.toml"), tomllib.loads(text))
-            changed += [k for k, source in files.items() if source and not _same(self.folder / k, source)]
+        if self.folder.started:
+            changed = _changes(read_toml(self.folder.recipe), tomllib.loads(text))
+            changed += [k for k, source in files.items() if source and not _same(self.folder.path / k, source)]
             if changed:
                 raise UserError(
                     f"{self.folder}: the recipe is not the run's, changed are: {', '.join(changed)}; restore "
                     f"them, or choose another --out"
                 )
-        finished = (self.folder / "report.html").exists()
+        finished = self.folder.finished
         self.accelerator.wait_for_everyone()
         if self.main and not finished:
             self._write_inputs(text, files)
@@ -96,32 +97,32 @@ class Training:
                 method = self._train_stage(i, first)
             first += stage.train.steps
         assert method is not None
-        checkpoint.read(self.folder / "best").load_into(method)
+        checkpoint.read(self.folder.best).load_into(method)
         if self.main:
-            _write_tables(self.folder, method)
+            self.folder.write(_tables(method))
         scores = evaluate(method, [*self.seen, *self.unseen], options=self.recipe.test)
         if self.main:
             self._write_results(method, scores)
-            checkpoint.discard_previous(self.folder / "checkpoint")
+            checkpoint.discard_previous(self.folder.checkpoint)
         self.accelerator.wait_for_everyone()
 
     def _reached(self) -> int:
         """Return the number of the stage that the run's checkpoint is in; earlier ones are finished."""
         if self.main:
-            wrong = checkpoint.settle(self.folder / "checkpoint")
+            wrong = checkpoint.settle(self.folder.checkpoint)
             if wrong:
                 console.print(f"warning: {wrong}; going on from the checkpoint before it")
         self.accelerator.wait_for_everyone()
-        if not (self.folder / "checkpoint").exists():
+        if not self.folder.checkpoint.exists():
             return 0
-        name = checkpoint.read(self.folder / "checkpoint").state["stage"]
+        name = checkpoint.read(self.folder.checkpoint).state["stage"]
         return [s.name for s in self.stages].index(name)
 
     def _train_stage(self, number: int, first: int) -> Method:
         stage = self.stages[number]
-        method = build_method(self.recipe, stage, self.spaces, self.folder, pretrained=number == 0)
+        method = build_method(self.recipe, stage, self.spaces, self.folder.path, pretrained=number == 0)
         if number:
-            before = checkpoint.read(self.folder / "stages" / self.stages[number - 1].name)
+            before = checkpoint.read(self.folder.stage(self.stages[number - 1].name))
             report = _take_over(method, before.tensors("model"))
             if self.main:
                 console.print(f"stage '{stage.name}' starts from '{self.stages[number - 1].name}': {report}")
@@ -129,8 +130,9 @@ class Training:
             method,
             self.mixture,
             stage.train,
-            self.folder,
+            self.folder.path,
             evaluate=self._evaluate,
+            accelerator=self.accelerator,
             seed=self.recipe.seed,
             stage=stage.name,
             first=first,
@@ -141,14 +143,16 @@ class Training:
 
     def _keep(self, stage: str, method: Method) -> None:
         """Write what later stages start from: the weights, the taxonomy and, if one of them asks, the statistics."""
-        place = self.folder / "stages" / stage
+        place = self.folder.stage(stage)
         statistics = self._statistics(stage, method, statistics_file(place)) if stage in self.measured else None
         if self.main:
-            checkpoint.write(place, {"model": method.state_dict()}, {"stage": stage})
-            checkpoint.discard_previous(place)
-            _write_tables(place, method)
-            if statistics is not None:
-                statistics.write(statistics_file(place))
+            with self.folder.replacing(f"stages/{stage}/*"):
+                checkpoint.write(place, {"model": method.state_dict()}, {"stage": stage})
+                checkpoint.discard_previous(place)
+                for name, text in _tables(method).items():
+                    atomic.write(place / name, text)
+                if statistics is not None:
+                    statistics.write(statistics_file(place))
         self.accelerator.wait_for_everyone()
 
     def _statistics(self, stage: str, method: Method, path: Path) -> Statistics:
@@ -161,49 +165,52 @@ class Training:
             return known
         return collect(method, self.measured[stage], self.recipe.test, heads=heads, activation=method.activation)
 
-    def _evaluate(self, method: Method) -> train.Scores:
+    def _evaluate(self, method: Method) -> dict[str, train.Score]:
         if self.main:
-            _write_tables(self.folder, method)
-        found = evaluate(method, self.seen, options=self.recipe.test).to_json()["datasets"]
-        # PQ is there for methods that tell objects apart alone.
-        keys = ("miou", "pixel_accuracy", "pq")
-        return {n: {k: s[k] for k in keys if k != "pq" or s[k] is not None} for n, s in found.items()}
+            self.folder.write(_tables(method))
+        scores = evaluate(method, self.seen, options=self.recipe.test)
+        return {name: _score(d) for name, d in scores.datasets.items()}
 
     def _write_inputs(self, recipe: str, files: dict[str, Path | None]) -> None:
-        for name, source in files.items():
-            file = self.folder / name
-            if source is None:
-                if not file.exists():
-                    self._propose(file)
-            elif not _same(file, source):
-                atomic.write(file, source.read_bytes())
-        write_spaces(self.folder / "spaces.json", self.spaces)
-        atomic.write(self.folder / "environment.json", json.dumps(environment(), indent=1) + "\n")
+        kept = {name: source.read_bytes() if source else self._proposal(name) for name, source in files.items()}
+        known = json.dumps(environment(), indent=1) + "\n"
+        self.folder.write({**kept, "spaces.json": spaces_to_json(self.spaces), "environment.json": known})
         # Last: a folder with a recipe is a run that can be resumed.
-        atomic.write(self.folder / "recipe.toml", recipe)
+        self.folder.write({"recipe.toml": recipe})
 
-    def _propose(self, file: Path) -> None:
+    def _proposal(self, name: str) -> bytes:
+        """Return the table that the run trains on: the one that it has kept, else what `manyseg labels` proposes."""
+        file = self.folder.path / name
+        if file.exists():
+            return file.read_bytes()
         taxonomy = propose_by_text(self.spaces)
-        taxonomy.write(file)
         console.print(
             f"{file}: the label space that `manyseg labels` proposes, {len(taxonomy.unified)} nodes; to train another "
             "one, correct a copy and name it in method.taxonomy"
         )
+        return taxonomy.to_tsv().encode()
 
     def _write_results(self, method: Method, scores: Scores) -> None:
-        scores.write(self.folder / "scores.json")
         counts: dict[str, Any] = {name: d.confusion.matrix for name, d in scores.datasets.items()}
-        atomic.write(self.folder / "confusion.npz", lambda file: np.savez_compressed(file, **counts))
-        for folder in (*self.seen, *self.unseen):
-            shown = predict_samples(method, folder, self.recipe.test)
-            write_samples(self.folder, folder.space, method.taxonomy.unified, shown)
-        console.print(f"{write_report(self.folder)}: the report of this run")
+        with self.folder.replacing("scores.json", "confusion.npz", "samples/*", "report.html"):
+            scores.write(self.folder.path / "scores.json")
+            atomic.write(self.folder.path / "confusion.npz", lambda file: np.savez_compressed(file, **counts))
+            for folder in (*self.seen, *self.unseen):
+                shown = predict_samples(method, folder, self.recipe.test)
+                write_samples(self.folder.path, folder.space, method.taxonomy.unified, shown)
+            console.print(f"{write_report(self.folder.path)}: the report of this run")
 
 
-def _write_tables(place: Path, method: Method) -> None:
-    method.taxonomy.write(place / "taxonomy.tsv")
-    for name, text in method.tables.items():
-        atomic.write(place / name, text)
+def _tables(method: Method) -> dict[str, str]:
+    """Return the texts that say what a method has learned of labels, by the names of their files."""
+    return {"taxonomy.tsv": method.taxonomy.to_tsv(), **method.tables}
+
+
+def _score(scores: DatasetScores) -> train.Score:
+    """Return what the log of a training keeps of an evaluation."""
+    miou, accuracy = (None if math.isnan(v) else v for v in (scores.miou, scores.confusion.accuracy))
+    out: train.Score = {"miou": miou, "pixel_accuracy": accuracy}
+    return out if scores.pq is None else {**out, "pq": scores.pq}  # Only methods that tell objects apart have one.
 
 
 def _take_over(method: Method, weights: dict[str, Tensor]) -> str:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
@@ -38,15 +38,22 @@ from manyseg.training.optimizer import (
     seed_everything,
 )
 
-__all__ = ["Evaluate", "Scores", "TrainOptions", "accelerator", "train"]
-
-Scores = dict[str, dict[str, float | None]]
-"""By dataset, `miou` and `pixel_accuracy` in 0..1; None where nothing could be measured."""
-
-Evaluate = Callable[[Method], Scores]
+__all__ = ["Evaluate", "Score", "TrainOptions", "find_processes", "train"]
 
 
-def accelerator() -> Accelerator:
+class Score(TypedDict):
+    """What the log keeps of the evaluation of a dataset: values in 0..1, None where nothing could be measured."""
+
+    miou: float | None
+    pixel_accuracy: float | None
+    pq: NotRequired[float]
+
+
+Evaluate = Callable[[Method], Mapping[str, Score]]
+"""Scores a method on every dataset that can be evaluated, by name."""
+
+
+def find_processes() -> Accelerator:
     """Return this process's device and place among the processes that torchrun or accelerate launched, if they did."""
     # Precision is torch's own autocast below: accelerate would fix it once a process, and patch `forward` for it.
     # A mixture may have no image of a dataset in a step, and a method may rest a part: hence unused parameters.
@@ -68,17 +75,18 @@ def train(
     seed: int = 0,
     stage: str = "train",
     first: int = 0,
+    accelerator: Accelerator | None = None,
 ) -> None:
     """Train `method` for `options.steps` steps, from the checkpoint in the run folder if it is one of this stage.
 
     `first` counts the steps of earlier stages; the log and the mixture number steps over all stages. Writes
     metrics.jsonl, `checkpoint/` and, whenever the mean mIoU of `evaluate` is the best of the stage so far, `best/`.
-    With several processes every one calls this, and `evaluate` must return the same in all. Raises UserError for a
-    loss that is not finite, a checkpoint that is damaged or does not fit, and a full disk.
+    With several processes every one calls this with its `accelerator`, and `evaluate` must return the same in all.
+    Raises UserError for a loss that is not finite, a checkpoint that is damaged or does not fit, and a full disk.
     """
     check_trackers(options.track)
     with _deterministic(options.deterministic):
-        _Stage(method, mixture, options, folder, evaluate, seed, stage, first).run()
+        _Stage(method, mixture, options, folder, evaluate, seed, stage, first, accelerator or find_processes()).run()
 
 
 class _Stage:
@@ -94,10 +102,11 @@ class _Stage:
         seed: int,
         stage: str,
         first: int,
+        accelerator: Accelerator,
     ) -> None:
         self.method, self.mixture, self.options, self.folder = method, mixture, options, folder
         self.evaluate, self.seed, self.stage, self.first = evaluate, seed, stage, first
-        self.accelerator = accelerator()
+        self.accelerator = accelerator
         self.device = self.accelerator.device
         if options.precision == "fp16" and self.device.type == "cpu":
             raise UserError("train.precision is fp16, which needs a GPU; use bf16 or fp32")

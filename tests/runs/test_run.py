@@ -15,7 +15,7 @@ from manyseg.config import flatten, override, to_toml
 from manyseg.data.annotation import Boxes
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass, LabelSpace
-from manyseg.labels.files import read_spaces, write_spaces
+from manyseg.labels.files import read_spaces, spaces_to_json
 from manyseg.methods import METHODS, StagePlan
 from manyseg.methods.baselines import Manual, MultiHead
 from manyseg.methods.sources import StageTaxonomy
@@ -191,7 +191,7 @@ def test_flattening_lists_every_leaf():
 def test_label_spaces_survive_writing(tmp_path):
     classes = (LabelClass("Straße", (1, 2, 3), True, "wide", ("road",)), LabelClass("b"))
     spaces = (LabelSpace("x", classes), LabelSpace.of("y", ["c"]))
-    write_spaces(tmp_path / "spaces.json", spaces)
+    (tmp_path / "spaces.json").write_text(spaces_to_json(spaces), encoding="utf-8")
     assert read_spaces(tmp_path / "spaces.json") == spaces
     (tmp_path / "spaces.json").write_text('[{"name": "x"}]')
     with pytest.raises(UserError, match="missing or damaged"):
@@ -216,8 +216,8 @@ def test_a_run_is_a_folder_that_anyone_can_read(trained):
     assert json.loads((trained / "environment.json").read_text())["torch"]
     assert len(list((trained / "samples").glob("unseen-*-unified.png"))) == 3
     assert {p.name for p in trained.iterdir()} == {
-        "best", "checkpoint", "confusion.npz", "environment.json", "metrics.jsonl", "recipe.toml", "report.html",
-        "samples", "scores.json", "spaces.json", "taxonomy.tsv",
+        "best", "checkpoint", "confusion.npz", "environment.json", "manifest.json", "metrics.jsonl", "recipe.toml",
+        "report.html", "samples", "scores.json", "spaces.json", "taxonomy.tsv",
     }  # fmt: skip
 
 

@@ -130,7 +130,7 @@ def test_a_run_stopped_anywhere_collects_once_and_goes_on_as_if_it_had_not_been(
     def stopping(self, method):
         if place != "before collecting" and method.statistics is not None:
             # In the first evaluation of the late stage there is no checkpoint of that stage yet.
-            last = checkpoint.read(self.folder / "checkpoint").state["stage"]
+            last = checkpoint.read(self.folder.checkpoint).state["stage"]
             if last == ("early" if place == "after collecting" else "late"):
                 raise KeyboardInterrupt
         return evaluate(self, method)

@@ -1,0 +1,158 @@
+"""The folder of a run: where its files are, what they must hold, and which of them are damaged.
+
+`manifest.json` has the size and the SHA-256 of every file that a run wrote once and for all, or replaces as a whole.
+`checkpoint/`, `best/` and the weights below `stages/` have their sums in a `state.json` of their own; `metrics.jsonl`
+grows line by line. A file that is being replaced is not in the manifest until the new one is there, so that a run that
+is killed leaves nothing that looks damaged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from io import BufferedReader, BytesIO
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from manyseg import atomic
+from manyseg.errors import UserError
+
+__all__ = ["RunFolder"]
+
+ATTEMPTS = 5
+"""How often a reader looks again while the run that writes replaces what it reads."""
+
+
+class _Entry(BaseModel):
+    """What a whole file is known by."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    bytes: int
+    sha256: str
+
+
+class _Manifest(BaseModel):
+    """The content of manifest.json: files by their paths in the folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    files: dict[str, _Entry]
+
+
+class RunFolder:
+    """A run's folder; reading it needs no lock, and it need not be there to be named."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.toml"
+        self.spaces = self.path / "spaces.json"
+        self.taxonomy = self.path / "taxonomy.tsv"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoint = self.path / "checkpoint"
+        self.best = self.path / "best"
+        self.report = self.path / "report.html"
+        self.manifest = self.path / "manifest.json"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def stage(self, name: str) -> Path:
+        """Return where a finished stage keeps its weights, its tables and its statistics."""
+        return self.path / "stages" / name
+
+    @property
+    def started(self) -> bool:
+        """Whether a run is there: its inputs are complete once the recipe is written."""
+        return self.recipe.exists()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end: the report is written last."""
+        return self.report.exists()
+
+    def write(self, files: Mapping[str, str | bytes]) -> None:
+        """Replace the files that are to have another content, by their names in the folder; the others stay."""
+        contents = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
+        known, given = self._entries(), {n: _entry(BytesIO(c)) for n, c in contents.items()}
+        changed = {n: c for n, c in contents.items() if known.get(n) != given[n] or not self._whole(n, given[n])}
+        with self.replacing(*changed):
+            for name, content in changed.items():
+                atomic.write(self.path / name, content)
+
+    @contextmanager
+    def replacing(self, *patterns: str) -> Iterator[None]:
+        """Let the files of these names or patterns (`samples/*`) be written by whoever can, then take down their sums.
+
+        Where the block fails the manifest does not have them.
+        """
+        entries = self._entries()
+        kept = {name: e for name, e in entries.items() if not any(fnmatchcase(name, p) for p in patterns)}
+        if kept.keys() != entries.keys():
+            self._write_manifest(kept)
+        yield
+        if patterns:
+            paths = [path for p in patterns for path in sorted(self.path.glob(p)) if path.is_file()]
+            self._write_manifest(kept | {p.relative_to(self.path).as_posix(): _entry_of(p) for p in paths})
+
+    def check(self, *names: str) -> None:
+        """Raise UserError for the first of these files that is not what the run wrote.
+
+        A file of which the manifest says nothing is taken as it is: it is about to be replaced.
+        """
+        for name in names:
+            for _ in range(ATTEMPTS):
+                entry = self._entries().get(name)
+                if entry is None or self._whole(name, entry):
+                    break
+                # Perhaps it was replaced in between: then the manifest is another one by now.
+                if self._entries().get(name) == entry:
+                    raise UserError(self._damage(name, entry))
+
+    def damaged(self) -> list[str]:
+        """Say of every file that is missing or not what the run wrote, in one line each."""
+        return [self._damage(name, e) for name, e in self._entries().items() if not self._whole(name, e)]
+
+    def _damage(self, name: str, entry: _Entry) -> str:
+        path = self.path / name
+        if not path.is_file():
+            return f"{path}: missing; restore it from a copy of the run, or train the run again"
+        return (
+            f"{path}: damaged or changed since the run wrote it ({path.stat().st_size} bytes, manifest.json has "
+            f"{entry.bytes} and another SHA-256); restore it from a copy, or remove manifest.json to take all files "
+            "as they are"
+        )
+
+    def _whole(self, name: str, entry: _Entry) -> bool:
+        path = self.path / name
+        try:
+            return path.stat().st_size == entry.bytes and entry == _entry_of(path)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return False
+
+    def _entries(self) -> dict[str, _Entry]:
+        try:
+            return _Manifest.model_validate_json(self.manifest.read_bytes()).files
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        except (OSError, ValidationError) as e:
+            raise UserError(
+                f"{self.manifest}: damaged ({e.__class__.__name__}); remove it to take the run's files as they are"
+            ) from None
+
+    def _write_manifest(self, entries: Mapping[str, _Entry]) -> None:
+        manifest = _Manifest(files=dict(sorted(entries.items())))
+        atomic.write(self.manifest, manifest.model_dump_json(indent=1) + "\n")
+
+
+def _entry_of(path: Path) -> _Entry:
+    with path.open("rb") as file:
+        return _entry(file)
+
+
+def _entry(file: BytesIO | BufferedReader) -> _Entry:
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return _Entry(bytes=file.tell(), sha256=digest)
