@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    PrivateAttr,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from manyseg.config import close
 from manyseg.data.encodings import ENCODINGS, Encoding, Overlap, Raw, RawValues
@@ -22,7 +31,7 @@ from manyseg.data.pattern import fields
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelClass, LabelSpace
 
-__all__ = ["Card", "CardClass", "builtin_cards", "read_card"]
+__all__ = ["Card", "CardClass", "builtin_cards", "builtin_text", "read_card"]
 
 StrictRaw = StrictInt | StrictStr
 
@@ -64,8 +73,9 @@ class CardClass(BaseModel):
 class Card(BaseModel):
     """A dataset's files, encoding, splits and classes; patterns are relative to the root that `load` is given.
 
-    `splits`: a value ending in .txt or .lst is a list of ids relative to the root; any other value replaces `{split}`
-    in the patterns, and the ids are what the image pattern matches. With a list, `{split}` is the split's own name.
+    `splits`: a value ending in .txt or .lst is a list of ids, relative to the root or else to the card's own folder;
+    any other value replaces `{split}` in the patterns, and the ids are what the image pattern matches. With a list,
+    `{split}` is the split's own name.
     `ignore`: raw values that are known, and mean that a pixel has no label. Any other raw value is an error, unless
     `ignore` has "*" where files name classes: vocabularies of tags and boxes can be too large to list.
     `overlap` and `background` are for objects that are drawn: which one has a pixel under several ("smallest", or
@@ -85,6 +95,7 @@ class Card(BaseModel):
     overlap: Overlap | None = None
     background: StrictStr | None = None
     classes: dict[str, CardClass]
+    _place: Path | None = PrivateAttr(default=None)
 
     @field_validator("encoding")
     @classmethod
@@ -167,6 +178,13 @@ class Card(BaseModel):
         value = self.classes[name].value
         return (name,) if self.reader.named and not value else value
 
+    def list_path(self, root: Path, split: str) -> Path:
+        """Return where the list of a split is: below `root`, or beside the card if it is not there but here."""
+        below = root / self.splits[split]
+        if self._place is not None and not below.exists() and (beside := self._place / self.splits[split]).exists():
+            return beside
+        return below
+
     @property
     def reader(self) -> type[Encoding]:
         """The encoding that reads the files."""
@@ -220,6 +238,11 @@ def builtin_cards() -> list[str]:
     return sorted(p.name.removesuffix(".toml") for p in _builtin().iterdir() if p.name.endswith(".toml"))
 
 
+def builtin_text(name: str) -> str:
+    """Return the file of a built-in card."""
+    return str((_builtin() / f"{name}.toml").read_text(encoding="utf-8"))
+
+
 def _builtin() -> Any:
     return files("manyseg.data") / "cards"
 
@@ -231,7 +254,7 @@ def read_card(name_or_path: str | Path) -> Card:
     """
     name = str(name_or_path)
     if name in builtin_cards():
-        return _parse(f"card '{name}'", (_builtin() / f"{name}.toml").read_text(encoding="utf-8"))
+        return _parse(f"card '{name}'", builtin_text(name))
     try:
         text = Path(name).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -240,7 +263,9 @@ def read_card(name_or_path: str | Path) -> Card:
         ) from None
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"{name}: the card cannot be read ({e}); save it as UTF-8 TOML") from None
-    return _parse(name, text)
+    card = _parse(name, text)
+    card._place = Path(name).parent
+    return card
 
 
 def _parse(where: str, text: str) -> Card:

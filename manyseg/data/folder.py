@@ -154,7 +154,7 @@ class Folder:
         value, image = splits[self.split], self.card.image
         names = pattern.fields(image)
         if is_list(value):
-            file = self.root / value
+            file = self.card.list_path(self.root, self.split)
             ids = []
             for line in pattern.read_list(file):
                 # A list may name folders: fewer parts than the pattern has names, and all images there are meant.

@@ -335,3 +335,17 @@ def test_segments_become_boxes_masks_and_tags(tree):
     assert tree.load(annotation="tags").read(0).annotation.classes.tolist() == [0, 1]
     (tree.root / "inst/a.png").unlink()
     assert tree.load(annotation="dense").read(0).annotation.labels.shape == (2, 3)
+
+
+def test_a_list_that_is_not_below_the_root_is_looked_for_beside_the_card(tmp_path):
+    root, cards = tmp_path / "data", tmp_path / "cards"
+    for folder in (root, cards):
+        folder.mkdir()
+    for name in ("a", "b"):
+        Image.fromarray(np.zeros((2, 3, 3), np.uint8)).save(root / f"{name}.png")
+    text = 'name = "t"\nimage = "{id}.png"\nmask = "m/{id}.png"\nencoding = "index"\nsplits = { train = "t.txt" }\n'
+    (cards / "card.toml").write_text(text + "[classes]\nroad = 0\n")
+    (cards / "t.txt").write_text("b\n")
+    assert load(cards / "card.toml", root).ids == ("b",)
+    (root / "t.txt").write_text("a\n")
+    assert load(cards / "card.toml", root).ids == ("a",)
