@@ -24,7 +24,8 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from manyseg.data.mixture import DataOptions, Mixture
+from manyseg.data.mixture import Mixture
+from manyseg.data.options import DataOptions
 from manyseg.data.world import CAMERAS, CONCEPTS, scene
 
 SIZE = (1024, 2048)

@@ -19,8 +19,7 @@ from pydantic.fields import FieldInfo
 
 from manyseg.config import keywords
 from manyseg.data.card import Card, CardClass
-from manyseg.data.mixture import DataOptions, DatasetOptions, SetOptions
-from manyseg.data.transforms import AugmentOptions, Jitter
+from manyseg.data.options import AugmentOptions, DataOptions, DatasetOptions, Jitter, SetOptions
 from manyseg.inference.options import TestOptions
 from manyseg.labels import Taxonomy
 from manyseg.methods import METHODS, StagePlan
@@ -28,7 +27,7 @@ from manyseg.methods.sources import ProposedTaxonomy, StageStatistics, StageTaxo
 from manyseg.models import PixelEncoder
 from manyseg.relate.statistics import Statistics
 from manyseg.runs.recipe import Recipe
-from manyseg.training.optimizer import TrainOptions
+from manyseg.training.options import TrainOptions
 
 PAGE = Path(__file__).parent / "reference.md"
 

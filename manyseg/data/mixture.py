@@ -13,157 +13,24 @@ from contextlib import suppress
 from fractions import Fraction
 from heapq import heapify, heapreplace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from manyseg.data.batch import Batch, Sample, collate
-from manyseg.data.card import builtin_cards, read_card
 from manyseg.data.folder import Folder
-from manyseg.data.transforms import Augment, AugmentOptions
+from manyseg.data.options import DataOptions
+from manyseg.data.transforms import Augment
 from manyseg.errors import UserError
 
-__all__ = ["DataOptions", "DatasetOptions", "MixRow", "Mixture", "SetOptions"]
+__all__ = ["MixRow", "Mixture"]
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 100
 """Bad files in a row, in shuffled order, after which a dataset is taken to be broken as a whole."""
-
-
-class DatasetOptions(BaseModel):
-    """A dataset on disk, as it is evaluated; paths are relative to the recipe's file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    card: str = Field(description="Name of a built-in card, or path of a card.")
-    root: str = Field(description="The folder that the card's patterns are relative to.")
-    eval_split: str = Field(default="val", description="Split that is evaluated.")
-
-    def open(self, base: Path, split: str, annotation: str = "native") -> Folder:
-        """Open a split; `base` is the recipe's folder, that relative paths start from."""
-        card = read_card(self.card if self.card in builtin_cards() else base / self.card)
-        root = base / self.root
-        if not root.is_dir():
-            raise UserError(
-                f"{root}: there is no such folder for dataset '{card.name}'; correct its root, or say where "
-                "all datasets are: --data-root DIR, or the environment variable MANYSEG_DATA"
-            )
-        return Folder(card, root, split, annotation)
-
-    def open_eval(self, base: Path) -> Folder:
-        """Open the split that is evaluated, with all that its files say."""
-        return self.open(base, self.eval_split)
-
-
-class SetOptions(DatasetOptions, AugmentOptions):
-    """A training dataset; an augmentation key given here replaces the common one for this dataset."""
-
-    per_step: int | None = Field(default=None, gt=0, description='Images of a step, with mix = "per_step".')
-    split: str = Field(default="train", description="Split that is trained on.")
-    annotation: Literal["native", "dense", "segments", "boxes", "tags"] = Field(
-        default="native", description="Kind of annotation to train on, weakened from what the files hold."
-    )
-    images: int | None = Field(
-        default=None, gt=0, description="Train on so many of the split's images alone, drawn once, fewer among more."
-    )
-    weight: float = Field(default=1.0, ge=0, description="Multiplies this dataset's losses.")
-    statistics_split: str | None = Field(
-        default=None,
-        description="Split whose labels the statistics between stages read, by default eval_split. Scores of that "
-        "split have then seen its labels; a run that reports them names a part of train that is not trained on.",
-    )
-
-    def open_train(self, base: Path) -> Folder:
-        """Open the split that is trained on, or as many of its images as asked, weakened as asked."""
-        folder = self.open(base, self.split, self.annotation)
-        return folder if self.images is None else folder.drawn(self.images)
-
-    def open_statistics(self, base: Path) -> Folder:
-        """Open the split that statistics between stages are collected on, with all that its files say."""
-        return self.open(base, self.statistics_split or self.eval_split)
-
-    @property
-    def own(self) -> dict[str, Any]:
-        """The augmentation keys that this dataset has of its own."""
-        return {k: getattr(self, k) for k in AugmentOptions.model_fields if k in self.model_fields_set}
-
-    @model_serializer(mode="wrap")
-    def _only_own(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # A default written out would, read back, replace the common value.
-        own = self.own
-        return {k: v for k, v in handler(self).items() if k not in AugmentOptions.model_fields or k in own}
-
-
-class DataOptions(AugmentOptions):
-    """The recipe's [data] table: the datasets, how they are mixed, and the common augmentation.
-
-    `root` is put before the datasets' relative roots when the table is read, and is "." from then on.
-    """
-
-    root: str = Field(
-        default=".",
-        description="The folder that relative roots of datasets start from, itself relative to the recipe's file. "
-        "--data-root replaces it; the environment variable MANYSEG_DATA stands in where the recipe does not give it.",
-    )
-    sets: tuple[SetOptions, ...] = Field(min_length=1, description="The datasets that are trained on.")
-    unseen: tuple[DatasetOptions, ...] = Field(default=(), description="Datasets that are evaluated only.")
-    mix: Literal["per_step", "proportional", "sqrt", "temperature"] = Field(
-        default="per_step",
-        description="per_step: exact numbers; else `batch` images are shared out by size^(1 / temperature), where "
-        "proportional is temperature 1 and sqrt is 2.",
-    )
-    batch: int | None = Field(default=None, gt=0, description="Images of a step in all, unless mix is per_step.")
-    temperature: float | None = Field(default=None, ge=1, description='For mix = "temperature"; larger is more even.')
-    workers: int = Field(default=2, ge=0, description="Processes that read images; 0 reads in the main one.")
-    on_bad_file: Literal["error", "skip"] = Field(
-        default="error", description="skip: report an unreadable file, and take the dataset's next one instead."
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _place_roots(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or not isinstance(root := data.get("root", "."), str) or root == ".":
-            return data
-        placed = {key: _below(root, data[key]) for key in ("sets", "unseen") if key in data}
-        return {**data, **placed, "root": "."}
-
-    @model_validator(mode="after")
-    def _check_mix(self) -> DataOptions:
-        counted = [s.card for s in self.sets if s.per_step is not None]
-        if self.mix == "per_step":
-            bare = [s.card for s in self.sets if s.per_step is None]
-            if bare:
-                raise ValueError(f"set '{bare[0]}' has no per_step; give its images a step, or choose another mix")
-            if self.batch is not None:
-                raise ValueError('batch is the sum of per_step with mix = "per_step"; remove it, or choose another mix')
-        elif self.batch is None:
-            raise ValueError(f'mix = "{self.mix}" needs batch, the images of a step in all')
-        elif counted:
-            raise ValueError(f"mix = \"{self.mix}\" shares out batch, but set '{counted[0]}' has per_step; remove it")
-        if (self.mix == "temperature") != (self.temperature is not None):
-            raise ValueError('temperature goes with mix = "temperature", and is needed there')
-        return self
-
-    def augment(self, dataset: SetOptions) -> AugmentOptions:
-        """Return the augmentation of one of the sets: the common one with its own keys in place."""
-        common = {k: getattr(self, k) for k in AugmentOptions.model_fields}
-        return AugmentOptions(**(common | dataset.own))
-
-
-def _below(root: str, entries: Any) -> Any:
-    """Put `root` before the relative roots of a list of datasets; what is no such list is left for its own check."""
-    if not isinstance(entries, list | tuple):
-        return entries
-    return [
-        {**e, "root": (Path(root) / e["root"]).as_posix()}
-        if isinstance(e, dict) and isinstance(e.get("root"), str)
-        else e
-        for e in entries
-    ]
 
 
 class MixRow(NamedTuple):

@@ -13,81 +13,18 @@ import math
 
 import torch
 from jaxtyping import Float, UInt8
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
 from manyseg.data.batch import Sample
 from manyseg.data.crop import Crop, flip
 from manyseg.data.folder import Folder
+from manyseg.data.options import AugmentOptions, Jitter
 
-__all__ = ["Augment", "AugmentOptions", "Jitter"]
+__all__ = ["Augment"]
 
 TRIES = 10
 """How many crops are drawn, at most, in search of one that no class dominates (as the field does)."""
-
-
-class Jitter(BaseModel):
-    """Strengths of the colour jitter; 0 leaves that quality alone."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    brightness: float = Field(default=0.25, ge=0, le=1, description="Brightness is multiplied by 1 - this to 1 + this.")
-    contrast: float = Field(default=0.25, ge=0, le=1, description="Contrast about mid-grey is multiplied likewise.")
-    saturation: float = Field(default=0.25, ge=0, le=1, description="Saturation is multiplied likewise.")
-    hue: float = Field(
-        default=0.02, ge=0, le=0.5, description="Hue is turned by up to this part of a full turn, either way."
-    )
-
-
-class AugmentOptions(BaseModel):
-    """How training images are varied; the same keys are common to all datasets or a dataset's own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    crop: tuple[int, int] = Field(
-        default=(512, 512), description="Height and width in pixels of what the network sees."
-    )
-    scale: tuple[float, float] = Field(default=(0.5, 2.0), description="Range of the random zoom; uniform.")
-    short_side: int | None = Field(
-        default=None,
-        gt=0,
-        description="Zoom 1 makes the shorter side this many pixels; without it, zoom 1 is native size.",
-    )
-    max_share: float = Field(
-        default=0.8,
-        gt=0,
-        le=1,
-        description="A crop is drawn again while one class has more than this share of its labels.",
-    )
-    flip: float = Field(default=0.5, ge=0, le=1, description="Chance of a left-right flip.")
-    jitter: Jitter = Field(default=Jitter(), description="Strengths of the colour jitter.")
-    blur: float = Field(default=0.0, ge=0, le=1, description="Chance of a Gaussian blur.")
-    blur_sigma: tuple[float, float] = Field(
-        default=(0.1, 2.0), description="Range of the blur's sigma in pixels of the crop."
-    )
-
-    @model_validator(mode="after")
-    def _check_ranges(self) -> AugmentOptions:
-        if min(self.crop) < 1:
-            raise ValueError(f"crop is {list(self.crop)}; give a height and a width of at least 1 pixel")
-        for name in ("scale", "blur_sigma"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high < math.inf:
-                raise ValueError(f"{name} is {[low, high]}; give two positive numbers, the smaller first")
-        return self
-
-    def summary(self) -> str:
-        """Say in one line what is done to an image, for printing before training."""
-        jitter = " ".join(f"{name} {value:g}" for name, value in self.jitter if value)
-        parts = [
-            f"scale {self.scale[0]:g}-{self.scale[1]:g}" + (f" of {self.short_side} px" if self.short_side else ""),
-            f"max share {self.max_share:g}" if self.max_share < 1 else "",
-            f"flip {self.flip:g}" if self.flip else "",
-            f"jitter {jitter}" if jitter else "",
-            f"blur {self.blur:g}" if self.blur else "",
-        ]
-        return ", ".join(p for p in parts if p)
 
 
 class Augment:

@@ -24,7 +24,8 @@ from manyseg.data.annotation import Dense, Segments
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
 from manyseg.inference.encoded_images import EncodedImages
-from manyseg.inference.options import Size, TestOptions, resize
+from manyseg.inference.options import Size, TestOptions
+from manyseg.inference.resize import resize
 from manyseg.methods.base import Method
 
 __all__ = ["LabelledBatch", "all_reduce", "image_hashes", "visit_batches"]

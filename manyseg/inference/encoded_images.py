@@ -23,7 +23,8 @@ from torch.nn import functional as F
 
 from manyseg.inference.hierarchical import deepest
 from manyseg.inference.label_maps import argmax_map
-from manyseg.inference.options import GRID, Size, TestOptions, resize
+from manyseg.inference.options import GRID, Size, TestOptions
+from manyseg.inference.resize import resize
 from manyseg.inference.segments import SegmentMap
 from manyseg.labels import LabelSpace, Relation
 from manyseg.labels.hierarchy import Hierarchy

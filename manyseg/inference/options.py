@@ -1,6 +1,6 @@
 """How a network is used at test time: at which sizes it sees an image, mirrored or not, whole or in windows.
 
-Axes: B images, H W native size.
+Recipes are checked against it before any network is there, so nothing here loads a deep-learning framework.
 """
 
 from __future__ import annotations
@@ -8,12 +8,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, ClassVar
 
-from jaxtyping import UInt8
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from torch import Tensor
-from torch.nn import functional as F
 
-__all__ = ["GRID", "Size", "TestOptions", "resize"]
+__all__ = ["GRID", "Size", "TestOptions"]
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -63,13 +60,3 @@ class TestOptions(BaseModel):
 
 def _side(side: int, scale: float, grid: int) -> int:
     return max(1, math.ceil(round(side * scale) / grid)) * grid
-
-
-def resize(image: UInt8[Tensor, "*B 3 _ _"], size: Size) -> UInt8[Tensor, "*B 3 H W"]:
-    """Resize 8-bit images, antialiased; return the image itself where it has that size already."""
-    if tuple(image.shape[-2:]) == size:
-        return image
-    batch = image if image.ndim == 4 else image[None]
-    small = F.interpolate(batch.float(), size, mode="bilinear", align_corners=False, antialias=True)
-    small = small.round().clamp(0, 255).to(image.dtype)
-    return small if image.ndim == 4 else small[0]

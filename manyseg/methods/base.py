@@ -45,7 +45,7 @@ class StagePlan(BaseModel):
 
 
 class Schedule(Protocol):
-    """What a method may read of the recipe's [train] table to divide it into stages; see `training.optimizer`."""
+    """What a method may read of the recipe's [train] table to divide it into stages; see `training.options`."""
 
     @property
     def steps(self) -> int:

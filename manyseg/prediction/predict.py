@@ -21,7 +21,8 @@ from manyseg.data.files import DataError, image_size, opened, write_image
 from manyseg.data.photo import read_rgb
 from manyseg.errors import UserError
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
-from manyseg.inference.options import Size, TestOptions, resize
+from manyseg.inference.options import Size, TestOptions
+from manyseg.inference.resize import resize
 from manyseg.labels import LabelSpace
 from manyseg.methods.base import Method
 from manyseg.prediction.drawing import mask_image, overlay

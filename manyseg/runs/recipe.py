@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from manyseg.config import check, close, keywords, merge_tables, override, read_toml, replace_values
 from manyseg.data.card import builtin_cards
-from manyseg.data.mixture import DataOptions
+from manyseg.data.options import DataOptions
 from manyseg.errors import UserError
 from manyseg.inference.options import TestOptions
 from manyseg.labels import LabelSpace
 from manyseg.methods import METHODS, Method, StagePlan, import_method
 from manyseg.methods.sources import ProposedTaxonomy, StageStatistics, StageTaxonomy
 from manyseg.models import PixelEncoder
-from manyseg.training.loop import TrainOptions
+from manyseg.training.options import TrainOptions
 
 __all__ = ["Recipe", "Stage", "build_method", "read_recipe", "statistics_file"]
 

@@ -29,7 +29,6 @@ from manyseg.training.loss_accumulator import LossAccumulator
 from manyseg.training.metrics_log import MetricsLog, check_trackers, cut
 from manyseg.training.optimizer import (
     Average,
-    TrainOptions,
     build_optimizer,
     load_optimizer,
     optimizer_tensors,
@@ -37,8 +36,9 @@ from manyseg.training.optimizer import (
     rate,
     seed_everything,
 )
+from manyseg.training.options import TrainOptions
 
-__all__ = ["Evaluate", "Score", "TrainOptions", "find_processes", "train"]
+__all__ = ["Evaluate", "Score", "find_processes", "train"]
 
 
 class Score(TypedDict):

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -21,10 +21,9 @@ from rich.table import Table
 
 from manyseg import atomic
 from manyseg.errors import UserError
+from manyseg.training.options import Tracker
 
-__all__ = ["MetricsLog", "Tracker", "check_trackers", "cut"]
-
-Tracker = Literal["tensorboard", "wandb"]
+__all__ = ["MetricsLog", "check_trackers", "cut"]
 
 
 class MetricsLog:

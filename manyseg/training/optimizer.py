@@ -1,23 +1,21 @@
-"""What a training step follows: the [train] table, learning rates, parameter groups, and the average of the weights."""
+"""What a training step follows: learning rates, parameter groups, and the average of the weights."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from manyseg.methods.base import Method
-from manyseg.training.metrics_log import Tracker
+from manyseg.training.options import TrainOptions
 
 __all__ = [
     "Average",
-    "TrainOptions",
     "build_optimizer",
     "load_optimizer",
     "optimizer_tensors",
@@ -25,38 +23,6 @@ __all__ = [
     "rate",
     "seed_everything",
 ]
-
-
-class TrainOptions(BaseModel):
-    """The recipe's [train] table: how long, how fast, how exactly, and how often to report."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: int = Field(ge=1, description="Updates of the weights, over all stages.")
-    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd is with Nesterov momentum.")
-    lr: float = Field(default=1e-3, gt=0, description="Peak learning rate of new layers; SGD wants about 0.01.")
-    backbone_lr_factor: float = Field(
-        default=0.3, ge=0, description="The backbone's learning rate as a multiple of lr; 0 keeps its weights fixed."
-    )
-    weight_decay: float = Field(default=0.01, ge=0, description="Not on norms, biases and other vectors.")
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="Of SGD; the first beta of AdamW.")
-    warmup: int = Field(default=50, ge=0, description="Steps of linear rise to lr; at most half of all steps.")
-    before: int = Field(default=0, ge=0, description="Steps of the same schedule that earlier stages took; lr goes on.")
-    after: int = Field(default=0, ge=0, description="Steps of the same schedule that are left to later stages.")
-    power: float = Field(default=0.9, ge=0, description="lr falls as (1 - step / steps) ^ power; 0 keeps it.")
-    clip: float = Field(default=5.0, ge=0, description="Largest norm of the gradient of all weights; 0 sets no limit.")
-    accumulate: int = Field(default=1, ge=1, description="Draws of the mixture that one update averages.")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Of activations; fp16 needs a GPU.")
-    ema: float = Field(
-        default=0.0, ge=0, lt=1, description="Decay of an average of the weights, which is evaluated; 0 has none."
-    )
-    channels_last: bool = Field(default=True, description="Memory order of images; 2.2 times faster on a CPU.")
-    compile: bool = Field(default=False, description="torch.compile the network; slow to start, needs a C compiler.")
-    deterministic: bool = Field(default=False, description="Deterministic GPU kernels where there are any; slower.")
-    log_every: int = Field(default=10, ge=1, description="Steps to a line of metrics.jsonl, a mean over them.")
-    eval_every: int = Field(default=0, ge=0, description="Steps to an evaluation; 0 evaluates at the end only.")
-    checkpoint_every: int = Field(default=500, ge=1, description="Steps to a checkpoint; there is one at the end too.")
-    track: tuple[Tracker, ...] = Field(default=(), description='Copies of the log: "tensorboard", "wandb".')
 
 
 def seed_everything(*key: int) -> None:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from manyseg.data.mixture import DataOptions, Mixture, _apportion
+from manyseg.data.mixture import Mixture, _apportion
+from manyseg.data.options import DataOptions
 from manyseg.errors import UserError
 
 FORKS = [

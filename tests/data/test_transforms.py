@@ -10,7 +10,8 @@ from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Sample
 from manyseg.data.crop import MEAN_COLOR, Crop, Span, flip
 from manyseg.data.folder import Folder
-from manyseg.data.transforms import Augment, AugmentOptions, Jitter, _blur, _jitter
+from manyseg.data.options import AugmentOptions, Jitter
+from manyseg.data.transforms import Augment, _blur, _jitter
 from manyseg.labels import IGNORE
 
 STILL = Jitter(brightness=0, contrast=0, saturation=0, hue=0)

@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
-from manyseg.inference.options import TestOptions, resize
+from manyseg.inference.options import TestOptions
+from manyseg.inference.resize import resize
 from manyseg.labels import IGNORE, LabelSpace
 
 

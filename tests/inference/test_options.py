@@ -4,7 +4,8 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from manyseg.inference.options import TestOptions, resize
+from manyseg.inference.options import TestOptions
+from manyseg.inference.resize import resize
 
 
 @pytest.mark.parametrize(

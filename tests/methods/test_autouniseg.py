@@ -21,7 +21,8 @@ from manyseg.methods.start import label_features, label_texts, named, pruned, st
 from manyseg.models import PixelEncoder
 from manyseg.models.graph import orthogonality
 from manyseg.relate.statistics import UNIFIED, Statistics
-from manyseg.training.optimizer import TrainOptions, build_optimizer, parameter_groups
+from manyseg.training.optimizer import build_optimizer, parameter_groups
+from manyseg.training.options import TrainOptions
 
 SMALL = {"features": "learned", "hidden": 16, "init": "names"}
 

@@ -13,14 +13,16 @@ import pytest
 import torch
 
 from manyseg import atomic
-from manyseg.data.mixture import DataOptions, Mixture
+from manyseg.data.mixture import Mixture
+from manyseg.data.options import DataOptions
 from manyseg.errors import UserError
 from manyseg.methods import METHODS
 from manyseg.models import PixelEncoder
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
 from manyseg.training.metrics_log import MetricsLog
-from manyseg.training.optimizer import TrainOptions, seed_everything
+from manyseg.training.optimizer import seed_everything
+from manyseg.training.options import TrainOptions
 
 ROOT = Path(__file__).parents[2]
 SETS = [{"card": f"{name}.toml", "root": name, "per_step": 2} for name in ("fine", "coarse")]

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from rich.console import Console
 
 import manyseg
-from manyseg.data.mixture import DataOptions, Mixture
+from manyseg.data.mixture import Mixture
+from manyseg.data.options import DataOptions
 from manyseg.errors import UserError
 from manyseg.methods import METHODS
 from manyseg.models import PixelEncoder
@@ -19,7 +20,6 @@ from manyseg.training import metrics_log as progress
 from manyseg.training.loss_accumulator import LossAccumulator
 from manyseg.training.optimizer import (
     Average,
-    TrainOptions,
     build_optimizer,
     load_optimizer,
     optimizer_tensors,
@@ -27,6 +27,7 @@ from manyseg.training.optimizer import (
     rate,
     seed_everything,
 )
+from manyseg.training.options import TrainOptions
 
 SETS = [{"card": f"{name}.toml", "root": name, "per_step": 2} for name in ("fine", "coarse")]
 
