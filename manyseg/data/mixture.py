@@ -13,7 +13,7 @@ from contextlib import suppress
 from fractions import Fraction
 from heapq import heapify, heapreplace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
