@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from manyseg.config import close
-from manyseg.data.encodings import ENCODINGS, Encoding, Overlap, Raw, RawValues
+from manyseg.data.encodings import ENCODINGS, Encoding, Overlap, Raw, RawValues, Said
 from manyseg.data.encodings.masks import parse_color
 from manyseg.data.pattern import fields
 from manyseg.errors import UserError
@@ -164,7 +164,7 @@ class Card(BaseModel):
             if not isinstance(value, str):
                 raise ValueError(f"'{name}': value {value} is not a colour; write \"#rrggbb\"")
             parse_color(value)
-        elif self.reader.values == "word":
+        elif self.reader.values == "word" or (self.reader.values == "number or name" and isinstance(value, str)):
             if value == ALL_OTHERS and name != "ignore":
                 raise ValueError(f"'{name}': \"*\" stands for all other values, and goes into `ignore`")
         else:
@@ -225,7 +225,9 @@ class Card(BaseModel):
         others = self.reader.values == "word" and ignored.pop(ALL_OTHERS, None) is not None
         identified = np.array([c.thing is True for c in self.classes.values()])
         background = IGNORE if self.background is None else self.space.positions[self.background]
-        return RawValues(ignored | self.positions, others, identified, self.overlap or "smallest", background)
+        said = {v: Said(name, c.thing) for name, c in self.classes.items() for v in self.values(name)}
+        overlap = self.overlap or "smallest"
+        return RawValues(ignored | self.positions, others, identified, said, overlap, background)
 
 
 def is_list(split: str) -> bool:

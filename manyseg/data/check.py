@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -20,40 +18,14 @@ from rich.table import Table
 from manyseg.data import pattern
 from manyseg.data.annotation import Annotation, Dense, Segments
 from manyseg.data.card import Card, builtin_cards, is_list, read_card
-from manyseg.data.files import DataError, write_image
+from manyseg.data.files import write_image
+from manyseg.data.finding import Finding, merged, of_error
 from manyseg.data.folder import Folder
 from manyseg.data.sheet import contact_sheet
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 
 __all__ = ["Finding", "Histogram", "check", "print_cards", "print_check", "quick_check", "survey"]
-
-Severity = Literal["error", "warning"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One fault of a dataset, in one or more files.
-
-    `where` is the first file (or the split), `files` how many files have the same fault, `value` the raw value or
-    class at fault if there is one, `count` its pixels in all files (0 where pixels are not what is wrong). `file` says
-    that it is a fault of files, which can be passed over, not of the dataset.
-    """
-
-    severity: Severity
-    what: str
-    where: str
-    fix: str
-    value: str | None = None
-    count: int = 0
-    files: int = 1
-    file: bool = False
-
-    def __str__(self) -> str:
-        value = "" if self.value is None else f": {self.value}"
-        count = f" on {self.count} pixels" if self.count else ""
-        files = f" (and {self.files - 1} more files)" if self.files > 1 else ""
-        return f"{self.severity}: {self.where}{files}: {self.what}{value}{count}; {self.fix}"
 
 
 class Histogram(NamedTuple):
@@ -89,9 +61,10 @@ def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], di
             folder = Folder(card, root, split)
             folder.prepare()
         except UserError as e:
-            findings.append(_of_error(e, f"split '{split}'"))
+            findings += of_error(e, f"split '{split}'")
             continue
         folders.append(folder)
+        findings += folder.findings()
         results = _read_all(folder)
         findings += [fault for r in results for fault in r.faults]
         counts = np.array([r.counts for r in results if r.counts is not None]).reshape(-1, len(card.space))
@@ -99,7 +72,7 @@ def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], di
         findings += _strays(folder)
     findings += _shared_files(folders)
     findings += _absences(card.space, histograms)
-    return sorted(_merge(findings), key=lambda f: (f.severity, -f.files)), histograms
+    return merged(findings), histograms
 
 
 def quick_check(
@@ -118,13 +91,14 @@ def quick_check(
         try:
             folder.prepare()
         except UserError as e:
-            findings.append(_of_error(e, f"split '{folder.split}'"))
+            findings += of_error(e, f"split '{folder.split}'")
             continue
+        findings += folder.findings()
         findings += [fault for r in _read_all(folder) for fault in r.faults]
         done += len(folder)
         if progress is not None:
             progress(done, total)
-    return sorted(_merge(findings), key=lambda f: (f.severity, -f.files))
+    return merged(findings)
 
 
 def _read_all(folder: Folder) -> list[_Result]:
@@ -143,33 +117,18 @@ def _read(folder: Folder, index: int) -> _Result:
             where = str(folder.mask_path(index) or folder.ids[index])
             faults.append(Finding("warning", "no pixel has a label", where, "remove the image, or check `ignore`"))
     except UserError as e:
-        faults += _of_errors(e, folder.ids[index])
+        faults += of_error(e, folder.ids[index])
     try:
         # The smallest scale of a JPEG is enough to find it truncated.
         folder.read_image(index, size, lambda _: (1, 1))
     except UserError as e:
-        faults += _of_errors(e, folder.ids[index])
+        faults += of_error(e, folder.ids[index])
     return _Result(faults, counts)
 
 
 def _count(annotation: Annotation, classes: int) -> Int[np.ndarray, " D"]:
     labels = annotation.labels if isinstance(annotation, Dense | Segments) else annotation.classes
     return np.bincount(labels.numpy().ravel() + 1, minlength=classes + 1)[1:]
-
-
-def _of_errors(error: UserError, where: str) -> Iterator[Finding]:
-    if isinstance(error, DataError) and error.values:
-        for value, count in error.values:
-            yield Finding("error", error.what, error.file, error.fix, f"value {value}", count, file=True)
-    else:
-        yield _of_error(error, where)
-
-
-def _of_error(error: UserError, where: str) -> Finding:
-    if isinstance(error, DataError):
-        return Finding("error", error.what, error.file, error.fix, file=True)
-    what, _, fix = str(error).rpartition("; ")
-    return Finding("error", what or fix, where, fix)
 
 
 def _strays(folder: Folder) -> Iterator[Finding]:
@@ -226,17 +185,6 @@ def _absences(space: LabelSpace, histograms: dict[str, Histogram]) -> Iterator[F
 
 def _names(space: LabelSpace, classes: np.ndarray) -> str:
     return ", ".join(space.names[d] for d in np.flatnonzero(classes))
-
-
-def _merge(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Join the same fault of many files; numbers and what stands in brackets may differ from file to file."""
-    groups: dict[tuple[str, ...], list[Finding]] = defaultdict(list)
-    for f in findings:
-        groups[f.severity, re.sub(r"\([^()]*\)|\d+", "", f.what), f.value or ""].append(f)
-    for group in groups.values():
-        first = group[0]
-        files = len({f.where for f in group})
-        yield replace(first, count=sum(f.count for f in group), files=files)
 
 
 def print_cards() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -36,20 +36,37 @@ Size = tuple[int, int]
 class DataError(UserError):
     """A file of a dataset is at fault.
 
-    `what` says how, without naming the file; `values` are the raw values at fault with their pixel counts, most
-    frequent first; `fix` says what to do.
+    `what` says how, in words that are the same for the same fault elsewhere; `place` says where in the file: an object,
+    a field and its value. `values` are the raw values at fault with their pixel counts, most frequent first; `fix` says
+    what to do. `others` are further faults of the same image.
     """
 
-    def __init__(self, file: str | Path, what: str, fix: str, values: tuple[tuple[Any, int], ...] = ()) -> None:
+    def __init__(
+        self,
+        file: str | Path,
+        what: str,
+        fix: str,
+        values: tuple[tuple[Any, int], ...] = (),
+        place: str = "",
+        others: Sequence[DataError] = (),
+    ) -> None:
         self.file, self.what, self.fix, self.values = str(file), what, fix, values
+        self.place, self.others = place, tuple(others)
         detail = ""
         if values:
             more = f" and {len(values) - 1} more values" if len(values) > 1 else ""
             detail = f": value {values[0][0]} on {values[0][1]} pixels{more}"
-        super().__init__(f"{file}: {what}{detail}; {fix}")
+        more = f" (and {len(others)} more faults of this image)" if others else ""
+        super().__init__(f"{file}: {place + ': ' if place else ''}{what}{detail}{more}; {fix}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.file, self.what, self.fix, self.values)
+        return type(self), (self.file, self.what, self.fix, self.values, self.place, self.others)
+
+    @classmethod
+    def joined(cls, faults: Sequence[DataError]) -> DataError:
+        """Make one error of several faults of an image."""
+        first = faults[0]
+        return cls(first.file, first.what, first.fix, first.values, first.place, faults[1:])
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,8 @@ from manyseg.data.annotation import Annotation, Boxes, Dense, Segments, Tags, co
 from manyseg.data.batch import Sample
 from manyseg.data.card import Card, is_list
 from manyseg.data.encodings import ImageFiles, ImageTags, ObjectBoxes
-from manyseg.data.files import DataError, Size, image_size, opened, size_text
+from manyseg.data.files import Size, image_size, opened
+from manyseg.data.finding import Finding
 from manyseg.data.photo import read_rgb, turned
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
@@ -51,6 +52,7 @@ class Folder:
             )
         self.ids = tuple(self._find_ids())
         self._encoding = card.reader(card.raw_values)
+        self._prepared = False
 
     @property
     def space(self) -> LabelSpace:
@@ -67,6 +69,8 @@ class Folder:
         part = copy.copy(self)
         chosen = np.random.default_rng(0).permutation(len(self))[:images]
         part.ids = tuple(self.ids[i] for i in sorted(chosen))
+        if not self._prepared:  # Else what was loaded is shared.
+            part._encoding = self.card.reader(self.card.raw_values)
         return part
 
     def image_path(self, index: int) -> Path:
@@ -107,7 +111,7 @@ class Folder:
             turn = turned(file, annotated)
             native = image_size(file)[::-1] if turn else image_size(file)
             if annotated is not None and annotated != native:
-                self._raise_size(index, annotated, native)
+                raise self.files(index).unlike(annotated, native)
             return read_rgb(file, None if target is None else target(native), turn), native
 
     def read_annotation(self, index: int) -> Annotation:
@@ -116,6 +120,7 @@ class Folder:
 
     def annotated(self, index: int) -> tuple[Annotation, Size | None]:
         """Read the annotation, weakened as asked, and the size (height, width) that it was made for, if it says."""
+        self.prepare()
         found = self._encoding.read(self.files(index))
         if isinstance(found, ImageTags):
             return Tags(torch.from_numpy(found.classes)), None
@@ -134,16 +139,8 @@ class Folder:
         """Return the annotation's size where an orientation might have to be judged by it, without decoding."""
         if image_format not in ("JPEG", "MPO"):
             return None
+        self.prepare()
         return self._encoding.size(self.files(index))
-
-    def _raise_size(self, index: int, annotated: Size, native: Size) -> None:
-        files = self.files(index)
-        what = "mask" if self.card.mask else f"entry of '{self.ids[index]}'"
-        raise DataError(
-            files.mask or files.annotations or files.image,
-            f"{what} is {size_text(annotated)} but the image is {size_text(native)}",
-            f"give both one size, or remove the pair (image: {files.image})",
-        )
 
     def _find_ids(self) -> list[str]:
         splits = self.card.splits
@@ -193,5 +190,19 @@ class Folder:
 
     def prepare(self) -> None:
         """Load now what all reads share: the annotation file, if there is one. Raises UserError if it is broken."""
-        if self.card.annotations is not None:
-            self._encoding.prepare(self._path(self.card.annotations, 0))
+        if self._prepared or self.card.annotations is None or self.card.reader.per_image:
+            return
+        name = self.card.mask or self.card.image
+        images = [self._fill(name, i) for i in range(len(self))] if self.card.reader.by_name else self.ids
+        self._encoding.prepare(self._path(self.card.annotations, 0), images)
+        self._prepared = True
+
+    def findings(self) -> Iterator[Finding]:
+        """Say what is worth a look in the annotation file that all images share."""
+        self.prepare()
+        yield from self._encoding.findings()
+
+    def unused(self) -> list[str]:
+        """List the names of entries of the annotation file that belong to no image of the split."""
+        self.prepare()
+        return self._encoding.unused()

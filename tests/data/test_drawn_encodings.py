@@ -156,7 +156,7 @@ def test_labelme_shapes_of_one_group_are_one_object(tmp_path):
     [
         ({"points": [[1, 2]], "label": None}, r"shapes\[0\].label: Input should be a valid string .it is None"),
         ({"points": [[1, "2"]], "label": "car"}, r"shapes\[0\].points\[0\]\[1\]: .*valid number .it is '2'"),
-        ({"points": [[1, 2], [3, float("nan")]], "label": "car"}, r"shapes\[0\].points\[1\]\[1\]: .*finite number"),
+        ({"points": [[1, 2], [3, float("nan")]], "label": "car"}, r"shapes\[0\].points\[1\]\[1\]: .*valid number"),
         ({"points": [[1, 2], [3, 1e9]], "label": "car"}, r"points\[1\]\[1\]: .*less than or equal to 1000000"),
         ({"points": [[1, 2], [3, 4]], "label": "car"}, r"shapes\[0\]: a polygon of 2 points has no area"),
         ({"points": [[1, 2], [3, 4], [900, 1]], "label": "car"}, r"the point \(900, 1\) lies far outside .* 60x40"),

@@ -1,6 +1,16 @@
 """How annotation files spell labels: one file a family of formats, and the table of their names."""
 
-from manyseg.data.encodings.base import Encoding, ImageFiles, ImageTags, ObjectBoxes, Overlap, Raw, RawValues, Regions
+from manyseg.data.encodings.base import (
+    Encoding,
+    ImageFiles,
+    ImageTags,
+    ObjectBoxes,
+    Overlap,
+    Raw,
+    RawValues,
+    Regions,
+    Said,
+)
 from manyseg.data.encodings.coco import CocoBoxes, CocoInstances, CocoPanoptic
 from manyseg.data.encodings.cvat import CvatImages
 from manyseg.data.encodings.label_studio import LabelStudio
@@ -14,7 +24,18 @@ from manyseg.data.encodings.tags import TagLists
 from manyseg.data.encodings.xml_boxes import VocBoxes
 from manyseg.data.encodings.yolo import YoloBoxes, YoloSegments
 
-__all__ = ["ENCODINGS", "Encoding", "ImageFiles", "ImageTags", "ObjectBoxes", "Overlap", "Raw", "RawValues", "Regions"]
+__all__ = [
+    "ENCODINGS",
+    "Encoding",
+    "ImageFiles",
+    "ImageTags",
+    "ObjectBoxes",
+    "Overlap",
+    "Raw",
+    "RawValues",
+    "Regions",
+    "Said",
+]
 
 ENCODINGS: dict[str, type[Encoding]] = {
     encoding.name: encoding

@@ -7,17 +7,29 @@ Axes: H W pixels, R regions, N boxes or tags, D classes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
-from manyseg.data.files import DataError, Size, image_size, opened
+from manyseg.data.files import DataError, Size, image_size, opened, size_text
+from manyseg.data.finding import Finding
 from manyseg.labels import IGNORE
 
-__all__ = ["Encoding", "Found", "ImageFiles", "ImageTags", "ObjectBoxes", "Overlap", "Raw", "RawValues", "Regions"]
+__all__ = [
+    "Encoding",
+    "Found",
+    "ImageFiles",
+    "ImageTags",
+    "ObjectBoxes",
+    "Overlap",
+    "Raw",
+    "RawValues",
+    "Regions",
+    "Said",
+]
 
 Raw: TypeAlias = int | str
 """What a file holds in the place of a class: a number, a colour "#rrggbb", or a word."""
@@ -30,30 +42,43 @@ Overlap: TypeAlias = Literal["smallest", "last"]
 """Which of several objects has a pixel: the smallest of them, or the one that the file lists last."""
 
 
+class Said(NamedTuple):
+    """What a card says of a raw value: the name of its class, and whether that is countable (None: nothing)."""
+
+    name: str
+    thing: bool | None
+
+
 class RawValues(NamedTuple):
     """What a card says of the raw values in its files.
 
     `positions` maps a value to its class, or to IGNORE; `others_ignored` says that values that are not in it have no
     label, and are no error. `identified[d]`: every object of class d has an id, so that pixels of none are unknown.
+    `said` is the class of every value as the card wrote it, before classes were merged.
     Of objects that are drawn, `overlap` says which is on top, and `background` is the class of pixels under none.
     """
 
     positions: Mapping[Raw, int]
     others_ignored: bool
     identified: Bool[np.ndarray, " D"]
+    said: Mapping[Raw, Said]
     overlap: Overlap = "smallest"
     background: int = IGNORE
 
-    def position(self, value: Raw, file: Path, what: str) -> int:
-        """Return the class of `value`, or IGNORE; raises DataError naming `file` where the card does not know it."""
-        position = self.positions.get(value)
-        if position is None and not self.others_ignored:
-            raise DataError(file, f"{what} {value!r} is not in the card", UNKNOWN_VALUE)
-        return IGNORE if position is None else position
+    def classes(self, values: Iterable[Raw], file: Path, what: str) -> Int[np.ndarray, " N"]:
+        """Return the classes of `values`, or IGNORE; raises DataError naming `file` for those not in the card."""
+        values = list(values)
+        unknown = [] if self.others_ignored else [v for v in dict.fromkeys(values) if v not in self.positions]
+        if unknown:
+            raise DataError.joined(
+                [DataError(file, f"{what} {v!r} is not in the card", UNKNOWN_VALUE) for v in unknown]
+            )
+        return np.array([self.positions.get(v, IGNORE) for v in values], np.int64)
 
     def tags(self, values: Iterable[Raw], file: Path) -> ImageTags:
         """Return the classes of an image's tags."""
-        return ImageTags(np.array(sorted({self.position(v, file, "tag") for v in values} - {IGNORE}), np.int64))
+        classes = np.unique(self.classes(values, file, "tag"))
+        return ImageTags(classes[classes != IGNORE])
 
 
 class ImageFiles(NamedTuple):
@@ -70,6 +95,16 @@ class ImageFiles(NamedTuple):
         """Return the image's (height, width) as stored, from its header."""
         with opened(self.image) as image:
             return image_size(image)
+
+    def unlike(self, annotated: Size, native: Size) -> DataError:
+        """Say that the annotation is of another size than the image; both are (height, width)."""
+        what = "mask" if self.mask else "entry"
+        return DataError(
+            self.mask or self.annotations or self.image,
+            f"{what} is {size_text(annotated)} but the image is {size_text(native)}",
+            f"give both one size, or remove the pair (image: {self.image})",
+            place="" if self.mask else f"'{self.id}'",
+        )
 
 
 class Regions(NamedTuple):
@@ -111,6 +146,13 @@ class ObjectBoxes(NamedTuple):
     classes: Int[np.ndarray, " N"]
     size: Size
 
+    @classmethod
+    def within(cls, size: Size, corners: Float[np.ndarray, "M 4"], classes: Int[np.ndarray, " M"]) -> ObjectBoxes:
+        """Cut boxes off at the image's edges; those without area and those of no class are left out."""
+        corners = corners.clip(0, np.array([*size[::-1], *size[::-1]], corners.dtype))
+        kept = (corners[:, 2:] > corners[:, :2]).all(1) & (classes != IGNORE)
+        return cls(corners[kept], classes[kept], size)
+
 
 class ImageTags(NamedTuple):
     """Classes that occur somewhere in the image, sorted."""
@@ -128,25 +170,38 @@ class Encoding(ABC):
     The class says what a card may ask of it: `needs` and `may_have` are keys of the card that name files; `kind` is a
     key of `annotation.KINDS`; `values` is what a raw value is, numbers lie in 0 .. `limit` - 1; `objects` says that it
     knows nothing but countable things; `named` that a class without a value is called by its own name; `per_image` that
-    `annotations` is a file of one image, not of all; `drawn` that objects are drawn and can lie over each other.
+    `annotations` is a file of one image, not of all; `by_name` that it calls images by their path, not their id;
+    `drawn` that objects are drawn and can lie over each other.
     """
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[str]]
     may_have: ClassVar[frozenset[str]] = frozenset()
     kind: ClassVar[Literal["dense", "segments", "boxes", "tags"]]
-    values: ClassVar[Literal["number", "color", "word"]] = "number"
+    values: ClassVar[Literal["number", "color", "word", "number or name"]] = "number"
     limit: ClassVar[int] = 1 << 31
     objects: ClassVar[bool] = False
     named: ClassVar[bool] = False
     per_image: ClassVar[bool] = False
+    by_name: ClassVar[bool] = True
     drawn: ClassVar[bool] = False
 
     def __init__(self, values: RawValues) -> None:
         self.raw = values
 
-    def prepare(self, annotations: Path) -> None:  # noqa: B027  (most encodings share nothing)
-        """Load the annotation file that all images share, if there is one. Raises UserError if it is broken."""
+    def prepare(self, annotations: Path, images: Sequence[str]) -> None:  # noqa: B027  (most encodings share nothing)
+        """Read the annotation file that all images share, if there is one; `images` are the split's names for them.
+
+        Raises UserError if the file is broken as a whole.
+        """
+
+    def findings(self) -> Iterator[Finding]:
+        """Say what is worth a look in the annotation file that all images share."""
+        return iter(())
+
+    def unused(self) -> list[str]:
+        """List the names of entries of the annotation file that belong to no image of the split."""
+        return []
 
     @abstractmethod
     def read(self, files: ImageFiles) -> Found:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from xml.etree import ElementTree
 
+import msgspec
 import numpy as np
 from pydantic import ConfigDict, Field, field_validator
 
@@ -24,7 +25,7 @@ from manyseg.data.encodings.drawn import (
     turned,
     validated,
 )
-from manyseg.data.encodings.records import Record, RecordEncoding
+from manyseg.data.encodings.records import ImageRecord, RecordEncoding
 from manyseg.data.files import DataError, Size
 from manyseg.errors import UserError
 
@@ -82,12 +83,13 @@ class _Image(_Text):
     height: Side
 
 
-class CvatImages(DrawnEncoding, RecordEncoding):
+class CvatImages(DrawnEncoding, RecordEncoding[dict[str, Any]]):
     """The XML "CVAT for images 1.1", objects by their z-order; points, lines and skeletons have no area."""
 
     name = "cvat_images"
+    items = msgspec.json.Decoder(list[dict[str, Any]])
 
-    def parse(self, path: Path) -> Iterator[tuple[str, Record]]:
+    def parse(self, path: Path) -> Iterator[ImageRecord]:
         """Gather the objects of every image, those with a higher `z_order` later."""
         try:
             root = ElementTree.parse(path).getroot()
@@ -102,7 +104,7 @@ class CvatImages(DrawnEncoding, RecordEncoding):
             extent = validated(_Image, image.attrib, path, f"image '{name}'")
             items = [{"tag": e.tag, **e.attrib} for e in image if e.tag in DRAWN]
             items.sort(key=lambda item: int(item.get("z_order", 0)))
-            yield name, Record((extent.height, extent.width), items)
+            yield ImageRecord(name, (extent.height, extent.width), msgspec.json.encode(items))
 
     def size(self, files: ImageFiles) -> Size | None:
         """Return the size that the XML gives the image."""

@@ -79,7 +79,7 @@ def paint(layers: Iterable[Layer], size: Size, raw: RawValues) -> Regions:
     ordered = sorted(layers, key=lambda layer: layer.known)
     if raw.overlap == "smallest":
         ordered.sort(key=lambda layer: (layer.known, -int(rle.area(layer.outline))))
-    plane = np.zeros(size, np.int64)
+    plane = np.zeros(size, np.int32)
     for i, layer in enumerate(ordered, 1):
         plane[rle.decode(layer.outline).astype(bool)] = i
     return Regions(
@@ -94,7 +94,7 @@ class DrawnEncoding(Encoding):
 
     needs = frozenset({"annotations"})
     kind = "segments"
-    values: ClassVar[Literal["number", "color", "word"]] = "word"
+    values: ClassVar[Literal["number", "color", "word", "number or name"]] = "word"
     objects = True
     named = True
     drawn = True
@@ -107,7 +107,8 @@ class DrawnEncoding(Encoding):
         """Paint the objects of an image."""
         size, shapes = self.shapes(files)
         assert files.annotations is not None
-        layers = [Layer(self.raw.position(s.value, files.annotations, "label"), s.outline) for s in shapes]
+        positions = self.raw.classes((s.value for s in shapes), files.annotations, "label").tolist()
+        layers = [Layer(position, s.outline) for position, s in zip(positions, shapes, strict=True)]
         return paint(layers, size, self.raw)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
+import msgspec
 import numpy as np
 from pydantic import Field
 
@@ -25,7 +26,8 @@ from manyseg.data.encodings.drawn import (
     turned,
     validated,
 )
-from manyseg.data.encodings.records import Record, RecordEncoding, load_json
+from manyseg.data.encodings.records import ImageRecord, RecordEncoding
+from manyseg.data.encodings.schema import load_json
 from manyseg.data.files import DataError, Size
 
 __all__ = ["LabelStudio"]
@@ -55,38 +57,39 @@ class _Result(Schema):
     width: Annotated[Side, Field(alias="original_width")]
 
 
-class LabelStudio(DrawnEncoding, RecordEncoding):
+class LabelStudio(DrawnEncoding, RecordEncoding[dict[str, Any]]):
     """The JSON export of a project; of several annotations of a task the last one counts that was not cancelled.
 
     An image is found by the name of its file, with or without the eight characters that an upload puts before it.
     """
 
     name = "label_studio"
+    items = msgspec.json.Decoder(list[dict[str, Any]])
 
-    def parse(self, path: Path) -> Iterator[tuple[str, Record]]:
+    def parse(self, path: Path) -> Iterator[ImageRecord]:
         """Gather the objects of every task."""
         tasks = load_json(path)
         if not isinstance(tasks, list):
             raise ValueError("it is no list of tasks")
-        self._names: dict[str, str] = {}
+        self._uploaded: dict[str, str] = {}
         for n, task in enumerate(tasks):
             name = image_name(task)
             if name is None:
                 raise ValueError(f"task {n} names no image")
             uploaded = UPLOADED.fullmatch(name)
             if uploaded is not None:
-                self._names[uploaded[1]] = name
+                self._uploaded[uploaded[1]] = name
             results = [r for r in results_of(task) if any(k in r["value"] for k in LABELS)]
             size = None
             if results:
                 first = validated(_Result, results[0], path, f"task {n}")
                 size = (first.height, first.width)
-            yield name, Record(size, [r["value"] for r in results])
+            yield ImageRecord(name, size, msgspec.json.encode([r["value"] for r in results]))
 
-    def key(self, files: ImageFiles) -> str:
+    def called(self, image: str) -> str:
         """Return the name of the image's file, as the JSON has it."""
-        name = PurePosixPath(files.name).name
-        return self._names.get(name, name)
+        name = PurePosixPath(image).name
+        return self._uploaded.get(name, name)
 
     def size(self, files: ImageFiles) -> Size | None:
         """Return the size that the JSON gives, where it has objects."""

@@ -25,7 +25,7 @@ from manyseg.data.encodings.drawn import (
     polygon,
     validated,
 )
-from manyseg.data.encodings.records import load_json
+from manyseg.data.encodings.schema import load_json
 from manyseg.data.files import BROKEN, DataError, Size
 
 __all__ = ["Supervisely"]

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import msgspec
 import numpy as np
 
 from manyseg.data.encodings.base import Encoding, ImageFiles, ObjectBoxes
+from manyseg.data.encodings.boxes import judged
+from manyseg.data.encodings.schema import Coordinate, Fault, Name, Side, faults, shown
 from manyseg.data.files import DataError, Size
-from manyseg.labels import IGNORE
+from manyseg.data.finding import Finding
 
 __all__ = ["VocBoxes"]
+
+
+class _Size(msgspec.Struct):
+    height: Side
+    width: Side
+
+
+class _Bounds(msgspec.Struct):
+    xmin: Coordinate
+    ymin: Coordinate
+    xmax: Coordinate
+    ymax: Coordinate
+
+
+class _Object(msgspec.Struct):
+    name: Name
+    bndbox: _Bounds
 
 
 class VocBoxes(Encoding):
@@ -26,37 +48,83 @@ class VocBoxes(Encoding):
 
     def size(self, files: ImageFiles) -> Size | None:
         """Return the size that the XML gives."""
-        return self.read(files).size
+        assert files.annotations is not None
+        return _size(files.annotations, _root(files.annotations))
 
     def read(self, files: ImageFiles) -> ObjectBoxes:
         """Read the boxes, whose corners are pixels counted from 1, both included."""
         path = files.annotations
         assert path is not None
-        try:
-            root = ElementTree.parse(path).getroot()
-            size = root.find("size")
-            sides = None if size is None else (int(_text(size, "height")), int(_text(size, "width")))
-            items = []
-            for item in root.iter("object"):
-                box = item.find("bndbox")
-                if box is None:
-                    raise ValueError("an object without bndbox")
-                x0, y0, x1, y1 = (float(_text(box, k)) for k in ("xmin", "ymin", "xmax", "ymax"))
-                items.append((_text(item, "name"), (x0 - 1, y0 - 1, x1, y1)))
-        except FileNotFoundError:
-            raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
-        except (OSError, ElementTree.ParseError, ValueError) as e:
-            what = f"not the XML that encoding 'voc_boxes' reads ({e})"
-            raise DataError(path, what, "correct it or fetch it again") from None
-        if sides is None or 0 in sides:
-            raise DataError(path, "it does not give the image's size", "write <size> with width and height")
-        classes = np.array([self.raw.position(name, path, "category") for name, _ in items], np.int64)
-        corners = np.array([box for _, box in items], np.float32).reshape(-1, 4)
-        return ObjectBoxes(corners[classes != IGNORE], classes[classes != IGNORE], sides)
+        size, items, wrong, _ = self._parse(path)
+        if wrong:
+            raise DataError.joined(wrong)
+        classes = self.raw.classes((i.name for i in items), path, "category")
+        corners = [(i.bndbox.xmin - 1, i.bndbox.ymin - 1, i.bndbox.xmax, i.bndbox.ymax) for i in items]
+        return ObjectBoxes.within(size, np.array(corners, np.float32).reshape(-1, 4), classes)
+
+    def warnings(self, files: ImageFiles) -> list[Finding]:
+        """Say what is worth a look in the file of one image."""
+        assert files.annotations is not None
+        return self._parse(files.annotations)[3]
+
+    def _parse(self, path: Path) -> tuple[Size, list[_Object], list[DataError], list[Finding]]:
+        root = _root(path)
+        size, items = _size(path, root), []
+        wrong: list[DataError] = []
+        warnings: list[Finding] = []
+        for number, element in enumerate(root.iter("object"), 1):
+            record = _fields(element, ("name", "bndbox"))
+            place = f"object {number} ('{record.get('name', '')}')"
+            try:
+                item = msgspec.convert(record, _Object, strict=False)
+            except msgspec.ValidationError:
+                wrong += [fault.error(path, place) for fault in faults(record, _Object)]
+                continue
+            box = item.bndbox
+            verdict = judged(box.xmin - 1, box.ymin - 1, box.xmax, box.ymax, size)
+            field = f"bndbox = {shown([box.xmin, box.ymin, box.xmax, box.ymax])}"
+            if verdict is not None and verdict.severity == "error":
+                wrong.append(Fault(field, verdict.what, verdict.fix).error(path, place))
+            elif verdict is not None:
+                place = f"{place}, {field}"
+                warnings.append(Finding("warning", verdict.what, str(path), verdict.fix, file=True, place=place))
+            items.append(item)
+        if items and max(max(i.bndbox.xmax, i.bndbox.ymax) for i in items) <= 1 < min(size):
+            what = "all boxes lie between 0 and 1, as if they were parts of the image's sides"
+            wrong.append(Fault("bndbox", what, "write pixels, counted from 1").error(path, "all objects"))
+        return size, items, wrong, warnings
 
 
-def _text(element: ElementTree.Element, name: str) -> str:
-    text = element.findtext(name)
-    if text is None:
-        raise ValueError(f"no {name} in {element.tag}")
-    return text.strip()
+def _root(path: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.parse(path).getroot()
+    except FileNotFoundError:
+        raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as e:
+        what = f"not the XML that encoding 'voc_boxes' reads ({e})"
+        raise DataError(path, what, "correct it or fetch it again") from None
+
+
+def _size(path: Path, root: ElementTree.Element) -> Size:
+    element = root.find("size")
+    if element is None:
+        raise DataError(path, "it does not give the image's size", "write <size> with width and height")
+    record = _fields(element, ("width", "height"))
+    try:
+        size = msgspec.convert(record, _Size, strict=False)
+    except msgspec.ValidationError:
+        fix = "write <size> with width and height"
+        wrong = [fault._replace(fix=fix).error(path, "size") for fault in faults(record, _Size)]
+        raise DataError.joined(wrong) from None
+    return size.height, size.width
+
+
+def _fields(element: ElementTree.Element, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the text, or else the fields, of the first child of each name."""
+    out: dict[str, Any] = {}
+    for name in names:
+        child = element.find(name)
+        if child is not None:
+            inner = {c.tag: (c.text or "").strip() for c in child}
+            out[name] = inner or (child.text or "").strip()
+    return out

@@ -10,7 +10,6 @@ import numpy as np
 from manyseg.data.encodings.base import Encoding, ImageFiles, ObjectBoxes
 from manyseg.data.encodings.drawn import DrawnEncoding, Shape, polygon
 from manyseg.data.files import DataError, Size
-from manyseg.labels import IGNORE
 
 __all__ = ["YoloBoxes", "YoloSegments"]
 
@@ -100,11 +99,7 @@ class YoloBoxes(Encoding):
     def read(self, files: ImageFiles) -> ObjectBoxes:
         """Read the boxes in pixels."""
         assert files.annotations is not None
-        size = files.stored_size()
-        found = []
-        for line in read_lines(files.annotations):
-            position = self.raw.position(line.value, files.annotations, "class")
-            if position != IGNORE:
-                found.append((position, [*line.points.min(0), *line.points.max(0)]))
-        corners = np.array([box for _, box in found], np.float32).reshape(-1, 4) * np.tile(size[::-1], 2)
-        return ObjectBoxes(corners.astype(np.float32), np.array([p for p, _ in found], np.int64), size)
+        size, lines = files.stored_size(), read_lines(files.annotations)
+        classes = self.raw.classes((line.value for line in lines), files.annotations, "class")
+        corners = np.array([[*line.points.min(0), *line.points.max(0)] for line in lines], np.float32).reshape(-1, 4)
+        return ObjectBoxes.within(size, corners * np.tile(size[::-1], 2).astype(np.float32), classes)

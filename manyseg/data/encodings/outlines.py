@@ -1,0 +1,104 @@
+"""Outlines of objects as COCO has them, polygons and run lengths.
+
+pycocotools' C code trusts its numbers: nothing goes there that was not bounded here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import msgspec
+import numpy as np
+from pycocotools import mask as rle
+
+from manyseg.data.encodings.drawn import Outline
+from manyseg.data.encodings.schema import Coordinate, Fault, Side, shown
+from manyseg.data.files import Size, size_text
+
+__all__ = ["RunLengths", "Segmentation", "outline_faults", "packed", "unpacked"]
+
+LONGEST = 2_000_000
+"""Pixels of boundary of a polygon, at most: drawing needs 80 bytes for each."""
+
+CORRECT = "correct or remove the object"
+
+
+class RunLengths(msgspec.Struct):
+    """Lengths of runs of background and object in turn, down the columns: numbers, or COCO's packed text."""
+
+    size: tuple[Side, Side]
+    counts: list[Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]] | str
+
+
+Segmentation: TypeAlias = list[list[Coordinate]] | RunLengths
+"""Polygons, each x, y, x, y, ...; or run lengths."""
+
+
+def outline_faults(outline: Segmentation, size: Size) -> list[Fault]:
+    """Say what is wrong with an outline in an image of `size`, without drawing it."""
+    if isinstance(outline, RunLengths):
+        if outline.size == size:
+            return []
+        what = f"run lengths of {size_text(outline.size)} in an image of {size_text(size)}"
+        return [Fault(f"segmentation.size = {shown(outline.size)}", what, CORRECT)]
+    if not outline:
+        return [Fault("segmentation = []", "no polygon", CORRECT)]
+    out = []
+    height, width = size
+    for i, polygon in enumerate(outline):
+        field = f"segmentation[{i}]"
+        if len(polygon) % 2:
+            out.append(Fault(field, f"{len(polygon)} numbers are no points x, y", CORRECT))
+        elif len(polygon) < 6:
+            out.append(Fault(field, f"{len(polygon) // 2} points enclose nothing; 3 are needed", CORRECT))
+        elif min(polygon) < -max(size) or max(polygon) > 2 * max(size):
+            far = next(v for v in polygon if not -max(size) <= v <= 2 * max(size))
+            what = f"a point lies far outside of the image (of {size_text(size)})"
+            out.append(Fault(f"{field}[{polygon.index(far)}] = {far:g}", what, CORRECT))
+        elif len(polygon) * 3 * (height + width) > LONGEST and _boundary(polygon) > LONGEST:
+            out.append(Fault(field, f"its boundary is longer than {LONGEST} pixels", CORRECT))
+    return out
+
+
+def _boundary(polygon: list[float]) -> float:
+    points = np.array(polygon).reshape(-1, 2)
+    return float(np.abs(np.diff(points, axis=0, append=points[:1])).sum())
+
+
+def packed(outline: Segmentation, size: Size) -> Outline | Fault:
+    """Pack an outline without faults, of an image of `size`; run lengths may still turn out not to fill it."""
+    if not isinstance(outline, RunLengths):
+        joined: Outline = rle.merge(rle.frPyObjects(outline, *size))
+        return joined
+    counts = unpacked(outline.counts) if isinstance(outline.counts, str) else np.array(outline.counts, np.int64)
+    if counts is None:
+        return Fault("segmentation.counts", "text that is no packed run lengths", CORRECT)
+    pixels = size[0] * size[1]
+    # The largest first: many of them could wrap around to the right sum.
+    if (len(counts) and not 0 <= counts.min() <= counts.max() <= pixels) or counts.sum() != pixels:
+        what = f"run lengths that do not fill an image of {size_text(size)}"
+        return Fault("segmentation.counts", what, CORRECT)
+    if isinstance(outline.counts, str):
+        return {"size": list(size), "counts": outline.counts.encode()}
+    found: Outline = rle.frPyObjects({"size": list(size), "counts": outline.counts}, *size)
+    return found
+
+
+def unpacked(text: str) -> np.ndarray | None:
+    """Unpack COCO's text of run lengths: 5 bits a character; from the fourth on, differences to the last but one."""
+    codes = np.frombuffer(text.encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
+    if not len(codes):
+        return np.zeros(0, np.int64)
+    ends = np.flatnonzero((codes & 32) == 0)
+    if codes.min() < 0 or codes.max() > 63 or not len(ends) or ends[-1] != len(codes) - 1:
+        return None
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
+    if place.max() > 8:  # More than 45 bits.
+        return None
+    numbers = np.add.reduceat((codes & 31) << (5 * place), starts)
+    negative = (codes[ends] & 16) != 0
+    numbers[negative] -= 1 << (5 * (ends - starts + 1))[negative]
+    numbers[1::2] = np.cumsum(numbers[1::2])
+    numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers
