@@ -22,8 +22,8 @@ import time
 import torch
 
 from manyseg.losses.mask import mask_losses, point_losses
-from manyseg.losses.matching import match, nearest, pair_costs
-from manyseg.methods.lmseg import class_loss
+from manyseg.losses.matching import match, pair_costs, resize_nearest
+from manyseg.losses.set_prediction import class_loss
 
 FOCAL, DICE, BACKGROUND = 20.0, 1.0, 0.1
 
@@ -51,7 +51,7 @@ def ours(queries, pixel, scores, ids, classes, points):
     """Costs of all blocks, one copy to the host, masks of matched queries only, upsampled a few at a time."""
     logp = scores.log_softmax(-1)
     with torch.no_grad():
-        small = nearest(ids, tuple(pixel.shape[2:])).flatten(1)
+        small = resize_nearest(ids, tuple(pixel.shape[2:])).flatten(1)
         flat = pixel.flatten(2)
         costs = [pair_costs(p.exp(), q @ flat, small, classes, FOCAL, DICE) for p, q in zip(logp, queries, strict=True)]
         (found,) = match([torch.stack(costs)])

@@ -19,7 +19,7 @@ from variants import compare
 
 from manyseg import losses
 from manyseg.labels import IGNORE
-from manyseg.losses import Targets
+from manyseg.losses import BinaryTargets
 
 SCALE = 20.0
 
@@ -39,7 +39,7 @@ def plain(pixel, weight, relation, labels):
 
 
 def ours(pixel, weight, relation, labels):
-    targets = Targets.of(losses.null_table(relation.cpu()), pixel.device)
+    targets = BinaryTargets.of(losses.null_bce_targets(relation.cpu()), pixel.device)
     return losses.binary_cross_entropy(cosines(pixel, weight[targets.nodes]), labels, targets)
 
 

@@ -22,7 +22,7 @@ from manyseg.data.annotation import Dense, Segments
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import Taxonomy
-from manyseg.losses import Targets
+from manyseg.losses import BinaryTargets
 from manyseg.methods import Method
 from manyseg.methods.base import dense_labels
 from manyseg.methods.baselines import Union
@@ -145,11 +145,11 @@ def _union_ce(scores: PixelScores, labels: Tensor, relation: Bool[Tensor, "D U"]
 
 
 def _plain_bce(scores: PixelScores, labels: Tensor, relation: Bool[Tensor, "D U"]) -> Float[Tensor, ""]:
-    return losses.binary_cross_entropy(scores, labels, Targets.of(relation.long(), scores.device))
+    return losses.binary_cross_entropy(scores, labels, BinaryTargets.of(relation.long(), scores.device))
 
 
 def _null_bce(scores: PixelScores, labels: Tensor, relation: Bool[Tensor, "D U"]) -> Float[Tensor, ""]:
-    targets = Targets.of(losses.null_table(relation), scores.device)
+    targets = BinaryTargets.of(losses.null_bce_targets(relation), scores.device)
     return losses.binary_cross_entropy(scores[:, targets.nodes], labels, targets)
 
 

@@ -16,8 +16,8 @@ from manyseg.labels import IGNORE
 
 __all__ = ["SegmentMap", "find_segments"]
 
-SURE = 0.5
-"""A mask is where its probability is at least this."""
+INSIDE = 0.5
+"""A pixel is inside of a mask where the mask's probability is at least this."""
 
 
 class SegmentMap(NamedTuple):
@@ -26,7 +26,7 @@ class SegmentMap(NamedTuple):
     ids: Int[Tensor, "H W"]
     classes: Int[Tensor, " N"]
     scores: Float[Tensor, " N"]
-    """The probability of each segment's class; of a stuff class in several parts, the best."""
+    """The probability of each segment's class; the largest one if a segment of stuff was joined from several."""
 
 
 @torch.no_grad()
@@ -35,32 +35,33 @@ def find_segments(
     masks: Float[Tensor, "Q h w"],
     things: Bool[Tensor, " D"],
     size: tuple[int, int],
-    least: float,
-    visible: float,
+    mask_threshold: float,
+    overlap_threshold: float,
 ) -> SegmentMap:
     """Turn class probabilities and mask logits into segments that do not overlap (MaskFormer; LMSeg, section 4).
 
-    Kept are queries whose best class is not background and has a probability above `least`. A pixel is of the query
-    whose class times mask probability is largest, if it is inside that query's mask. A segment that is left less than
-    `visible` of its own mask is dropped, and its pixels are nobody's. Parts of one stuff class are one segment.
+    Queries are kept if their best class is not background and has a probability above `mask_threshold`. A pixel is
+    assigned to the query for which the product of class and mask probability is largest, if it is inside of that
+    query's mask. A query that is assigned less than the share `overlap_threshold` of its own mask is dropped, and its
+    pixels belong to no segment. All kept queries of one stuff class make one segment.
     """
     score, best = classes.max(1)
-    kept = ((best < len(things)) & (score > least)).nonzero()[:, 0]
-    owner = torch.full(size, IGNORE, device=masks.device)
-    highest = torch.zeros(size, device=masks.device)
+    kept = ((best < len(things)) & (score > mask_threshold)).nonzero()[:, 0]
+    assigned = torch.full(size, IGNORE, device=masks.device)
+    largest = torch.zeros(size, device=masks.device)
     # One mask at native size at a time: all of them would be Q x H x W.
     for q in kept.tolist():
-        claim = score[q] * _native(masks[q], size)
-        wins = claim > highest
-        owner, highest = torch.where(wins, q, owner), torch.where(wins, claim, highest)
+        product = score[q] * _native(masks[q], size)
+        larger = product > largest
+        assigned, largest = torch.where(larger, q, assigned), torch.where(larger, product, largest)
     ids = torch.full(size, IGNORE, device=masks.device)
     found: list[tuple[int, float]] = []
     stuff: dict[int, int] = {}
     for q in kept.tolist():
-        own = _native(masks[q], size) >= SURE
-        seen = own & (owner == q)
+        own = _native(masks[q], size) >= INSIDE
+        seen = own & (assigned == q)
         area, left = int(own.sum()), int(seen.sum())
-        if not left or left < visible * area:
+        if not left or left < overlap_threshold * area:
             continue
         c, probability = int(best[q]), float(score[q])
         if not things[c] and c in stuff:

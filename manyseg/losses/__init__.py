@@ -1,31 +1,29 @@
-"""Losses: the family of pixel losses, of masks, and the matching of queries to segments."""
+"""Losses: of pixels, of masks, and the matching of queries to segments."""
 
 from manyseg.losses.pixel import (
-    PixelLoss,
-    RelationIndex,
-    Targets,
+    BinaryTargets,
     binary_cross_entropy,
-    class_logsumexp,
-    class_max,
     cross_entropy,
-    null_table,
+    null_bce_targets,
     set_nll,
     soft_cross_entropy,
-    supervised,
-    upsampled,
+    supervised_count,
 )
+from manyseg.losses.relation_index import RelationIndex, class_logsumexp, class_max, padded_lists
+from manyseg.losses.upsampling import PixelLoss, upsampled_sum
 
 __all__ = [
+    "BinaryTargets",
     "PixelLoss",
     "RelationIndex",
-    "Targets",
     "binary_cross_entropy",
     "class_logsumexp",
     "class_max",
     "cross_entropy",
-    "null_table",
+    "null_bce_targets",
+    "padded_lists",
     "set_nll",
     "soft_cross_entropy",
-    "supervised",
-    "upsampled",
+    "supervised_count",
+    "upsampled_sum",
 ]

@@ -27,11 +27,11 @@ CHUNK = {"cpu": 1 << 19, "cuda": 1 << 24}
 """Native pixels of masks that are upsampled at once, by device."""
 
 OVERSAMPLE, UNCERTAIN = 3, 0.75
-"""Of 3 P random points the 0.75 P nearest to a mask's border are kept, and 0.25 P others (Cheng et al. 2022)."""
+"""Of 3 P random points the 0.75 P most uncertain ones are used, and 0.25 P other random ones (Cheng et al. 2022)."""
 
 
 def focal_terms(logits: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    """Return each pixel's focal loss if it is inside its mask, and if it is outside."""
+    """Return the focal loss of every pixel in case that it is inside of the true mask, and that it is outside."""
     p = logits.sigmoid()
     inside = ALPHA * (1 - p).square() * F.softplus(-logits)
     outside = (1 - ALPHA) * p.square() * F.softplus(logits)
@@ -61,13 +61,13 @@ def mask_losses(
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sum the focal and the dice losses of all masks, upsampled (bilinear) to the size of `ids`.
 
-    Mask n shall cover the pixels where its image's `ids` are `segments[n]`; `counts` are the masks of each image.
-    A few masks at a time are upsampled and their gradient is taken at once, so that nothing of size N x H x W is held.
+    The target of mask n are the pixels at which its image's `ids` are `segments[n]`; `counts` are the numbers of masks
+    of each image. A few masks at a time are upsampled and differentiated, so that nothing of size N x H x W is held.
     """
-    return cast(tuple[Tensor, Tensor], _Upsampled.apply(logits, segments, ids, tuple(counts)))
+    return cast(tuple[Tensor, Tensor], _MaskLossSums.apply(logits, segments, ids, tuple(counts)))
 
 
-class _Upsampled(torch.autograd.Function):
+class _MaskLossSums(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, logits: Tensor, segments: Tensor, ids: Tensor, counts: tuple[int, ...]
@@ -75,7 +75,7 @@ class _Upsampled(torch.autograd.Function):
         differentiates = ctx.needs_input_grad[0]
         step = max(1, CHUNK.get(ids.device.type, CHUNK["cuda"]) // max(1, ids[0].numel()))
         totals = logits.new_zeros(2, dtype=torch.float32)
-        slopes = torch.empty(2, *logits.shape, device=logits.device) if differentiates else None
+        gradients = torch.empty(2, *logits.shape, device=logits.device) if differentiates else None
         first = 0
         for image, count in zip(ids, counts, strict=True):
             for start in range(first, first + count, step):
@@ -84,37 +84,37 @@ class _Upsampled(torch.autograd.Function):
                 with torch.set_grad_enabled(differentiates):
                     native = F.interpolate(x[None], size=image.shape, mode="bilinear", align_corners=False)[0]
                 inside = image == segments[part, None, None]
-                found, by_pixel = _with_slopes(native.detach(), inside, image != IGNORE, slopes is not None)
+                found, by_pixel = _with_gradients(native.detach(), inside, image != IGNORE, gradients is not None)
                 totals += found
-                if slopes is not None:
-                    slopes[0, part] = torch.autograd.grad(native, x, by_pixel[0], retain_graph=True)[0]
-                    slopes[1, part] = torch.autograd.grad(native, x, by_pixel[1])[0]
+                if gradients is not None:
+                    gradients[0, part] = torch.autograd.grad(native, x, by_pixel[0], retain_graph=True)[0]
+                    gradients[1, part] = torch.autograd.grad(native, x, by_pixel[1])[0]
             first += count
-        ctx.slopes, ctx.dtype = slopes, logits.dtype
+        ctx.gradients, ctx.dtype = gradients, logits.dtype
         return totals[0], totals[1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, focal: Tensor, dice: Tensor) -> tuple[Tensor, None, None, None]:
-        return (focal * ctx.slopes[0] + dice * ctx.slopes[1]).to(ctx.dtype), None, None, None
+        return (focal * ctx.gradients[0] + dice * ctx.gradients[1]).to(ctx.dtype), None, None, None
 
 
-def _with_slopes(
-    x: Float[Tensor, "N H W"], inside: Bool[Tensor, "N H W"], valid: Bool[Tensor, "H W"], slopes: bool
+def _with_gradients(
+    x: Float[Tensor, "N H W"], inside: Bool[Tensor, "N H W"], valid: Bool[Tensor, "H W"], gradients: bool
 ) -> tuple[Tensor, list[Float[Tensor, "N H W"]]]:
-    """Return the sums of `focal_dice`, and the slope of each at every pixel: autograd would go over them twice."""
+    """Return the sums of `focal_dice` and their gradients at every pixel; autograd would compute all terms twice."""
     axes, n = (1, 2), valid.sum().clamp(min=1)
     p = x.sigmoid()
     wrong = torch.where(inside, 1 - p, p)
     loss = F.softplus(torch.where(inside, -x, x))
-    # The weight, of the sign of the slope: with right = 1 - wrong it is w * wrong^2 * (2 * right * loss + wrong).
+    # The weight with the sign of the gradient, which is w * wrong^2 * (2 * right * loss + wrong), right = 1 - wrong.
     signed = torch.where(inside, -ALPHA, 1 - ALPHA) * (valid / n) * wrong.square()
     focal = (signed.abs() * loss).sum()
     mask, seen = inside & valid, p * valid
     top = 2 * (p * mask).sum(axes) + 1
     bottom = seen.sum(axes) + mask.sum(axes) + 1
     sums = torch.stack([focal, (1 - top / bottom).sum()])
-    if not slopes:
+    if not gradients:
         return sums, []
     rise = (top / bottom.square())[:, None, None] - mask * (2 / bottom)[:, None, None]
     return sums, [signed * torch.addcmul(wrong, loss, 1 - wrong, value=2), rise * seen * (1 - p)]
@@ -127,33 +127,35 @@ def point_losses(
     counts: Sequence[int],
     points: int,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Sum the losses as `mask_losses` does, but on `points` random points a mask, most of them near its border.
+    """Sum the losses as `mask_losses` does, but on `points` random points of each mask, most of them near its border.
 
-    Mask2Former's importance sampling (Cheng et al. 2022); memory is N x 3 P whatever the image's size.
+    This is Mask2Former's importance sampling (Cheng et al. 2022); memory is N x 3 P whatever the image's size.
     """
     image = torch.repeat_interleave(torch.arange(len(ids)), torch.tensor(counts)).to(ids.device, non_blocking=True)
     sure = int(UNCERTAIN * points)
     with torch.no_grad():
         tried = torch.rand(len(logits), OVERSAMPLE * points, 2, device=logits.device)
-        nearest = sample(logits, tried).abs().topk(sure, 1, largest=False).indices
+        nearest = sample_bilinear(logits, tried).abs().topk(sure, 1, largest=False).indices
         chosen = tried.gather(1, nearest[..., None].expand(-1, -1, 2))
         others = torch.rand(len(logits), points - sure, 2, device=logits.device)
         place = torch.cat([chosen, others], 1)
-        truth = labels_at(ids, image, place)
-    focal, dice = focal_dice(sample(logits, place), truth == segments[:, None], truth != IGNORE)
+        truth = sample_ids(ids, image, place)
+    focal, dice = focal_dice(sample_bilinear(logits, place), truth == segments[:, None], truth != IGNORE)
     return focal.sum(), dice.sum()
 
 
-def sample(maps: Float[Tensor, "N h w"], place: Float[Tensor, "N P 2"]) -> Float[Tensor, "N P"]:
-    """Read maps bilinearly at places (x, y), which go from 0 to 1 over the image."""
-    # A backward of bilinear sampling that is deterministic on a GPU too does not exist; torch warns where asked.
+def sample_bilinear(maps: Float[Tensor, "N h w"], place: Float[Tensor, "N P 2"]) -> Float[Tensor, "N P"]:
+    """Interpolate maps bilinearly at places (x, y), which go from 0 to 1 over the image."""
+    # Bilinear sampling has no deterministic backward on a GPU; torch warns of it where determinism is asked for.
     grid = 2 * place[:, :, None] - 1
     found = F.grid_sample(maps[:, None].float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
     return found[:, 0, :, 0]
 
 
-def labels_at(ids: Int[Tensor, "B H W"], image: Int[Tensor, " N"], place: Float[Tensor, "N P 2"]) -> Int[Tensor, "N P"]:
-    """Read the segment of the pixel that each place (x, y) lies in."""
+def sample_ids(
+    ids: Int[Tensor, "B H W"], image: Int[Tensor, " N"], place: Float[Tensor, "N P 2"]
+) -> Int[Tensor, "N P"]:
+    """Return the segment of the pixel in which each place (x, y) lies."""
     height, width = ids.shape[-2:]
     x = (place[..., 0] * width).long().clamp(max=width - 1)
     y = (place[..., 1] * height).long().clamp(max=height - 1)

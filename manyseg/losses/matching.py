@@ -1,4 +1,4 @@
-"""Which query answers for which segment: targets, costs, and the Hungarian matching of a whole step.
+"""Which query is matched with which segment: targets, costs, and the Hungarian matching of a whole step.
 
 All costs of a step (datasets, blocks, images) are computed on the device, moved to the host in one copy, matched there
 by scipy, and the pairs go back in one copy.
@@ -20,11 +20,19 @@ from torch import Tensor
 from manyseg.labels import IGNORE
 from manyseg.losses.mask import focal_terms
 
-__all__ = ["Matches", "Targets", "match", "nearest", "pair_costs", "targets_of_labels", "targets_of_segments"]
+__all__ = [
+    "Matches",
+    "SegmentTargets",
+    "match",
+    "pair_costs",
+    "resize_nearest",
+    "targets_of_labels",
+    "targets_of_segments",
+]
 
 
-class Targets(NamedTuple):
-    """The segments that queries shall find; where an image has fewer than T, the classes of the others are IGNORE."""
+class SegmentTargets(NamedTuple):
+    """The true segments of a batch; where an image has fewer than T, the classes of the others are IGNORE."""
 
     ids: Int[Tensor, "B H W"]
     """Each pixel's segment, or IGNORE."""
@@ -32,7 +40,7 @@ class Targets(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """N pairs of a query and a segment, ordered by image, on the device; `counts` of each image are on the host."""
+    """N pairs of a query and a segment, ordered by image, on the device; `counts` are the pairs of each image."""
 
     block: Int[Tensor, " N"]
     image: Int[Tensor, " N"]
@@ -40,23 +48,23 @@ class Matches(NamedTuple):
     segment: Int[Tensor, " N"]
     counts: tuple[int, ...]
     segments: int
-    """Segments of all images, once and not per block."""
+    """The number of segments of all images; blocks do not multiply it."""
     left_out: int
-    """Those among them for which there was no query."""
+    """The number of segments that have no query, since there were too few queries."""
 
 
-def targets_of_labels(labels: Int[Tensor, "B H W"], classes: int) -> Targets:
-    """Take every class that is present as one segment, whose id is its position."""
+def targets_of_labels(labels: Int[Tensor, "B H W"], classes: int) -> SegmentTargets:
+    """Return one segment for each class that is present; its id is the position of the class."""
     positions = torch.arange(classes, device=labels.device).expand(len(labels), -1)
-    return Targets(labels, torch.where(_present(labels, classes), positions, IGNORE))
+    return SegmentTargets(labels, torch.where(_present(labels, classes), positions, IGNORE))
 
 
 def targets_of_segments(
     ids: Int[Tensor, "B H W"], classes: Int[Tensor, "B T"], labels: Int[Tensor, "B H W"]
-) -> Targets:
-    """Take segments as they are, without those that a crop has cut away; `labels` are their pixels' classes."""
+) -> SegmentTargets:
+    """Return the given segments without those that have no pixel left; `labels` are the classes of the pixels."""
     ids = torch.where(labels == IGNORE, IGNORE, ids)
-    return Targets(ids, torch.where(_present(ids, classes.shape[1]), classes, IGNORE))
+    return SegmentTargets(ids, torch.where(_present(ids, classes.shape[1]), classes, IGNORE))
 
 
 def _present(ids: Int[Tensor, "B H W"], count: int) -> Tensor:
@@ -84,19 +92,19 @@ def pair_costs(
     valid = (ids != IGNORE).to(logits.dtype)[..., None]
     inside, outside = focal_terms(logits)
     p = logits.sigmoid()
-    # Against all segments at once: a pixel adds `outside`, and inside of a segment what it differs by.
+    # All segments in one product: a pixel adds `outside` and, if it is inside of the segment, `inside - outside`.
     difference, overlap = torch.cat([inside - outside, p], 1).bmm(masks.transpose(1, 2)).chunk(2, 1)
     elsewhere, area = outside.bmm(valid), p.bmm(valid)
     focal = (difference + elsewhere) / valid.sum(1, keepdim=True).clamp(min=1)
     dice = 1 - (2 * overlap + 1) / (area + masks.sum(2)[:, None] + 1)
     index = classes.clamp(min=0)[:, None].expand(-1, logits.shape[1], -1)
     cost = focal_weight * focal + dice_weight * dice - probability.float().gather(2, index)
-    # A cost that is not finite is the trainer's to report, by the loss; scipy would refuse it in other words.
+    # The trainer reports losses that are not finite; scipy's error about such costs would be less clear.
     return torch.nan_to_num(cost, 1e9, 1e9, -1e9).masked_fill(classes[:, None] == IGNORE, torch.inf)
 
 
 def match(costs: Sequence[Float[Tensor, "L B Q T"]]) -> list[Matches]:
-    """Match queries and segments of every block and image at the least sum of costs; one entry a batch.
+    """Match the queries and segments of every block and image at the least sum of costs; one result for each batch.
 
     The batches may differ in B and T. Segments of infinite cost are absent.
     """
@@ -116,7 +124,7 @@ def match(costs: Sequence[Float[Tensor, "L B Q T"]]) -> list[Matches]:
 
 
 def _match(cost: Float[np.ndarray, "L B Q T"]) -> tuple[np.ndarray, tuple[int, ...], int, int]:
-    """Return Int[4, N] rows (block, image, query, segment) ordered by image, and what the host knows of them."""
+    """Return Int[4, N], rows of (block, image, query, segment) ordered by image; then the last fields of `Matches`."""
     blocks, images, queries, _ = cost.shape
     rows, counts, segments, left_out = [np.zeros((4, 0), np.int64)], [], 0, 0
     for b in range(images):
@@ -130,7 +138,7 @@ def _match(cost: Float[np.ndarray, "L B Q T"]) -> tuple[np.ndarray, tuple[int, .
     return np.concatenate(rows, 1), tuple(counts), segments, left_out
 
 
-def nearest(ids: Int[Tensor, "B H W"], size: tuple[int, int]) -> Int[Tensor, "B h w"]:
-    """Reduce a map of segments to `size`, taking the nearest pixel as torch's interpolation does."""
+def resize_nearest(ids: Int[Tensor, "B H W"], size: tuple[int, int]) -> Int[Tensor, "B h w"]:
+    """Resize a map of segments to `size`, taking the nearest pixel as torch's interpolation does."""
     rows, columns = (torch.arange(n, device=ids.device) * m // n for n, m in zip(size, ids.shape[1:], strict=True))
     return ids[:, rows[:, None], columns]

@@ -2,13 +2,14 @@
 
 All are one linear layer on the pixel embedding; they differ in the taxonomy and in who competes with a label.
 
-Upsampling is part of the comparison. Class scores of one softmax are translated at feature resolution as the log-sums
-of each class's nodes, with one more channel for the nodes of no class; these are upsampled, and the softmax is taken at
-native size, as it is for a single dataset. At feature resolution that is the loss of the papers to the last digit.
-Upsampled log-probabilities would be another loss: halfway between two sure pixels they leave no probability to either.
+How scores are upsampled is part of the method. The scores of the nodes become, at feature resolution, the log-sum-exp
+of each class's nodes, and one more channel for the nodes of no class. These channels are upsampled, and the softmax is
+taken at native size, as it is for a single dataset. Without upsampling this equals the loss of the papers. Upsampled
+log-probabilities would be another loss: halfway between two certain pixels of different classes the probability of
+either class would be almost 0.
 
 Boxes and tags are partial labels: a pixel may be any class whose box covers it, or any of its image's tags, and the
-loss is minus the log of their summed probability (set NLL). What no box covers is left alone.
+loss is minus the log of their summed probability (set NLL). Pixels that no box covers have no loss.
 
 Axes: B images, D classes of one dataset, U unified nodes, A channels that compete, K datasets, C channels.
 """
@@ -30,7 +31,7 @@ from manyseg import losses
 from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
-from manyseg.labels import IGNORE, LabelSpace, Relation, Taxonomy
+from manyseg.labels import LabelSpace, Relation, Taxonomy
 from manyseg.losses import RelationIndex
 from manyseg.methods.base import PixelMethod, dense_labels
 from manyseg.methods.sources import TaxonomySource, resolve_taxonomy
@@ -42,11 +43,12 @@ __all__ = ["Manual", "MultiHead", "Union"]
 class MultiHead(PixelMethod):
     """A head of its own for every dataset; with one dataset, the ordinary single model.
 
-    Nothing is shared but the pixels, and no class competes with another dataset's. Only the asked head is computed.
+    Only the pixel embedding is shared, and no class competes with another dataset's. For a dataset only its own head is
+    computed.
 
-    The unified space is all heads' classes side by side: each head's log-probabilities divided by the number of heads.
-    An unseen class is read as the mean, over the heads that have a node for it, of the probability they give it: a head
-    that cannot know a class does not vote against it.
+    The unified space is all heads' classes side by side, and every head's probabilities are divided by the number of
+    heads. The probability of an unseen class is the mean over the heads that have a node for it: a head without a node
+    for the class does not lower it.
     """
 
     accepts = (Dense, Segments, Boxes, Tags)
@@ -91,12 +93,13 @@ class MultiHead(PixelMethod):
         return mean + math.log(len(self.spaces))
 
 
-class _Joint(PixelMethod):
+class _SharedSoftmax(PixelMethod):
     """One softmax over the nodes of a taxonomy.
 
     The loss is minus the log of the summed probability of the nodes that a label may be: NLL+ (Bevandic et al. 2022),
-    and plain cross entropy where that is one node. Nodes of no class of the dataset compete, which teaches "none of
-    these"; `competitors = "own"` leaves them out. At test, probabilities of nodes add up to those of classes (MSeg).
+    which is cross entropy where that is a single node. Nodes of no class of the dataset compete too, so that they learn
+    what is not theirs; `competitors = "own"` leaves them out. At test time the probability of a class is the sum of
+    those of its nodes (MSeg).
     """
 
     accepts = (Dense, Segments, Boxes, Tags)
@@ -115,12 +118,12 @@ class _Joint(PixelMethod):
             raise UserError(f"method.competitors is '{competitors}'; choose 'all' or 'own'")
         self._taxonomy = taxonomy
         self.head = nn.Conv2d(pixel_encoder.channels, len(taxonomy.unified), 1)
-        self._rivals = {}
+        self._groups = {}
         for space in self.spaces:
-            rivals = _rivals(taxonomy.relations[space.name], rest=competitors == "all")
-            rivals.allowed[[n for n, name in enumerate(space.names) if (space.name, name) in ignored]] = IGNORE
-            self._rivals[space.name] = rivals
-        self._on_device: dict[tuple[str, torch.device], tuple[RelationIndex, Tensor, Tensor]] = {}
+            groups = _node_groups(taxonomy.relations[space.name], others=competitors == "all")
+            groups.of_class[[(space.name, name) in ignored for name in space.names]] = False
+            self._groups[space.name] = groups
+        self._targets: dict[tuple[str, torch.device], _GroupTargets] = {}
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -137,35 +140,36 @@ class _Joint(PixelMethod):
         return losses.class_logsumexp(unified, index)
 
     def train_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
-        """Return the log-sums of the groups of nodes that compete in this dataset; their softmax is still to come."""
+        """Return the logits of a softmax over the groups of nodes that compete in this dataset: their log-sum-exp."""
         scores: Tensor = self.head(embedding)
-        return losses.class_logsumexp(scores, self._competing(space)[0])
+        return losses.class_logsumexp(scores, self._group_targets(space).nodes)
 
     def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
         """Return minus the mean log of the summed probability of the groups that each pixel's label may be."""
-        _, allowed, possible = self._competing(batch.space)
+        targets = self._group_targets(batch.space)
         if isinstance(batch.annotation, Boxes | Tags):
             q = batch.annotation.soft(len(batch.space), _size(scores))
-            return losses.set_nll(scores, torch.einsum("bdhw,da->bahw", q, possible))
-        return losses.cross_entropy(scores, dense_labels(batch), allowed=allowed, ohem=self.ohem)
+            return losses.set_nll(scores, torch.einsum("bdhw,da->bahw", q, targets.of_class))
+        return losses.cross_entropy(scores, dense_labels(batch), allowed=targets.allowed, ohem=self.ohem)
 
-    def _competing(self, space: LabelSpace) -> tuple[RelationIndex, Int[Tensor, "D K"], Float[Tensor, "D A"]]:
-        """Return the groups, those of each class as a list, and as a row of zeros and ones."""
+    def _group_targets(self, space: LabelSpace) -> _GroupTargets:
+        """Return a dataset's groups on the device; built once, so that a training step copies nothing to it."""
         key = (space.name, self.device)
-        if key not in self._on_device:
-            rivals = self._rivals[space.name]
-            index = RelationIndex.of(torch.tensor(rivals.groups), self.device)
-            possible = (rivals.allowed[:, :, None] == np.arange(len(rivals.groups))).any(1)
-            allowed = torch.tensor(rivals.allowed).to(self.device)
-            self._on_device[key] = index, allowed, torch.tensor(possible).float().to(self.device)
-        return self._on_device[key]
+        if key not in self._targets:
+            groups = self._groups[space.name]
+            self._targets[key] = _GroupTargets(
+                RelationIndex.of(torch.from_numpy(groups.nodes), self.device),
+                losses.padded_lists(torch.from_numpy(groups.of_class), min_length=1).to(self.device),
+                torch.from_numpy(groups.of_class).float().to(self.device),
+            )
+        return self._targets[key]
 
 
-class Union(_Joint):
+class Union(_SharedSoftmax):
     """Classes of equal name are one node, and all nodes compete: UniSeg's "multi-dataset CE".
 
-    This is the conflict that other methods remove: pixels of `motorcyclist` in one dataset push down the `rider` of
-    another. `exact = False` compares names as `labels.normalise` folds them, and the synonyms that cards list.
+    This has the conflict that other methods remove: pixels of `motorcyclist` in one dataset lower the scores of the
+    `rider` of another. `exact = False` compares normalised names (`labels.normalise`) and the synonyms of the cards.
     """
 
     def __init__(
@@ -179,13 +183,13 @@ class Union(_Joint):
         super().__init__(pixel_encoder, spaces, Taxonomy.by_name(spaces, exact=exact), "all", ohem)
 
 
-class Manual(_Joint):
+class Manual(_SharedSoftmax):
     """A taxonomy made by hand, or by anything that writes a table (MSeg; Bevandic et al.).
 
-    `taxonomy` is the table, a file or in memory. `competitors = "own"` lets only nodes of the dataset compete.
-    `split` says what becomes of classes with several nodes, whose masks MSeg relabelled by hand: "union" learns that
-    any of the nodes may be right (NLL+), "ignore" drops their pixels, "refuse" raises UserError, as plain cross entropy
-    is not defined for them.
+    `taxonomy` is the table, as a file or in memory. `competitors = "own"` lets only nodes of the dataset compete.
+    `split` says how classes with several nodes are trained, whose masks MSeg relabelled by hand: with "union" any of
+    the nodes may be right (NLL+), "ignore" leaves their pixels out, and "refuse" raises UserError, since cross entropy
+    with one target is not defined for them.
     """
 
     def __init__(
@@ -239,29 +243,40 @@ def _size(scores: Float[Tensor, "B A h w"]) -> tuple[int, int]:
     return scores.shape[-2], scores.shape[-1]
 
 
-class _Rivals(NamedTuple):
-    """Who competes in one dataset: groups of nodes that its labels cannot tell apart, and the groups of each class."""
+class _NodeGroups(NamedTuple):
+    """The A groups of nodes that compete in one dataset; its labels cannot tell the nodes of a group apart."""
 
-    groups: Bool[np.ndarray, "A U"]
-    allowed: Int[np.ndarray, "D K"]
+    nodes: Bool[np.ndarray, "A U"]
+    of_class: Bool[np.ndarray, "D A"]
+    """The groups that each class may be."""
 
 
-def _rivals(relation: Relation, rest: bool) -> _Rivals:
-    """Group nodes that belong to the same classes; `rest` keeps, last, the group of those that belong to none.
+class _GroupTargets(NamedTuple):
+    """`_NodeGroups` on a device."""
 
-    In an exclusive taxonomy the groups are the classes. Classes that share all nodes (MSeg merges some) have one group
-    in common, classes that share some have several each. Groups never overlap, so a softmax over them counts every node
-    once.
+    nodes: RelationIndex
+    allowed: Int[Tensor, "D K"]
+    """The groups of each class as a list; the rest of its row is IGNORE."""
+    of_class: Float[Tensor, "D A"]
+    """The same as zeros and ones."""
+
+
+def _node_groups(relation: Relation, others: bool) -> _NodeGroups:
+    """Group the nodes that belong to the same classes; with `others` the nodes of no class are the last group.
+
+    In an exclusive taxonomy the groups are the classes. Classes that share all nodes (MSeg merges some) have the same
+    group, classes that share some nodes have several groups each. Groups never overlap, so a softmax over them counts
+    every node once.
     """
-    nodes: dict[tuple[int, ...], list[int]] = {}
+    members: dict[tuple[int, ...], list[int]] = {}
     for u, column in enumerate(relation.T):
-        nodes.setdefault(tuple(np.flatnonzero(column).tolist()), []).append(u)
-    if not rest:
-        nodes.pop((), None)
-    keys = sorted(nodes, key=lambda classes: (not classes, classes))
-    groups = np.zeros((len(keys), relation.shape[1]), bool)
-    for group, key in zip(groups, keys, strict=True):
-        group[nodes[key]] = True
-    members = [[a for a, key in enumerate(keys) if c in key] for c in range(len(relation))]
-    width = max(map(len, members))
-    return _Rivals(groups, np.array([m + [IGNORE] * (width - len(m)) for m in members]))
+        members.setdefault(tuple(np.flatnonzero(column).tolist()), []).append(u)
+    if not others:
+        members.pop((), None)
+    keys = sorted(members, key=lambda classes: (not classes, classes))
+    nodes = np.zeros((len(keys), relation.shape[1]), bool)
+    of_class = np.zeros((len(relation), len(keys)), bool)
+    for a, classes in enumerate(keys):
+        nodes[a, members[classes]] = True
+        of_class[list(classes), a] = True
+    return _NodeGroups(nodes, of_class)

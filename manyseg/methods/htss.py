@@ -1,12 +1,13 @@
-"""HTSS: a tree of softmaxes over one hierarchy of concepts, taught by masks, boxes and tags together.
+"""HTSS: a tree of softmaxes over one hierarchy of concepts, trained with masks, boxes and tags together.
 
 Meletis and Dubbelman, "Training of Convolutional Networks on Multiple Heterogeneous Datasets for Street Scene Semantic
 Segmentation" (IV 2018, arXiv 1803.05675), "On Boosting Semantic Street Scene Segmentation with Weak Supervision"
 (IV 2019, arXiv 1903.03462) and "Training Semantic Segmentation on Heterogeneous Datasets" (arXiv 2301.07634).
 
-Every inner concept of the hierarchy has a classifier of its children, which only learns from pixels of that concept. A
-label says so by itself if it lies within the concept. Boxes and tags do not, nor does a split class, one that has nodes
-elsewhere too: their pixels count where the parent's classifier itself decides for the concept (the gate).
+Every inner concept of the hierarchy has a classifier of its children, which is trained on pixels of that concept alone.
+A dense label of a class within the concept says that its pixel is of the concept. Boxes and tags do not say so, nor do
+classes that have nodes outside of the concept too: their pixels count where the parent's classifier itself predicts the
+concept (the gate).
 
 Axes: B images, D classes of one dataset, U unified nodes, N concepts but the root, A channels, K children of a concept,
 C channels of the embedding, h w feature resolution, H W native size.
@@ -16,9 +17,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -32,13 +32,14 @@ from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.labels.hierarchy import Hierarchy
 from manyseg.losses import RelationIndex
 from manyseg.methods.base import PixelMethod, dense_labels
+from manyseg.methods.softmax_tree import Classifier, ClassifierTargets, classifiers_of, paths_to_leaves
 from manyseg.methods.sources import PROPOSAL, TaxonomySource, resolve_taxonomy
 from manyseg.models import PixelEncoder
 
 __all__ = ["HTSS"]
 
-MASS = 0.01
-"""Weak pixels count for a classifier where its children have more than this weight together (IV 2019)."""
+MIN_WEIGHT = 0.01
+"""Weak pixels train a classifier where the summed weight of its children is larger than this (IV 2019)."""
 
 Gate = Literal["parent", "chain", "none"]
 WeakLoss = Literal["soft_ce", "set_nll"]
@@ -50,17 +51,19 @@ Decode = Literal["descend", "leaf"]
 class HTSS(PixelMethod):
     """One classifier for each inner concept of a taxonomy's hierarchy; a leaf's probability is the product down to it.
 
-    `taxonomy` is a table, a file or in memory. "proposal" is what `manyseg labels` proposes by text; "names" unites
-    equal names, which makes a flat tree and needs no text encoder. Classifiers below the root weigh `deeper_weight`.
-    `gate = "parent"` asks the parent's decision alone, as the authors do, "chain" those of all ancestors; with both the
-    root learns nothing from boxes and tags. "none" counts every weak pixel, at the root too. `weak_loss = "soft_ce"`
-    takes the counts of covering boxes as probabilities, "set_nll" as what is possible, no more. `void = "class"` gives
-    classifiers below the root one more output for weak pixels of none of the children.
+    `taxonomy` is a table, as a file or in memory. "proposal" is what `manyseg labels` proposes by text; "names" unites
+    equal names, which gives a flat tree and needs no text encoder.
 
-    `mean = "classifier"` averages each classifier's loss over its own pixels, "pixel" over all labelled ones: with
-    `deeper_weight = 1` that is the NLL of the leaves. `decode` is for predictions in the unified labels: "descend"
-    follows the best child from the root, "leaf" takes the most probable leaf. `adapt` gives each classifier a residual
-    bottleneck on the embedding. `ohem` applies to dense labels.
+    The losses of classifiers below the root are multiplied by `deeper_weight`. `gate = "parent"` lets a pixel of boxes
+    or tags count where the parent's classifier predicts the concept, as the authors do, "chain" where all ancestors do;
+    with both the root learns nothing from boxes and tags. "none" counts every such pixel, at the root too.
+    `weak_loss = "soft_ce"` takes the shares of covering boxes as probabilities, "set_nll" only as possible classes.
+    `void = "class"` gives classifiers below the root one more output, for pixels of boxes of other concepts.
+
+    `mean = "classifier"` averages each classifier's loss over the pixels that train it, "pixel" over all labelled
+    pixels: with `deeper_weight = 1` that is the NLL of the leaves. `decode` is for predictions in the unified labels:
+    "descend" follows the best child from the root, "leaf" takes the most probable leaf. `adapt` gives each classifier a
+    residual bottleneck on the embedding. `ohem` applies to dense labels.
     """
 
     accepts = (Dense, Segments, Boxes, Tags)
@@ -83,11 +86,11 @@ class HTSS(PixelMethod):
         ohem: float | None = None,
     ) -> None:
         super().__init__(pixel_encoder, spaces, ohem)
-        _check("gate", gate, Gate)
-        _check("weak_loss", weak_loss, WeakLoss)
-        _check("void", void, Void)
-        _check("mean", mean, Mean)
-        _check("decode", decode, Decode)
+        _check_option("gate", gate, Gate)
+        _check_option("weak_loss", weak_loss, WeakLoss)
+        _check_option("void", void, Void)
+        _check_option("mean", mean, Mean)
+        _check_option("decode", decode, Decode)
         if not deeper_weight > 0:
             raise UserError(f"method.deeper_weight is {deeper_weight}; give a positive number, 0.1 is usual")
         self._taxonomy = (
@@ -95,14 +98,14 @@ class HTSS(PixelMethod):
         )
         self._hierarchy = Hierarchy.of(self._taxonomy)
         self.gate, self.weak_loss, self.void, self.mean, self.decode = gate, weak_loss, void, mean, decode
-        self.classifiers = _classifiers(self.hierarchy, void == "class", deeper_weight)
+        self.classifiers = classifiers_of(self.hierarchy, void == "class", deeper_weight)
         channels = pixel_encoder.channels
         self.head = nn.Conv2d(channels, self.classifiers[-1].channels.stop, 1)
         self.adapters = nn.ModuleList(_Adapter(channels) for _ in self.classifiers) if adapt else None
         self._order = [n for c in self.classifiers for n in self.hierarchy.children(c.concept)]
-        self.register_buffer("paths", _paths(self.hierarchy, self._order), persistent=False)
-        self._lessons: dict[tuple[str, torch.device], list[_Lesson]] = {}
-        self._levels: dict[torch.device, RelationIndex] = {}
+        self.register_buffer("paths", paths_to_leaves(self.hierarchy, self._order), persistent=False)
+        self._targets: dict[tuple[str, torch.device], list[ClassifierTargets]] = {}
+        self._concept_index: dict[torch.device, RelationIndex] = {}
         self._warned: set[str] = set()
 
     @property
@@ -131,28 +134,28 @@ class HTSS(PixelMethod):
         return torch.cat(parts, 1)
 
     def unified(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
-        """Return the log-probabilities of the leaves: the sum of those of the children on the way down."""
+        """Return the log-probabilities of the leaves: sums over the concepts on the path from the root to each leaf."""
         scores = self.train_scores(embedding, self._taxonomy.unified).float()
         steps = [scores[:, c.channels].log_softmax(1)[:, : c.children] for c in self.classifiers]
-        return self._down(steps)
+        return self._sum_over_paths(steps)
 
     def relate(self, unified: Float[Tensor, "B U h w"], index: RelationIndex) -> Float[Tensor, "B D h w"]:
-        """Return the log of the summed probability of each class's leaves; for the unified labels, decode.
+        """Return the log of the summed probability of each class's leaves; for the unified labels, as `decode` says.
 
-        To descend is to add up, on the way down, how far each concept lies behind the best one of its siblings: only
-        the leaf that is found by taking the best child from the root on lies behind nowhere.
+        "descend" scores a leaf by the sum, over its path from the root, of how much less log-probability each concept
+        has than the best of its siblings. The sum is 0 only for the leaf that is found by following the best child.
         """
         if self.decode == "leaf" or index is not self.relation_index(self._taxonomy.unified):
             return losses.class_logsumexp(unified, index)
-        if unified.device not in self._levels:
+        if unified.device not in self._concept_index:
             leaves = torch.from_numpy(self.hierarchy.leaves[self._order])
-            self._levels[unified.device] = RelationIndex.of(leaves, unified.device)
-        concepts = losses.class_logsumexp(unified, self._levels[unified.device])
+            self._concept_index[unified.device] = RelationIndex.of(leaves, unified.device)
+        concepts = losses.class_logsumexp(unified, self._concept_index[unified.device])
         siblings = torch.split(concepts, [c.children for c in self.classifiers], 1)
-        return self._down([s - s.amax(1, keepdim=True) for s in siblings])
+        return self._sum_over_paths([s - s.amax(1, keepdim=True) for s in siblings])
 
-    def _down(self, steps: Sequence[Float[Tensor, "B _ h w"]]) -> Float[Tensor, "B U h w"]:
-        # Sums of a few looked-up channels, not a product with a 0/1 matrix: exact whatever precision products have.
+    def _sum_over_paths(self, steps: Sequence[Float[Tensor, "B _ h w"]]) -> Float[Tensor, "B U h w"]:
+        # Sums of a few selected channels, not a product with a 0/1 matrix: exact also where products are in TF32.
         nothing = torch.zeros_like(steps[0][:, :1])
         concepts = torch.cat([*steps, nothing], 1)
         return torch.stack([concepts.index_select(1, level) for level in self.paths]).sum(0)
@@ -160,67 +163,77 @@ class HTSS(PixelMethod):
     # Losses.
 
     def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
-        """Return the weighted sum of the losses of all classifiers that the dataset can teach."""
-        # The empty sum has a graph even if the dataset teaches nothing.
+        """Return the weighted sum of the losses of all classifiers that the dataset's labels can train."""
+        # This empty sum has a graph even if there is no such classifier.
         parts = [scores[:, :0].sum()]
+        targets = self._classifier_targets(batch.space)
         if isinstance(batch.annotation, Boxes | Tags):
             q = batch.annotation.soft(len(batch.space), (scores.shape[-2], scores.shape[-1]))
-            lessons = [t for t in self._taught(batch.space) if self.gate == "none" or t.by.parent is not None]
-            if not lessons:
-                self._warn(batch.space)
-            parts += [lesson.by.weight * self._weak(scores, q, lesson) for lesson in lessons]
+            targets = [t for t in targets if self.gate == "none" or t.classifier.parent is not None]
+            if not targets:
+                self._warn_of_no_classifier(batch.space)
+            parts += [t.classifier.weight * self._weak_loss(scores, q, t) for t in targets]
         else:
             labels = dense_labels(batch)
-            parts += [lesson.by.weight * self._dense(scores, labels, lesson) for lesson in self._taught(batch.space)]
+            parts += [t.classifier.weight * self._dense_loss(scores, labels, t) for t in targets]
         return torch.stack(parts).sum()
 
-    def _dense(self, scores: Tensor, labels: Int[Tensor, "B H W"], lesson: _Lesson) -> Float[Tensor, ""]:
+    def _dense_loss(
+        self, scores: Float[Tensor, "B A h w"], labels: Int[Tensor, "B H W"], targets: ClassifierTargets
+    ) -> Float[Tensor, ""]:
         """Return minus the mean log of the summed probability of the children that each pixel's label may be."""
         rows, valid = labels.clamp(min=0).long(), labels != IGNORE
-        told = valid & (lesson.allowed[:, 0] != IGNORE)[rows]
-        if lesson.gated:
-            agrees = self._agrees(scores, lesson.by)[:, None].float()
-            agrees = F.interpolate(agrees, size=labels.shape[1:], mode="nearest")[:, 0] > 0
-            told &= agrees | ~lesson.maybe[rows]
-        local = torch.where(told, labels, IGNORE)
-        part = scores[:, lesson.by.channels]
-        loss = losses.cross_entropy(part, local, allowed=lesson.allowed, ohem=self.ohem)
-        return loss if self.mean == "classifier" else loss * losses.supervised(told) / losses.supervised(valid)
+        counts = valid & (targets.allowed[:, 0] != IGNORE)[rows]
+        if targets.gated:
+            passed = self._gate_passes(scores, targets.classifier)[:, None].float()
+            passed = F.interpolate(passed, size=labels.shape[1:], mode="nearest")[:, 0] > 0
+            counts &= passed | ~targets.partly_inside[rows]
+        own_labels = torch.where(counts, labels, IGNORE)
+        own_scores = scores[:, targets.classifier.channels]
+        loss = losses.cross_entropy(own_scores, own_labels, allowed=targets.allowed, ohem=self.ohem)
+        if self.mean == "classifier":
+            return loss
+        return loss * losses.supervised_count(counts) / losses.supervised_count(valid)
 
-    def _weak(self, scores: Tensor, q: Float[Tensor, "B D h w"], lesson: _Lesson) -> Float[Tensor, ""]:
-        """Return the loss of soft labels, on the cells that have some for this classifier and pass the gate."""
-        target = torch.einsum("bdhw,dk->bkhw", q, lesson.shares)
-        told = target.sum(1) > MASS
+    def _weak_loss(
+        self, scores: Float[Tensor, "B A h w"], q: Float[Tensor, "B D h w"], targets: ClassifierTargets
+    ) -> Float[Tensor, ""]:
+        """Return the loss of soft labels on the cells that have some for this classifier and pass the gate."""
+        soft = torch.einsum("bdhw,dk->bkhw", q, targets.shares)
+        counts = soft.sum(1) > MIN_WEIGHT
         if self.gate != "none":
-            told &= self._agrees(scores, lesson.by)
-        if lesson.by.void:
-            elsewhere = torch.einsum("bdhw,d->bhw", q, lesson.elsewhere) + (1 - q.sum(1)).clamp(min=0)
-            target = torch.cat([target, elsewhere[:, None]], 1)
-        target = target / target.sum(1, keepdim=True).clamp(min=MASS) * told[:, None]
+            counts &= self._gate_passes(scores, targets.classifier)
+        if targets.classifier.void:
+            void = torch.einsum("bdhw,d->bhw", q, targets.outside) + (1 - q.sum(1)).clamp(min=0)
+            soft = torch.cat([soft, void[:, None]], 1)
+        soft = soft / soft.sum(1, keepdim=True).clamp(min=MIN_WEIGHT) * counts[:, None]
         loss = (losses.soft_cross_entropy if self.weak_loss == "soft_ce" else losses.set_nll)(
-            scores[:, lesson.by.channels], target
+            scores[:, targets.classifier.channels], soft
         )
         if self.mean == "classifier":
             return loss
-        return loss * losses.supervised(told) / losses.supervised((q > 0).any(1))
+        return loss * losses.supervised_count(counts) / losses.supervised_count((q > 0).any(1))
 
-    def _agrees(self, scores: Float[Tensor, "B A h w"], classifier: _Classifier) -> Bool[Tensor, "B h w"]:
-        """Say where the parent's classifier, and with "chain" those above it, decide for the classifier's concept."""
+    def _gate_passes(self, scores: Float[Tensor, "B A h w"], classifier: Classifier) -> Bool[Tensor, "B h w"]:
+        """Return where the parent's classifier, and with "chain" those above it, predict the classifier's concept."""
         if classifier.parent is None:
             return torch.ones_like(scores[:, 0], dtype=torch.bool)
         parent = self.classifiers[classifier.parent]
-        found = scores[:, parent.channels].detach().argmax(1) == classifier.position
-        return found & self._agrees(scores, parent) if self.gate == "chain" else found
+        predicted = scores[:, parent.channels].detach().argmax(1) == classifier.position
+        return predicted & self._gate_passes(scores, parent) if self.gate == "chain" else predicted
 
-    def _taught(self, space: LabelSpace) -> list[_Lesson]:
-        """List what a dataset can teach; built once, so that a step copies nothing to the device."""
+    def _classifier_targets(self, space: LabelSpace) -> list[ClassifierTargets]:
+        """List what a dataset's labels mean to the classifiers that they can train.
+
+        Built once for each dataset, so that a training step copies nothing to the device.
+        """
         key = (space.name, self.device)
-        if key not in self._lessons:
-            found = [_Lesson.of(self.hierarchy, c, space, self.device) for c in self.classifiers]
-            self._lessons[key] = [lesson for lesson in found if lesson is not None]
-        return self._lessons[key]
+        if key not in self._targets:
+            found = [ClassifierTargets.of(self.hierarchy, c, space, self.device) for c in self.classifiers]
+            self._targets[key] = [targets for targets in found if targets is not None]
+        return self._targets[key]
 
-    def _warn(self, space: LabelSpace) -> None:
+    def _warn_of_no_classifier(self, space: LabelSpace) -> None:
         if space.name not in self._warned:
             self._warned.add(space.name)
             warnings.warn(
@@ -251,86 +264,7 @@ class _Adapter(nn.Module):
         return out
 
 
-class _Classifier(NamedTuple):
-    """One softmax: its concept, its channels (one a child, in order, then void), and where its parent decides for it.
-
-    `parent` is the position of the parent's classifier, None for the root; `position` this concept's channel there.
-    """
-
-    concept: int
-    channels: slice
-    children: int
-    void: bool
-    parent: int | None
-    position: int
-    weight: float
-
-
-def _classifiers(hierarchy: Hierarchy, void: bool, deeper_weight: float) -> tuple[_Classifier, ...]:
-    """Lay the classifiers' channels out, the root's first; it has no void, which nothing could ever teach there."""
-    out: list[_Classifier] = []
-    at: dict[int, int] = {}
-    start = 0
-    for concept in hierarchy.inner:
-        children, below = len(hierarchy.children(concept)), concept != hierarchy.root
-        stop = start + children + (void and below)
-        parent = hierarchy.parents[concept] if below else None
-        position = hierarchy.children(parent).index(concept) if parent is not None else 0
-        place = at[parent] if parent is not None else None
-        weight = deeper_weight if below else 1.0
-        at[concept] = len(out)
-        out.append(_Classifier(concept, slice(start, stop), children, void and below, place, position, weight))
-        start = stop
-    return tuple(out)
-
-
-def _paths(hierarchy: Hierarchy, order: Sequence[int]) -> Int[Tensor, "L U"]:
-    """List the positions, in `order`, of the concepts on the way down to every leaf; a short way ends one past all."""
-    ways = [hierarchy.path(u) for u in range(len(hierarchy.taxonomy.unified))]
-    out = torch.full((max(map(len, ways)), len(ways)), len(order))
-    for u, way in enumerate(ways):
-        out[: len(way), u] = torch.tensor([order.index(n) for n in way])
-    return out
-
-
-class _Lesson(NamedTuple):
-    """What a dataset teaches one classifier."""
-
-    by: _Classifier
-    allowed: Int[Tensor, "D J"]
-    """The channels that class d may be; the rest of its row is IGNORE, all of it where d says nothing."""
-    maybe: Bool[Tensor, " D"]
-    """The classes whose pixels count only where the parent decides for the concept."""
-    gated: bool
-    """Whether there are any such classes."""
-    shares: Float[Tensor, "D K"]
-    """The weight that a class's boxes and tags give each child; 0 where it says nothing."""
-    elsewhere: Float[Tensor, " D"]
-    """1 for classes that have no node within the concept."""
-
-    @classmethod
-    def of(
-        cls, hierarchy: Hierarchy, classifier: _Classifier, space: LabelSpace, device: torch.device
-    ) -> _Lesson | None:
-        """Return None where the dataset tells no children apart."""
-        choice = hierarchy.choice(space, classifier.concept)
-        if not choice.teaches:
-            return None
-        told = choice.allowed & (choice.sure | choice.maybe)[:, None]
-        order = np.argsort(~told, axis=1, kind="stable")[:, : told.sum(1).max()]
-        allowed = np.where(np.take_along_axis(told, order, 1), order, IGNORE)
-        shares = told / told.sum(1, keepdims=True).clip(min=1)
-        return cls(
-            classifier,
-            torch.from_numpy(allowed).to(device),
-            torch.from_numpy(choice.maybe).to(device),
-            bool(choice.maybe.any()),
-            torch.from_numpy(shares.astype(np.float32)).to(device),
-            torch.from_numpy((~choice.allowed.any(1)).astype(np.float32)).to(device),
-        )
-
-
-def _check(name: str, value: str, words: object) -> None:
-    known = get_args(words)
+def _check_option(name: str, value: str, options: object) -> None:
+    known = get_args(options)
     if value not in known:
         raise UserError(f"method.{name} is '{value}'; choose {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")

@@ -1,22 +1,21 @@
-"""LMSeg: mask queries that are classified against the words of whichever dataset an image is of.
+"""LMSeg: mask queries that are classified by the texts of the classes of the image's dataset.
 
 Source: Zhou, Liu, Yu, Li, Wang, Wang, "LMSeg: Language-guided Multi-dataset Segmentation" (ICLR 2023). Where its text
-leaves a choice, the authors' code decided (class loss as a weighted mean, deep supervision of every block), but for
-ignored pixels: they are left out of costs and losses here, there they are negative.
+is not definite, this follows the authors' code (class loss as a weighted mean, deep supervision of every block). An
+exception are ignored pixels: they are left out of costs and losses here, and are negative there.
 
-Axes: L blocks, B images, Q queries, D classes of one dataset, U unified nodes, C channels, E channels of a pixel's
-embedding, N matched pairs, h w feature resolution, H W native size.
+Axes: B images, Q queries, D classes of one dataset, U unified nodes, C channels, E channels of a pixel's embedding,
+T texts, h w feature resolution, H W native size.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple, cast, final
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, cast, final
 
 import torch
-import torch.distributed as dist
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from manyseg.data.annotation import Segments
@@ -24,40 +23,48 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.inference.segments import SegmentMap, find_segments
 from manyseg.labels import LabelSpace, Taxonomy
-from manyseg.losses.mask import labels_at, mask_losses, point_losses, sample
-from manyseg.losses.matching import Matches, Targets, match, nearest, pair_costs, targets_of_labels, targets_of_segments
+from manyseg.losses.matching import Matches, SegmentTargets, targets_of_labels, targets_of_segments
+from manyseg.losses.set_prediction import QueryOutput, SetPredictionLoss
 from manyseg.methods.base import Method, dense_labels
-from manyseg.methods.readers import Heads, Reading, Reads, Texts, Unified
+from manyseg.methods.query_classifiers import (
+    MultiHeadClassifier,
+    QueryClassifier,
+    SpaceClassifier,
+    TextClassifier,
+    UnifiedClassifier,
+)
 from manyseg.methods.sources import TaxonomySource, resolve_taxonomy
 from manyseg.models import Features, PixelEncoder
-from manyseg.models.decoder import Decoded, Guidance, QueryDecoder
+from manyseg.models.decoder import Guidance, QueryDecoder
 
-__all__ = ["LMSeg", "class_loss", "semantic_scores"]
+__all__ = ["LMSeg", "semantic_scores"]
 
 FLOOR = 1e-3
-"""Added to the summed probabilities before their logarithm is taken."""
+"""Added to the summed probability of a class before its logarithm is taken."""
 
 
 class LMSeg(Method):
-    """Queries find masks, and words name them; one network for semantic and panoptic segmentation.
+    """Queries predict masks, and texts classify them; one network for semantic and panoptic segmentation.
 
-    Datasets of masks teach one mask a class, datasets of segments one a thing and one a stuff class.
+    The targets of a dataset of masks are one mask for each class, those of a dataset of segments one mask for each
+    thing and each stuff class.
 
     `classifier` is "text" (LMSeg), or a baseline in the same architecture: "heads", or "taxonomy" with the nodes of the
-    table `taxonomy`, by default one a name. `text` is the encoder, a Hugging Face name or folder, by default the
-    offline package's; `prompt_tokens` vectors before the words are learned, 0 encodes the words once (much cheaper on a
-    CPU). `guidance` is the order of the decoder's looks at the image and at the words; in training each word of the
-    step's other datasets is among them by the probability `other_words` (ours), lest a list of words be no more than
-    the name of a dataset. `points` computes costs and mask losses on as many sampled points instead of all pixels; 0
-    takes all. `decoder_lr` is the learning rate of the decoder and the words as a multiple of train.lr: attention wants
-    smaller steps than a pixel decoder.
+    table `taxonomy`, by default one for each name. `text` is the encoder, a Hugging Face name or folder, by default the
+    offline package's. `prompt_tokens` learned vectors precede each text; with 0 the texts are encoded only once, which
+    is much cheaper on a CPU. `guidance` is the order of the decoder's attention to the image and to the texts. In
+    training each text of the step's other datasets is added to the guiding ones with the probability `other_words`
+    (ours): otherwise the list of texts only says which dataset it is. `points` is the number of sampled points on which
+    costs and mask losses are computed; 0 takes all pixels. `decoder_lr` is the learning rate of the decoder and the
+    texts as a multiple of train.lr: attention needs smaller steps than a pixel decoder.
 
-    At inference `things_above` is the least probability of a segment's class, `visible` the least share of a segment's
-    own mask that others leave it (panoptic).
+    At inference `mask_threshold` is the least probability of a segment's class, and `overlap_threshold` the least share
+    of a segment's own mask that is not covered by other segments (panoptic).
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {"things_above": "mask_threshold", "visible": "overlap_threshold"}
+
     finds_segments: ClassVar[bool] = True
-    _least: Tensor
 
     def __init__(
         self,
@@ -80,8 +87,8 @@ class LMSeg(Method):
         background_weight: float = 0.1,
         points: int = 0,
         decoder_lr: float = 0.3,
-        things_above: float = 0.8,
-        visible: float = 0.8,
+        mask_threshold: float = 0.8,
+        overlap_threshold: float = 0.8,
     ) -> None:
         super().__init__(pixel_encoder, spaces)
         channels = pixel_encoder.channels
@@ -99,14 +106,14 @@ class LMSeg(Method):
                 raise UserError(f"method.template is '{template}'; it must have {{}} where the name goes")
             if not temperature > 0 or prompt_tokens < 0:
                 raise UserError("method.temperature must be above 0, and method.prompt_tokens not below 0")
-            self.classes: Reads = Texts(
+            self.classes: QueryClassifier = TextClassifier(
                 self.spaces, channels, model=text, template=template, tokens=prompt_tokens, tau=temperature
             )
         elif classifier == "heads":
-            self.classes = Heads(self.spaces, channels)
+            self.classes = MultiHeadClassifier(self.spaces, channels)
         else:
             table = Taxonomy.by_name(self.spaces) if taxonomy is None else resolve_taxonomy(taxonomy, self.spaces)
-            self.classes = Unified(table, channels)
+            self.classes = UnifiedClassifier(table, channels)
         self.decoder = QueryDecoder(
             pixel_encoder.backbone.channels[-1],
             channels,
@@ -116,111 +123,59 @@ class LMSeg(Method):
             heads=attention_heads,
             guidance=guidance if classifier == "text" else "none",
         )
-        self.focal_weight, self.dice_weight, self.background_weight = focal_weight, dice_weight, background_weight
+        self.loss = SetPredictionLoss(
+            focal_weight=focal_weight, dice_weight=dice_weight, background_weight=background_weight, points=points
+        )
         self.reads_words, self.other_words = classifier == "text", other_words
         self.decoder_lr = decoder_lr
-        self.points, self.things_above, self.visible = points, things_above, visible
-        self._readings: dict[tuple[LabelSpace, torch.device], Reading] = {}
+        self.mask_threshold, self.overlap_threshold = mask_threshold, overlap_threshold
+        self._cached: dict[tuple[LabelSpace, torch.device], SpaceClassifier] = {}
         self._warned = False
-        # One segment, and a weight above 0: what sums over all processes are divided by at least.
-        self.register_buffer("_least", torch.tensor([1.0, 1e-6]), persistent=False)
 
     @property
     def taxonomy(self) -> Taxonomy:
-        """Classes of one name in one node (text), every class (heads), or the given table; for reports and relations.
+        """Classes of equal name in one node (text), every class a node (heads), or the given table (taxonomy).
 
-        No relation is learned: labels of different datasets are compared by their words alone.
+        No taxonomy is learned: classes of different datasets are related by their names alone.
         """
         return self.classes.taxonomy
 
     # Training.
 
     def lr_factor(self, name: str) -> float:
-        """Return `decoder_lr` for the decoder and the words, else 1."""
+        """Return `decoder_lr` for the decoder and the classifier, else 1."""
         return self.decoder_lr if name.startswith(("decoder.", "classes.")) else 1.0
 
     def batch_loss(self, features: Features, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Return the losses of one batch alone, as `step_losses`."""
+        """Return the losses of one batch alone, as `step_losses` does for several."""
         return self.step_losses([features], [batch])[0]
 
     def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
         """Return `class`, `focal` and `dice` of every batch, weighted, summed over blocks (equations 2 and 3).
 
-        All of a step's batches are matched together: the device is waited for once.
+        All batches of a step are matched together, so that the host waits for the device only once.
         """
-        readings = self._read([batch.space for batch in batches])
-        asked = []
-        for k, (one, batch, reading) in enumerate(zip(features, batches, readings, strict=True)):
-            decoded = self.decoder(one.levels[-1], self._guide(reading, [*readings[:k], *readings[k + 1 :]]))
-            asked.append(_Asked(decoded, reading.classify(decoded.queries), one.embedding, _targets(batch)))
-        matches = match([self._costs(a) for a in asked])
-        self._warn(matches, batches)
-        sizes = self._sizes(asked, matches)
-        return [self._losses(a, m, s) for a, m, s in zip(asked, matches, sizes, strict=True)]
+        classifiers = self._classifiers([batch.space for batch in batches])
+        outputs = []
+        for k, (one, batch, classifier) in enumerate(zip(features, batches, classifiers, strict=True)):
+            texts = self._guiding_texts(classifier, [*classifiers[:k], *classifiers[k + 1 :]])
+            decoded = self.decoder(one.levels[-1], texts)
+            classes = classifier.classify(decoded.queries)
+            outputs.append(QueryOutput(classes, decoded.masks, one.embedding, _targets(batch)))
+        found, matches = self.loss(outputs)
+        self._warn_of_few_queries(matches, batches)
+        return cast(list[dict[str, Tensor]], found)
 
-    def _guide(self, own: Reading, others: Sequence[Reading]) -> Float[Tensor, "T C"] | None:
-        """Return a dataset's words and some of the others', which guide its queries but are no answer to them."""
-        if own.words is None or not self.other_words or not others:
-            return own.words
-        pool = torch.cat([reading.words[:-1] for reading in others if reading.words is not None])
-        # Drawn on the host: a selection by a mask on the device would be waited for.
-        shown = (torch.rand(len(pool)) < self.other_words).nonzero().flatten()
-        return torch.cat([own.words, pool[shown.to(pool.device, non_blocking=True)]])
+    def _guiding_texts(self, own: SpaceClassifier, others: Sequence[SpaceClassifier]) -> Float[Tensor, "T C"] | None:
+        """Return a dataset's texts and some of the others'; these guide the decoder, but are no classes of a query."""
+        if own.texts is None or not self.other_words or not others:
+            return own.texts
+        pool = torch.cat([other.texts[:-1] for other in others if other.texts is not None])
+        # Drawn on the host: it would have to wait for the device to select by a mask there.
+        drawn = (torch.rand(len(pool)) < self.other_words).nonzero().flatten()
+        return torch.cat([own.texts, pool[drawn.to(pool.device, non_blocking=True)]])
 
-    @torch.no_grad()
-    def _costs(self, asked: _Asked) -> Float[Tensor, "L B Q T"]:
-        """Compare every block's queries with the targets, at mask resolution or at points that all masks share."""
-        embedding, ids = asked.embedding.float(), asked.targets.ids
-        if self.points:
-            place = torch.rand(len(ids), self.points, 2, device=ids.device)
-            image = torch.arange(len(ids), device=ids.device)
-            ids, embedding = labels_at(ids, image, place), _sample_all(embedding, place)
-        else:
-            ids, embedding = nearest(ids, (embedding.shape[2], embedding.shape[3])).flatten(1), embedding.flatten(2)
-        weights = (self.focal_weight, self.dice_weight)
-        costs = [
-            pair_costs(logp.exp(), masks.float() @ embedding, ids, asked.targets.classes, *weights)
-            for logp, masks in zip(asked.classes, asked.decoded.masks, strict=True)
-        ]
-        return torch.stack(costs)
-
-    def _losses(self, asked: _Asked, found: Matches, size: Tensor) -> dict[str, Tensor]:
-        masks, start = [], 0
-        pairs = asked.decoded.masks[found.block, found.image, found.query]
-        # Only matched queries have a mask in training; the others' would be as large and have no loss.
-        for embedding, count in zip(asked.embedding, found.counts, strict=True):
-            masks.append(torch.einsum("nc,chw->nhw", pairs[start : start + count], embedding))
-            start += count
-        logits, ids = torch.cat(masks), asked.targets.ids
-        if self.points:
-            focal, dice = point_losses(logits, found.segment, ids, found.counts, self.points)
-        else:
-            focal, dice = mask_losses(logits, found.segment, ids, found.counts)
-        wanted = _wanted(asked.classes, found, asked.targets)
-        return {
-            "class": class_loss(asked.classes, wanted, self.background_weight, size[1]),
-            "focal": self.focal_weight * focal / size[0],
-            "dice": self.dice_weight * dice / size[0],
-        }
-
-    def _sizes(self, asked: Sequence[_Asked], matches: Sequence[Matches]) -> list[Tensor]:
-        """Return what the losses of each batch are divided by: its segments, and the weights of its queries.
-
-        Over several processes both are means, in one message a step: a loss is then the same however images are dealt
-        out, since all processes have a batch of the same datasets.
-        """
-        sizes = []
-        for a, found in zip(asked, matches, strict=True):
-            blocks, images, queries = a.classes.shape[:3]
-            matched = sum(found.counts) / blocks
-            sizes.append((found.segments, matched + self.background_weight * (images * queries - matched)))
-        out, world = torch.tensor(sizes, dtype=torch.float32).to(self.device, non_blocking=True), 1
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(out)
-            world = dist.get_world_size()
-        return list(out.clamp(min=self._least) / world)
-
-    def _warn(self, matches: Sequence[Matches], batches: Sequence[Batch]) -> None:
+    def _warn_of_few_queries(self, matches: Sequence[Matches], batches: Sequence[Batch]) -> None:
         for found, batch in zip(matches, batches, strict=True):
             if found.left_out and not self._warned:
                 self._warned = True
@@ -238,16 +193,16 @@ class LMSeg(Method):
     ) -> Float[Tensor, "B D h w"]:
         """Return the logarithm of every class's summed probability; see `Method.predict`.
 
-        `space` may be any list of words. Its scores are read directly; those of `relation` are sums over the
-        probabilities of unified nodes.
+        With texts, `space` may be any list of words, which is predicted directly. With a relation, the probability of a
+        class is the sum of those of its unified nodes.
         """
         classes, masks = self._decode(features, space if relation is None else self.taxonomy.unified)
         scores = semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, features.embedding))
         if relation is not None:
             related = relation.to(scores.device)
             scores = torch.einsum("bu...,du->bd...", scores, related.to(scores.dtype))
-        # The floor keeps what has no mask anywhere from deciding borders: between two cells scores are interpolated,
-        # and a logarithm knows no bound. It changes no argmax, and a belief by at most a thousandth a class.
+        # Scores are interpolated between cells, and the logarithm of 0 would dominate there. The floor bounds it; it
+        # changes no argmax, and the probability of a class by at most a thousandth.
         scores = (scores + FLOOR).log()
         return scores if relation is None else scores.masked_fill(~related.any(1)[:, None, None], -torch.inf)
 
@@ -259,83 +214,49 @@ class LMSeg(Method):
         out = []
         for logp, query, embedding in zip(classes, masks, features.embedding, strict=True):
             logits = torch.einsum("qc,chw->qhw", query, embedding).float()
-            out.append(find_segments(logp.exp(), logits, things, size, self.things_above, self.visible))
+            out.append(find_segments(logp.exp(), logits, things, size, self.mask_threshold, self.overlap_threshold))
         return out
 
     def _decode(self, features: Features, space: LabelSpace) -> tuple[Float[Tensor, "B Q D+1"], Float[Tensor, "B Q E"]]:
         """Return the last block's log-probabilities of classes, and its mask embeddings."""
-        reading = self._reading(space)
-        decoded = self.decoder(features.levels[-1], reading.words)
-        return reading.classify(decoded.queries[-1]), decoded.masks[-1]
+        classifier = self._classifier(space)
+        decoded = self.decoder(features.levels[-1], classifier.texts)
+        return classifier.classify(decoded.queries[-1]), decoded.masks[-1]
 
-    def _reading(self, space: LabelSpace) -> Reading:
-        """Read a space; once for all images where no weight is being learned."""
+    def _classifier(self, space: LabelSpace) -> SpaceClassifier:
+        """Return the classifier of a space, cached in eval mode without gradients: weights do not change then."""
         if self.training or torch.is_grad_enabled():
-            return self._read([space])[0]
+            return self._classifiers([space])[0]
         key = (space, self.device)
-        if key not in self._readings:
-            self._readings[key] = self._read([space])[0]
-        return self._readings[key]
+        if key not in self._cached:
+            self._cached[key] = self._classifiers([space])[0]
+        return self._cached[key]
 
-    def _read(self, spaces: Sequence[LabelSpace]) -> list[Reading]:
-        return cast(list[Reading], self.classes(spaces))
+    def _classifiers(self, spaces: Sequence[LabelSpace]) -> list[SpaceClassifier]:
+        return cast(list[SpaceClassifier], self.classes(spaces))
 
     def train(self, mode: bool = True) -> LMSeg:
-        """Set the mode, and forget what was read of label spaces."""
+        """Set the mode; training mode empties the cache of classifiers."""
         if mode:
-            self._readings.clear()
+            self._cached.clear()
         super().train(mode)
         return self
 
     def load_state_dict(self, *args: object, **keywords: object) -> object:
-        """Load a state, and forget what was read with the one before."""
-        self._readings.clear()
+        """Load a state, and empty the cache of classifiers."""
+        self._cached.clear()
         return super().load_state_dict(*args, **keywords)  # type: ignore[arg-type]
 
 
-class _Asked(NamedTuple):
-    """One batch: what the decoder found, and what it should have."""
-
-    decoded: Decoded
-    classes: Float[Tensor, "L B Q D+1"]
-    """Log-probabilities."""
-    embedding: Float[Tensor, "B E h w"]
-    targets: Targets
-
-
 def semantic_scores(classes: Float[Tensor, "B Q D+1"], masks: Float[Tensor, "B Q h w"]) -> Float[Tensor, "B D h w"]:
-    """Sum class probability times mask probability over queries; background is left out. Logarithms and logits in."""
+    """Sum class probability times mask probability over all queries; background is left out.
+
+    `classes` are log-probabilities, `masks` are logits.
+    """
     return torch.einsum("bqd,bqhw->bdhw", classes[..., :-1].exp(), masks.float().sigmoid())
 
 
-def class_loss(
-    classes: Float[Tensor, "L B Q D+1"],
-    wanted: Int[Tensor, "L B Q"],
-    background_weight: float,
-    weights: Float[Tensor, ""] | float,
-) -> Float[Tensor, ""]:
-    """Return cross entropy over queries, divided by the sum of their weights, summed over blocks.
-
-    Queries that should be background have `background_weight`. A weighted mean is MaskFormer's and the authors' code's;
-    equation 2 reads as the plain one.
-    """
-    nll = -classes.gather(-1, wanted[..., None])[..., 0]
-    weight = torch.where(wanted == classes.shape[-1] - 1, background_weight, 1.0)
-    return (weight * nll).sum() / weights
-
-
-def _targets(batch: Batch) -> Targets:
+def _targets(batch: Batch) -> SegmentTargets:
     if isinstance(batch.annotation, Segments):
         return targets_of_segments(*batch.annotation, batch.annotation.labels)
     return targets_of_labels(dense_labels(batch), len(batch.space))
-
-
-def _wanted(classes: Float[Tensor, "L B Q D+1"], found: Matches, targets: Targets) -> Int[Tensor, "L B Q"]:
-    background = classes.shape[-1] - 1
-    wanted = torch.full(classes.shape[:-1], background, device=classes.device)
-    return wanted.index_put((found.block, found.image, found.query), targets.classes[found.image, found.segment])
-
-
-def _sample_all(embedding: Float[Tensor, "B E h w"], place: Float[Tensor, "B P 2"]) -> Float[Tensor, "B E P"]:
-    b, e = embedding.shape[:2]
-    return sample(embedding.flatten(0, 1), place.repeat_interleave(e, 0)).view(b, e, -1)

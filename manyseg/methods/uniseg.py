@@ -20,7 +20,7 @@ from manyseg import losses
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
-from manyseg.losses import RelationIndex, Targets
+from manyseg.losses import BinaryTargets, RelationIndex
 from manyseg.methods.base import PixelMethod, Schedule, StagePlan, dense_labels
 from manyseg.methods.sources import StageStatistics, StatisticsSource, resolve_statistics
 from manyseg.models import Features, PixelEncoder
@@ -86,7 +86,7 @@ class UniSeg(PixelMethod):
             self.part_of = _mined(self._taxonomy, resolve_statistics(statistics), tau, allow_own)
         elif isinstance(relations, Path):
             self.part_of = read_part_of(relations, self._taxonomy)
-        self._targets: dict[tuple[str, torch.device], Targets] = {}
+        self._targets: dict[tuple[str, torch.device], BinaryTargets] = {}
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -143,16 +143,16 @@ class UniSeg(PixelMethod):
     def target_table(self, space: LabelSpace) -> Int[Tensor, "D U"]:
         """Return what each label asks of each node: 1 (positive), 0 (negative) or -1 (null: no loss)."""
         relation = torch.tensor(self._taxonomy.relations[space.name])
-        table = losses.null_table(relation) if self.support == "null" else relation.long()
+        table = losses.null_bce_targets(relation) if self.support == "null" else relation.long()
         for r in self.part_of:
             if r.dataset == space.name:
                 table[space.positions[r.label], self._taxonomy.unified.positions[r.node]] = 1
         return table
 
-    def _judged(self, space: LabelSpace) -> Targets:
+    def _judged(self, space: LabelSpace) -> BinaryTargets:
         key = (space.name, self.device)
         if key not in self._targets:
-            self._targets[key] = Targets.of(self.target_table(space), self.device)
+            self._targets[key] = BinaryTargets.of(self.target_table(space), self.device)
         return self._targets[key]
 
     def _logits(self, embedding: Tensor, weight: Tensor) -> Tensor:

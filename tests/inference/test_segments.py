@@ -9,8 +9,10 @@ from manyseg.labels import IGNORE
 THINGS = torch.tensor([True, True, False, False])
 
 
-def ask(classes, masks, least=0.7, visible=0.8, size=(1, 4)):
-    return find_segments(torch.tensor(classes), torch.tensor(masks)[:, None], THINGS, size, least, visible)
+def ask(classes, masks, mask_threshold=0.7, overlap_threshold=0.8, size=(1, 4)):
+    return find_segments(
+        torch.tensor(classes), torch.tensor(masks)[:, None], THINGS, size, mask_threshold, overlap_threshold
+    )
 
 
 def test_background_and_unsure_queries_are_dropped():
@@ -25,7 +27,7 @@ def test_background_and_unsure_queries_are_dropped():
 def test_a_pixel_is_of_the_query_with_the_largest_product_of_class_and_mask():
     # sigmoid(1) = .73, sigmoid(2) = .88: at the second pixel 1 * .73 < .9 * .88, at the third 1 * .88 > .9 * .73.
     masks = [[9.0, 1, 2, -9], [-9.0, 2, 1, 9]]
-    found = ask([[1.0, 0, 0, 0, 0], [0.0, 0.9, 0, 0, 0.1]], masks, visible=0.5)
+    found = ask([[1.0, 0, 0, 0, 0], [0.0, 0.9, 0, 0, 0.1]], masks, overlap_threshold=0.5)
     assert found.ids.tolist() == [[0, 1, 0, 1]]
     assert found.classes.tolist() == [0, 1]
 
@@ -36,7 +38,7 @@ def test_a_segment_mostly_hidden_by_others_is_dropped_and_its_pixels_are_nobodys
     found = ask(classes, masks)
     assert found.classes.tolist() == [0]
     assert found.ids.tolist() == [[0, 0, 0, IGNORE]]
-    assert ask(classes, masks, visible=0.25).ids.tolist() == [[0, 0, 0, 1]]
+    assert ask(classes, masks, overlap_threshold=0.25).ids.tolist() == [[0, 0, 0, 1]]
 
 
 def test_a_pixel_inside_no_mask_is_nobodys():

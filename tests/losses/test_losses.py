@@ -180,7 +180,7 @@ def test_bands_equal_interpolate_and_cross_entropy_in_value_and_gradient(seed, h
     labels = torch.randint(-1, 3, (2, height, width), generator=generator)
     labels[0, 0, 0] = 1
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(losses.pixel.BAND_BYTES, "cpu", rows * 2 * 3 * width * 4)
+        patch.setitem(losses.upsampling.BAND_BYTES, "cpu", rows * 2 * 3 * width * 4)
         ours = losses.cross_entropy(scores, labels)
         (grad,) = torch.autograd.grad(ours, scores)
         with torch.no_grad():
@@ -191,7 +191,7 @@ def test_bands_equal_interpolate_and_cross_entropy_in_value_and_gradient(seed, h
 
 
 def test_no_band_is_larger_than_its_budget(monkeypatch):
-    monkeypatch.setitem(losses.pixel.BAND_BYTES, "cpu", 4096)
+    monkeypatch.setitem(losses.upsampling.BAND_BYTES, "cpu", 4096)
     seen = []
 
     def loss(up, labels):
@@ -199,7 +199,7 @@ def test_no_band_is_larger_than_its_budget(monkeypatch):
         assert up.shape[2:] == labels.shape[1:]
         return up.sum(1)
 
-    losses.upsampled(torch.randn(2, 4, 8, 8, requires_grad=True), torch.zeros(2, 32, 32), loss)
+    losses.upsampled_sum(torch.randn(2, 4, 8, 8, requires_grad=True), torch.zeros(2, 32, 32), loss)
     assert max(seen) <= 4096
     assert sum(seen) == 2 * 4 * 32 * 32 * 4
 
@@ -213,7 +213,7 @@ def test_backward_only_scales_the_gradient_of_the_forward_pass():
         calls.append(1)
         return F.cross_entropy(up, part, reduction="none")
 
-    total = 3 * losses.upsampled(scores, labels, loss)
+    total = 3 * losses.upsampled_sum(scores, labels, loss)
     before = len(calls)
     total.backward()
     assert len(calls) == before
@@ -249,7 +249,7 @@ def test_a_pixel_loss_that_multiplies_matrices_does_so_in_float32_under_autocast
 
     for scores in (torch.randn(1, 3, 2, 2), torch.randn(1, 3, 2, 2, requires_grad=True)):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            losses.upsampled(scores, torch.zeros(1, 4, 4, dtype=torch.long), loss)
+            losses.upsampled_sum(scores, torch.zeros(1, 4, 4, dtype=torch.long), loss)
     assert seen == [torch.float32] * 2
 
 

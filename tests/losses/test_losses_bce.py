@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from manyseg import losses
 from manyseg.labels import IGNORE
-from manyseg.losses import RelationIndex, Targets
+from manyseg.losses import BinaryTargets, RelationIndex
 
 CPU = torch.device("cpu")
 PART = torch.tensor([[1, 0, 0], [0, 0, 1]], dtype=torch.bool)
@@ -20,7 +20,7 @@ Z = (1.0, 2.0, 0.0)
 
 def bce(z, table, labels, **options):
     """The loss of scores [B, U, h, w], of which only the judged nodes are handed over."""
-    targets = Targets.of(torch.tensor(table), CPU)
+    targets = BinaryTargets.of(torch.tensor(table), CPU)
     return losses.binary_cross_entropy(z[:, targets.nodes], torch.as_tensor(labels), targets, **options)
 
 
@@ -39,7 +39,7 @@ def pixel(z):
 
 
 def test_null_targets_are_the_class_its_rivals_and_nothing_of_other_datasets():
-    assert losses.null_table(PART).tolist() == NULL
+    assert losses.null_bce_targets(PART).tolist() == NULL
 
 
 def test_at_zero_scores_every_judged_node_costs_ln_2():
@@ -108,12 +108,12 @@ def test_bands_do_not_change_the_loss(monkeypatch):
     z = torch.randn(1, 3, 5, 5, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(400).view(1, 20, 20) % 3 - 1
     whole = bce(z, NULL, labels).item()
-    monkeypatch.setitem(losses.pixel.BAND_BYTES, "cpu", 1)
+    monkeypatch.setitem(losses.upsampling.BAND_BYTES, "cpu", 1)
     assert bce(z, NULL, labels).item() == pytest.approx(whole)
 
 
 def test_only_judged_nodes_have_a_channel_those_of_all_labels_first():
-    targets = Targets.of(torch.tensor([[-1, 1, -1, 1, 0], [-1, -1, -1, 0, 1]]), CPU)
+    targets = BinaryTargets.of(torch.tensor([[-1, 1, -1, 1, 0], [-1, -1, -1, 0, 1]]), CPU)
     assert targets.nodes.tolist() == [3, 4, 1]
     assert targets.always == 2
     assert targets.extra.tolist() == [[2], [IGNORE]]
@@ -122,7 +122,7 @@ def test_only_judged_nodes_have_a_channel_those_of_all_labels_first():
 
 def test_a_label_without_positive_is_refused():
     with pytest.raises(ValueError, match="no positive node"):
-        Targets.of(torch.tensor([[0, -1], [1, 0]]), CPU)
+        BinaryTargets.of(torch.tensor([[0, -1], [1, 0]]), CPU)
 
 
 def test_hard_pixels_are_those_whose_nodes_are_not_all_right():

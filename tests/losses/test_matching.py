@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from manyseg.labels import IGNORE
 from manyseg.losses.mask import focal_dice
-from manyseg.losses.matching import match, nearest, pair_costs, targets_of_labels, targets_of_segments
+from manyseg.losses.matching import match, pair_costs, resize_nearest, targets_of_labels, targets_of_segments
 
 
 def test_classes_that_are_present_are_the_targets_of_a_mask():
@@ -120,7 +120,7 @@ def test_an_image_without_any_segment_has_no_match():
 def test_maps_are_reduced_as_torch_takes_the_nearest_pixel(height, width, h, w):
     ids = torch.arange(height * width).view(1, height, width)
     expected = torch.nn.functional.interpolate(ids[None].double(), size=(h, w), mode="nearest")[0].long()
-    assert torch.equal(nearest(ids, (h, w)), expected)
+    assert torch.equal(resize_nearest(ids, (h, w)), expected)
 
 
 def test_matching_gives_the_values_of_the_reference_losses_on_the_same_tensors():
@@ -128,7 +128,7 @@ def test_matching_gives_the_values_of_the_reference_losses_on_the_same_tensors()
     from transformers.models.maskformer import modeling_maskformer as reference
 
     from manyseg.losses.mask import mask_losses
-    from manyseg.methods.lmseg import class_loss
+    from manyseg.losses.set_prediction import class_loss
 
     torch.manual_seed(0)
     logits, scores = torch.randn(2, 6, 4, 5), torch.randn(2, 6, 5)
@@ -138,7 +138,7 @@ def test_matching_gives_the_values_of_the_reference_losses_on_the_same_tensors()
     theirs = reference.MaskFormerLoss(4, matcher, {}, 0.1)(
         logits, scores, [(ids[b] == torch.arange(3)[:, None, None]).float() for b in range(2)], list(classes)
     )
-    cost = costs(logits.flatten(2), nearest(ids, (4, 5)).flatten(1), classes, scores.softmax(-1))
+    cost = costs(logits.flatten(2), resize_nearest(ids, (4, 5)).flatten(1), classes, scores.softmax(-1))
     (found,) = match([cost[None]])
     masks = logits[found.image, found.query]
     focal, dice = mask_losses(masks, found.segment, ids, found.counts)

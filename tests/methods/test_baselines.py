@@ -317,7 +317,7 @@ def test_segments_are_learned_from_as_the_masks_that_they_are():
 def test_relations_are_put_on_the_device_once():
     method = Union(Identity(), (A, B))
     assert method.relation_index(A) is method.relation_index(A)
-    assert method._competing(A)[0] is method._competing(A)[0]
+    assert method._group_targets(A) is method._group_targets(A)
 
 
 def test_a_relation_of_another_shape_is_refused():

@@ -11,10 +11,17 @@ from manyseg.data.annotation import Boxes, Dense, Segments
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelClass, LabelSpace, Taxonomy
-from manyseg.methods.lmseg import LMSeg, class_loss, semantic_scores
-from manyseg.methods.readers import Heads, Texts, Unified, cosine_logits
+from manyseg.losses.set_prediction import class_loss
+from manyseg.methods.lmseg import LMSeg, semantic_scores
+from manyseg.methods.query_classifiers import (
+    MultiHeadClassifier,
+    TextClassifier,
+    UnifiedClassifier,
+    cosine_logits,
+)
 from manyseg.models import PixelEncoder
 from manyseg.models.text import TextEncoder
+from manyseg.runs.recipe import read_recipe
 
 SMALL = {"queries": 12, "blocks": 2, "attention_heads": 4}
 A = LabelSpace.of("a", ["road", "car"])
@@ -90,7 +97,7 @@ def test_the_temperature_starts_at_007_and_never_falls_below_001(encoder):
         classes.log_temperature.fill_(-100.0)
         queries = torch.randn(3, 16)
         reading = classes([A])[0]
-        expected = cosine_logits(queries, reading.words, torch.tensor(0.01)).log_softmax(-1)
+        expected = cosine_logits(queries, reading.texts, torch.tensor(0.01)).log_softmax(-1)
         torch.testing.assert_close(reading.classify(queries), expected)
 
 
@@ -130,8 +137,8 @@ def test_a_further_word_changes_the_other_cosines_only_where_words_guide(encoder
     with torch.no_grad():
         for names in (["road", "car"], ["road", "car", "sky"]):
             (reading,) = method.classes([LabelSpace.of("s", names)])
-            queries = method.decoder(level, reading.words).queries[-1]
-            logits = cosine_logits(queries, reading.words, torch.tensor(1.0))
+            queries = method.decoder(level, reading.texts).queries[-1]
+            logits = cosine_logits(queries, reading.texts, torch.tensor(1.0))
             found.append(logits[..., [0, 1, -1]])
     assert torch.allclose(*found, atol=1e-5) == (guidance == "none")
 
@@ -150,7 +157,7 @@ def test_any_words_can_be_asked_for_and_equal_words_are_read_equally(encoder):
 def test_the_unified_words_are_the_classes_own(encoder):
     method = build(encoder).eval()
     assert method.taxonomy.unified.names == ("road", "car", "tree", "sky")
-    unified, own = (method.classes([s])[0].words for s in (method.taxonomy.unified, B))
+    unified, own = (method.classes([s])[0].texts for s in (method.taxonomy.unified, B))
     cosines = torch.nn.functional.cosine_similarity(unified[[1, 2, 3, 4]], own)
     torch.testing.assert_close(cosines, torch.ones(4))
 
@@ -269,8 +276,8 @@ def test_segments_teach_one_mask_an_instance_and_masks_one_a_class(encoder):
     ids[:, :16, :16], ids[:, :16, 32:] = 1, 2
     segments = Segments(ids, torch.tensor([[0, 1, 1]]))
     found = []
-    original = method._sizes
-    method._sizes = lambda asked, matches: found.append(matches[0].segments) or original(asked, matches)
+    original = method.loss._normalizers
+    method.loss._normalizers = lambda outputs, matches: found.append(matches[0].segments) or original(outputs, matches)
     method([batch(A, labels)])
     method([batch(A, labels)._replace(annotation=segments)])
     assert found == [2, 3]
@@ -327,7 +334,7 @@ def test_an_unseen_class_is_read_as_the_sum_over_its_nodes(encoder):
 
 
 def test_segments_are_found_at_native_size_with_classes_of_the_space(encoder):
-    method = build(encoder, things_above=0.0, visible=0.0).eval()
+    method = build(encoder, mask_threshold=0.0, overlap_threshold=0.0).eval()
     space = LabelSpace("b", (LabelClass("car", thing=True), LabelClass("tree"), LabelClass("sky")))
     found = method.segments(method.pixel_encoder(image(size=(33, 50))), space, (66, 100))
     assert [f.ids.shape for f in found] == [(66, 100)] * 2
@@ -340,7 +347,7 @@ def test_segments_are_found_at_native_size_with_classes_of_the_space(encoder):
 
 def test_a_head_of_its_own_reads_each_dataset_and_the_unified_one_has_equal_shares():
     torch.manual_seed(0)
-    heads = Heads((A, B), 4)
+    heads = MultiHeadClassifier((A, B), 4)
     queries = torch.randn(3, 4)
     a, b, unified = (r.classify(queries).exp() for r in heads([A, B, heads.taxonomy.unified]))
     torch.testing.assert_close(unified, torch.cat([a[:, :2] / 2, b[:, :3] / 2, (a[:, 2:] + b[:, 3:]) / 2], 1))
@@ -348,7 +355,7 @@ def test_a_head_of_its_own_reads_each_dataset_and_the_unified_one_has_equal_shar
 
 def test_one_softmax_over_united_names_gives_a_class_its_nodes_probability():
     torch.manual_seed(0)
-    unified = Unified(Taxonomy.by_name((A, B)), 4)
+    unified = UnifiedClassifier(Taxonomy.by_name((A, B)), 4)
     queries = torch.randn(3, 4)
     own, nodes = (r.classify(queries).exp() for r in unified([B, unified.taxonomy.unified]))
     torch.testing.assert_close(own, nodes[:, [1, 2, 3, 4]])
@@ -358,7 +365,7 @@ def test_a_class_of_two_nodes_has_the_sum_of_their_probabilities():
     taxonomy = Taxonomy.from_groups(
         (A, B), [[("a", "road")], [("a", "car"), ("b", "car")], [("b", "tree"), ("a", "road")], [("b", "sky")]]
     )
-    unified = Unified(taxonomy, 4)
+    unified = UnifiedClassifier(taxonomy, 4)
     queries = torch.randn(3, 4)
     own, nodes = (r.classify(queries).exp() for r in unified([A, taxonomy.unified]))
     torch.testing.assert_close(own[:, 0], nodes[:, 0] + nodes[:, 2])
@@ -376,7 +383,7 @@ def test_a_baseline_needs_no_text_encoder():
 
 
 def test_words_unlike_heads_share_what_datasets_call_the_same(encoder):
-    assert isinstance(build(encoder).classes, Texts)
+    assert isinstance(build(encoder).classes, TextClassifier)
     rows = build(encoder).classes.text.texts
     assert sorted(rows) == ["background", "car", "road", "sky", "tree"]
 
@@ -394,3 +401,12 @@ def test_words_unlike_heads_share_what_datasets_call_the_same(encoder):
 def test_options_outside_their_range_are_refused_by_name(encoder, options, message):
     with pytest.raises(UserError, match=message):
         build(encoder, **options)
+
+
+def test_a_recipe_with_an_option_of_an_earlier_version_is_told_the_new_name(tmp_path):
+    recipe = tmp_path / "r.toml"
+    text = '[data]\ncrop = [32, 32]\nsets = [{ card = "x.toml", root = "x", per_step = 1 }]\n[train]\nsteps = 1\n'
+    for old, new in (("things_above", "mask_threshold"), ("visible", "overlap_threshold")):
+        recipe.write_text(text + f'[method]\nname = "lmseg"\n{old} = 0.5\n')
+        with pytest.raises(UserError, match=f"method.{old}: is now {new}"):
+            read_recipe(recipe)

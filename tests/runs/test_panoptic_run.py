@@ -36,8 +36,8 @@ prompt_tokens = 2
 queries = 30
 blocks = 1
 attention_heads = 2
-things_above = 0.05
-visible = 0.3
+mask_threshold = 0.05
+overlap_threshold = 0.3
 [train]
 steps = 4
 eval_every = 2

@@ -1,0 +1,140 @@
+"""The losses of a set of mask queries: each is matched with a segment, and learns its class and its mask.
+
+Axes: L blocks, B images, Q queries, T segments, D classes of one dataset, E channels of a pixel's embedding, N matched
+pairs, P points, h w feature resolution, H W native size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from manyseg.losses.mask import mask_losses, point_losses, sample_bilinear, sample_ids
+from manyseg.losses.matching import Matches, SegmentTargets, match, pair_costs, resize_nearest
+
+__all__ = ["QueryOutput", "SetPredictionLoss", "class_loss"]
+
+
+class QueryOutput(NamedTuple):
+    """What the queries of all blocks predict for one batch, and its targets."""
+
+    classes: Float[Tensor, "L B Q D+1"]
+    """Log-probabilities; the last class is background, for queries without a segment."""
+    masks: Float[Tensor, "L B Q E"]
+    """Mask embeddings: the logits of a mask are their products with `embedding`."""
+    embedding: Float[Tensor, "B E h w"]
+    targets: SegmentTargets
+
+
+class SetPredictionLoss(nn.Module):
+    """Class, focal and dice losses after Hungarian matching, summed over blocks (MaskFormer; LMSeg, equations 2, 3, 5).
+
+    `background_weight` is the weight of queries without a segment in the class loss; `points` is the number of sampled
+    points on which costs and mask losses are computed, 0 takes all pixels.
+    """
+
+    _min_normalizers: Tensor
+
+    def __init__(self, *, focal_weight: float, dice_weight: float, background_weight: float, points: int) -> None:
+        super().__init__()
+        self.focal_weight, self.dice_weight, self.background_weight = focal_weight, dice_weight, background_weight
+        self.points = points
+        # Lower bounds of the numbers that losses are divided by: one segment, and a positive weight.
+        self.register_buffer("_min_normalizers", torch.tensor([1.0, 1e-6]), persistent=False)
+
+    def forward(self, outputs: Sequence[QueryOutput]) -> tuple[list[dict[str, Tensor]], list[Matches]]:
+        """Return the losses `class`, `focal` and `dice` of every batch, each weighted, and how it was matched.
+
+        All batches of a step are matched together, so that the host waits for the device only once.
+        """
+        matches = match([self._costs(output) for output in outputs])
+        normalizers = self._normalizers(outputs, matches)
+        return [self._losses(*each) for each in zip(outputs, matches, normalizers, strict=True)], matches
+
+    @torch.no_grad()
+    def _costs(self, output: QueryOutput) -> Float[Tensor, "L B Q T"]:
+        """Compare every block's queries with the targets, at mask resolution or at points that all masks share."""
+        embedding, ids = output.embedding.float(), output.targets.ids
+        if self.points:
+            place = torch.rand(len(ids), self.points, 2, device=ids.device)
+            image = torch.arange(len(ids), device=ids.device)
+            ids, embedding = sample_ids(ids, image, place), _sample_all(embedding, place)
+        else:
+            ids = resize_nearest(ids, (embedding.shape[2], embedding.shape[3])).flatten(1)
+            embedding = embedding.flatten(2)
+        weights = (self.focal_weight, self.dice_weight)
+        costs = [
+            pair_costs(logp.exp(), masks.float() @ embedding, ids, output.targets.classes, *weights)
+            for logp, masks in zip(output.classes, output.masks, strict=True)
+        ]
+        return torch.stack(costs)
+
+    def _losses(self, output: QueryOutput, found: Matches, normalizers: Float[Tensor, " 2"]) -> dict[str, Tensor]:
+        masks, start = [], 0
+        pairs = output.masks[found.block, found.image, found.query]
+        # Only the masks of matched queries are computed in training: the others are as large, and have no loss.
+        for embedding, count in zip(output.embedding, found.counts, strict=True):
+            masks.append(torch.einsum("nc,chw->nhw", pairs[start : start + count], embedding))
+            start += count
+        logits, ids = torch.cat(masks), output.targets.ids
+        if self.points:
+            focal, dice = point_losses(logits, found.segment, ids, found.counts, self.points)
+        else:
+            focal, dice = mask_losses(logits, found.segment, ids, found.counts)
+        classes = _target_classes(output, found)
+        return {
+            "class": class_loss(output.classes, classes, self.background_weight, normalizers[1]),
+            "focal": self.focal_weight * focal / normalizers[0],
+            "dice": self.dice_weight * dice / normalizers[0],
+        }
+
+    def _normalizers(self, outputs: Sequence[QueryOutput], matches: Sequence[Matches]) -> list[Float[Tensor, " 2"]]:
+        """Return what the losses of each batch are divided by: the number of segments, and the sum of query weights.
+
+        With several processes both are means over them, communicated once for the whole step. A loss then does not
+        depend on how images are divided among processes, since all processes have a batch of the same datasets.
+        """
+        sizes = []
+        for output, found in zip(outputs, matches, strict=True):
+            blocks, images, queries = output.classes.shape[:3]
+            matched = sum(found.counts) / blocks
+            sizes.append((found.segments, matched + self.background_weight * (images * queries - matched)))
+        device = self._min_normalizers.device
+        out, world = torch.tensor(sizes, dtype=torch.float32).to(device, non_blocking=True), 1
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(out)
+            world = dist.get_world_size()
+        return list(out.clamp(min=self._min_normalizers) / world)
+
+
+def class_loss(
+    classes: Float[Tensor, "L B Q D+1"],
+    targets: Int[Tensor, "L B Q"],
+    background_weight: float,
+    weights: Float[Tensor, ""] | float,
+) -> Float[Tensor, ""]:
+    """Return the weighted cross entropy of all queries, divided by the sum of their weights, summed over blocks.
+
+    Queries whose target is background have the weight `background_weight`, others 1. MaskFormer and LMSeg's authors'
+    code take this weighted mean; LMSeg's equation 2 seems to be the plain mean.
+    """
+    nll = -classes.gather(-1, targets[..., None])[..., 0]
+    weight = torch.where(targets == classes.shape[-1] - 1, background_weight, 1.0)
+    return (weight * nll).sum() / weights
+
+
+def _target_classes(output: QueryOutput, found: Matches) -> Int[Tensor, "L B Q"]:
+    """Return the class of every query's segment, background for queries without one."""
+    background = output.classes.shape[-1] - 1
+    out = torch.full(output.classes.shape[:-1], background, device=output.classes.device)
+    return out.index_put((found.block, found.image, found.query), output.targets.classes[found.image, found.segment])
+
+
+def _sample_all(embedding: Float[Tensor, "B E h w"], place: Float[Tensor, "B P 2"]) -> Float[Tensor, "B E P"]:
+    b, e = embedding.shape[:2]
+    return sample_bilinear(embedding.flatten(0, 1), place.repeat_interleave(e, 0)).view(b, e, -1)
