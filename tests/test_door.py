@@ -135,6 +135,24 @@ def test_what_is_no_image_is_refused_in_one_line(model, image, message):
     assert "\n" not in str(error.value)
 
 
+def test_words_of_a_list_are_taken_one_by_one_whatever_they_hold(model):
+    assert model.space(["car, parked", "road"]).names == ("car, parked", "road")
+    assert model.space("car, road").names == ("car", "road")
+
+
+def test_scores_and_label_map_of_an_image_come_from_one_pass_of_every_view(model, photo):
+    passes = []
+    hook = model.method.pixel_encoder.register_forward_hook(lambda *_: passes.append(1))
+    mirrored = manyseg.Model(model.method, model.spaces, model.options.model_copy(update={"flip": True}))
+    try:
+        found = mirrored.predict(photo, scores=True)
+        assert len(passes) == 2
+        assert (mirrored.predict(photo).labels == found.labels).all()
+        assert len(passes) == 4
+    finally:
+        hook.remove()
+
+
 def test_words_are_refused_by_a_model_that_reads_none(model, photo):
     with pytest.raises(manyseg.UserError):
         model.predict(photo, ["road", "puddle"])

@@ -104,34 +104,46 @@ class EncodedImages:
         return list(self._each_scores(outputs))
 
     @torch.no_grad()
-    def label_maps(self, outputs: Sequence[OutputSpace]) -> list[Int[Tensor, "B H W"]]:
+    def label_maps(
+        self, outputs: Sequence[OutputSpace], scores: Sequence[Float[Tensor, "B _ h w"]] | None = None
+    ) -> list[Int[Tensor, "B H W"]]:
         """Return the best class of every pixel in each of the spaces, or IGNORE where every class is excluded.
 
-        In the space of the method's hierarchy it is the deepest concept that is more probable than not.
+        In the space of the method's hierarchy it is the deepest concept that is more probable than not. `scores` are
+        those that `scores` has returned for the same spaces, where it was called before.
         """
-        hierarchy = self.method.hierarchy
-        concepts = [hierarchy is not None and output.space == hierarchy.space for output in outputs]
-        scores = self._each_scores([o for o, inner in zip(outputs, concepts, strict=True) if not inner])
-        return [self._deepest() if inner else argmax_map(next(scores), self.size) for inner in concepts]
+        plain = [output for output in outputs if not self._is_hierarchy(output)]
+        if scores is None:
+            known = self._each_scores(plain)
+        else:
+            known = (s for s, output in zip(scores, outputs, strict=True) if not self._is_hierarchy(output))
+        return [self._deepest() if self._is_hierarchy(o) else argmax_map(next(known), self.size) for o in outputs]
 
     @torch.no_grad()
     def segments(self, space: LabelSpace) -> list[SegmentMap]:
         """Return the things and the stuff of every image, for methods that find segments."""
         return self.method.segments(self.features, space, self.size)
 
+    def _is_hierarchy(self, output: OutputSpace) -> bool:
+        return self.method.hierarchy is not None and output.space == self.method.hierarchy.space
+
     def _deepest(self) -> Int[Tensor, "B H W"]:
         hierarchy = self.method.hierarchy
         assert hierarchy is not None
         # Of concepts that contain each other the largest is always the best: an argmax would choose no finer one.
-        output = OutputSpace(hierarchy.space, hierarchy.leaves)
-        return deepest(self._predict(self.features, output), hierarchy, self.size)
+        return deepest(self._predict(self.features, OutputSpace(hierarchy.space)), hierarchy, self.size)
 
     def _resized(self, scale: float) -> UInt8[Tensor, "B 3 _ _"]:
         return resize(self._image, self.options.input_size(self.size, scale))
 
     def _predict(self, features: Features, output: OutputSpace) -> Float[Tensor, "B D h w"]:
-        relation = None if output.relation is None else torch.from_numpy(output.relation)
-        return self.method.predict(features, output.space, relation).float()
+        relation = output.relation
+        if self._is_hierarchy(output):
+            assert self.method.hierarchy is not None
+            relation = self.method.hierarchy.leaves
+        return self.method.predict(
+            features, output.space, None if relation is None else torch.from_numpy(relation)
+        ).float()
 
     def _each_scores(self, outputs: Sequence[OutputSpace]) -> Iterator[Float[Tensor, "B _ h w"]]:
         """Yield what `scores` returns, with a single view one space at a time."""

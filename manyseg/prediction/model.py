@@ -40,14 +40,15 @@ class Prediction:
     """What a model says of one image.
 
     `labels` is Int64[H, W] at the image's own size: positions in `space`, or `IGNORE` (-1) where no class is possible.
+    `image` is the image as the model was shown it, perhaps made smaller.
     `scores`, only where they were asked for, is Float32[D, h, w] at feature resolution; their softmax over D is the
     model's belief, and -inf excludes a class.
     """
 
     labels: Int[np.ndarray, "H W"]
     space: LabelSpace
-    scores: Float[np.ndarray, "D h w"] | None = None
-    image: UInt8[Tensor, "3 _ _"] | None = field(default=None, repr=False)
+    image: UInt8[Tensor, "3 _ _"] = field(repr=False)
+    scores: Float[np.ndarray, "D h w"] | None = field(default=None, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -79,7 +80,6 @@ class Prediction:
 
     def overlay(self) -> Image.Image:
         """Return the image with the label map over it and a legend of the classes that occur, as a Pillow image."""
-        assert self.image is not None
         return overlay(self.image, torch.from_numpy(self.labels), self.space)
 
 
@@ -124,14 +124,14 @@ class Model:
         """Return the label space that `labels` stands for; see `predict`."""
         if isinstance(labels, LabelSpace):
             return labels
-        return find_space(self.method, self.spaces, labels if isinstance(labels, str) else ", ".join(labels))
+        return find_space(self.method, self.spaces, labels)
 
     def _predict(self, image: Picture, labels: Labels, scores: bool) -> Prediction:
         output = OutputSpace(self.space(labels))
         encoded, shown = self._encoded(image)
-        found = encoded.label_maps([output])[0][0].cpu().numpy()
-        kept = encoded.scores([output])[0][0].float().cpu().numpy() if scores else None
-        return Prediction(found, output.space, kept, shown)
+        known = encoded.scores([output]) if scores else None
+        found = encoded.label_maps([output], known)[0][0].cpu().numpy()
+        return Prediction(found, output.space, shown, None if known is None else known[0][0].cpu().numpy())
 
     def _encoded(self, image: Picture) -> tuple[EncodedImages, UInt8[Tensor, "3 _ _"]]:
         if isinstance(image, str | Path):

@@ -97,8 +97,10 @@ def predict_paths(
     return targets
 
 
-def find_space(method: Method, spaces: Sequence[LabelSpace], labels: str) -> LabelSpace:
-    """Return the label space that is called `labels`, else the words that it lists, joined by commas."""
+def find_space(method: Method, spaces: Sequence[LabelSpace], labels: str | Sequence[str]) -> LabelSpace:
+    """Return the label space that is called `labels`, else the words that it lists: joined by commas, or one by one."""
+    if not isinstance(labels, str):
+        return LabelSpace.of(", ".join(labels), dict.fromkeys(labels))
     unified = method.taxonomy.unified
     for space in (*spaces, unified):
         if labels in (space.name, "unified" if space is unified else space.name):

@@ -77,6 +77,17 @@ def test_flipping_averages_the_mirrored_answer():
     torch.testing.assert_close(found, found.flip(-1))
 
 
+def test_label_maps_of_known_scores_need_no_further_look():
+    score = Strided()
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    encoded = EncodedImages(Scorer(score), image, TestOptions(flip=True))
+    scores = encoded.scores(ANY)
+    found = encoded.label_maps(ANY, scores)
+    assert len(score.sizes) == 2
+    assert torch.equal(found[0], encoded.label_maps(ANY)[0])
+    assert len(score.sizes) == 3  # The features of the whole image are kept, the mirrored ones are not.
+
+
 def test_scales_are_averaged_on_the_finest_grid():
     image = torch.randint(0, 256, (1, 3, 32, 64), dtype=torch.uint8)
     score = Strided()
