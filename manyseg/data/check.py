@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from manyseg.data.sheet import contact_sheet
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 
-__all__ = ["Finding", "Histogram", "check", "print_cards", "print_check", "quick_check", "survey"]
+__all__ = ["Finding", "Histogram", "check", "print_cards", "print_check", "survey"]
 
 
 class Histogram(NamedTuple):
@@ -73,32 +73,6 @@ def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], di
     findings += _shared_files(folders)
     findings += _absences(card.space, histograms)
     return merged(findings), histograms
-
-
-def quick_check(
-    folders: Sequence[Folder], *, cache: Path | None = None, progress: Callable[[int, int], None] | None = None
-) -> list[Finding]:
-    """Check, before training, every file that `folders` (all splits that are trained on or evaluated) read.
-
-    Headers, sizes and values are looked at, pictures are not decoded. `cache` is the folder where the outcome is kept
-    by path, size and time of the files, by default that of the user; `progress` is called with the number of images
-    done and of all. Returns all findings, errors first; where `Finding.file` is set, the fault is of that file alone,
-    and `on_bad_file = "skip"` passes it over.
-    """
-    findings: list[Finding] = []
-    total, done = sum(map(len, folders)), 0
-    for folder in folders:
-        try:
-            folder.prepare()
-        except UserError as e:
-            findings += of_error(e, f"split '{folder.split}'")
-            continue
-        findings += folder.findings()
-        findings += [fault for r in _read_all(folder) for fault in r.faults]
-        done += len(folder)
-        if progress is not None:
-            progress(done, total)
-    return merged(findings)
 
 
 def _read_all(folder: Folder) -> list[_Result]:

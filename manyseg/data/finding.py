@@ -25,8 +25,7 @@ class Finding:
 
     `where` is the first file (or the split), `place` where in it (an object, a field and its value), `files` how many
     files have the same fault and `places` how many places in them; `value` is the raw value or class at fault if there
-    is one, `count` its pixels in all files (0 where pixels are not what is wrong). `file` says that it is a fault of
-    files, which can be passed over, not of the dataset.
+    is one, `count` its pixels in all files (0 where pixels are not what is wrong).
     """
 
     severity: Severity
@@ -36,7 +35,6 @@ class Finding:
     value: str | None = None
     count: int = 0
     files: int = 1
-    file: bool = False
     place: str = ""
     places: int = 1
 
@@ -61,7 +59,7 @@ def of_error(error: UserError, where: str) -> Iterator[Finding]:
         yield Finding("error", what or fix, where, fix)
         return
     for fault in (error, *error.others):
-        first = Finding("error", fault.what, fault.file, fault.fix, file=True, place=fault.place)
+        first = Finding("error", fault.what, fault.file, fault.fix, place=fault.place)
         if fault.values:
             yield from (replace(first, value=f"value {value}", count=count) for value, count in fault.values)
         else:

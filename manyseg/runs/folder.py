@@ -22,9 +22,6 @@ from manyseg.errors import UserError
 
 __all__ = ["RunFolder"]
 
-ATTEMPTS = 5
-"""How often a reader looks again while the run that writes replaces what it reads."""
-
 
 class _Entry(BaseModel):
     """What a whole file is known by."""
@@ -97,34 +94,6 @@ class RunFolder:
         if patterns:
             paths = [path for p in patterns for path in sorted(self.path.glob(p)) if path.is_file()]
             self._write_manifest(kept | {p.relative_to(self.path).as_posix(): _entry_of(p) for p in paths})
-
-    def check(self, *names: str) -> None:
-        """Raise UserError for the first of these files that is not what the run wrote.
-
-        A file of which the manifest says nothing is taken as it is: it is about to be replaced.
-        """
-        for name in names:
-            for _ in range(ATTEMPTS):
-                entry = self._entries().get(name)
-                if entry is None or self._whole(name, entry):
-                    break
-                # Perhaps it was replaced in between: then the manifest is another one by now.
-                if self._entries().get(name) == entry:
-                    raise UserError(self._damage(name, entry))
-
-    def damaged(self) -> list[str]:
-        """Say of every file that is missing or not what the run wrote, in one line each."""
-        return [self._damage(name, e) for name, e in self._entries().items() if not self._whole(name, e)]
-
-    def _damage(self, name: str, entry: _Entry) -> str:
-        path = self.path / name
-        if not path.is_file():
-            return f"{path}: missing; restore it from a copy of the run, or train the run again"
-        return (
-            f"{path}: damaged or changed since the run wrote it ({path.stat().st_size} bytes, manifest.json has "
-            f"{entry.bytes} and another SHA-256); restore it from a copy, or remove manifest.json to take all files "
-            "as they are"
-        )
 
     def _whole(self, name: str, entry: _Entry) -> bool:
         path = self.path / name

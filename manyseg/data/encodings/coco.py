@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
@@ -213,9 +214,9 @@ class _CocoObjects(_Coco[Item], Generic[Item]):
         elif key not in faults:
             texts.setdefault(key, []).append(msgspec.json.encode(item))
 
+    @abstractmethod
     def judge(self, item: Any, image: _Image, path: Path, number: int) -> list[Fault]:
         """Say what is wrong with an object, knowing the size of its image."""
-        raise NotImplementedError
 
     def finish(self, path: Path) -> None:
         """Judge the file as a whole, when all its objects were seen."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
@@ -92,9 +93,9 @@ class _OpenImages(RecordEncoding[Row], Generic[Row]):
         """Say what is wrong with a row."""
         return []
 
+    @abstractmethod
     def kept(self, item: Row) -> bool:
         """Say whether a row counts."""
-        raise NotImplementedError
 
 
 class OpenImagesBoxes(_OpenImages[_Box]):

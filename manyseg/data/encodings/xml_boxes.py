@@ -87,7 +87,7 @@ class VocBoxes(Encoding):
                 wrong.append(Fault(field, verdict.what, verdict.fix).error(path, place))
             elif verdict is not None:
                 place = f"{place}, {field}"
-                warnings.append(Finding("warning", verdict.what, str(path), verdict.fix, file=True, place=place))
+                warnings.append(Finding("warning", verdict.what, str(path), verdict.fix, place=place))
             items.append(item)
         if items and max(max(i.bndbox.xmax, i.bndbox.ymax) for i in items) <= 1 < min(size):
             what = "all boxes lie between 0 and 1, as if they were parts of the image's sides"
