@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
+TESTS :=
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-lowest coverage docs lint clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +18,25 @@ demo: $(VENV)/ready  ## the whole thing on a small generated world: train, evalu
 test: lint  ## everything that must hold
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
+test-lowest: $(LOWEST)/ready  ## all tests with the lowest versions of the dependencies that pyproject promises
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 $(TESTS)
+
+$(LOWEST)/ready: pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python tests/lowest_versions.py > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWEST)/lowest.txt -e ".[offline,dev]"
+	touch $@
+
+coverage: $(VENV)/ready  ## all tests, and the lines that they do not execute
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov=manyseg --cov-report=term:skip-covered --cov-report=html:coverage
+
+docs: $(VENV)/docs  ## the documentation as a site, with the API reference, in site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/docs: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[docs]"
+	touch $@
+
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -23,4 +44,4 @@ lint: $(VENV)/ready
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) demo site coverage .coverage build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,85 @@
+"""The documentation: its links lead somewhere, its navigation has every page, its examples work."""
+
+import importlib.util
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from manyseg.data.encodings import ImageFiles, RawValues, Regions
+from manyseg.data.encodings.base import Encoding
+from manyseg.data.files import DataError, Size
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def blocks(page, language="python"):
+    """Return the code blocks of a page, in order."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def anchors(page):
+    """Return the anchors of a page's headings, as git hosts and the site make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ +(.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_link_leads_to_a_file_and_a_heading(page):
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        if link.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), f"{page.name}: {link}: there is no such file"
+        if anchor:
+            assert anchor in anchors(target), f"{page.name}: {link}: {target.name} has no such heading"
+
+
+def test_the_navigation_names_every_page():
+    lines = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").split("\nnav:\n")[1]
+    named = re.findall(r"[\w.-]+\.md", lines)
+    assert sorted(named) == sorted(p.name for p in (ROOT / "docs").glob("*.md"))
+
+
+def test_every_requirement_has_a_lowest_version(capsys):
+    path = ROOT / "tests" / "lowest_versions.py"
+    spec = importlib.util.spec_from_file_location("lowest_versions", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["dependencies"]
+    assert module.lowest(["torch>=2.6", "a-b==1.0.1"]) == ["torch==2.6", "a-b==1.0.1"]
+    assert len(module.lowest(required)) == len(required)
+    with pytest.raises(SystemExit, match="numpy<3: write it as"):
+        module.lowest(["numpy<3"])
+
+
+def test_the_example_of_an_encoding_reads_what_it_says(tmp_path):
+    (code,) = [b for b in blocks("docs/adding.md") if "(Encoding)" in b]
+    names = {
+        "Encoding": Encoding,
+        "ImageFiles": ImageFiles,
+        "Regions": Regions,
+        "DataError": DataError,
+        "Size": Size,
+        "np": np,
+    }
+    exec(code, names)
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    np.save(tmp_path / "a.npy", np.array([[7, 7, 3], [3, 3, 9]], np.uint16))
+    files = ImageFiles("a", "a", tmp_path / "a.png", mask=tmp_path / "a.npy")
+    raw = RawValues({7: 1, 3: 0}, others_ignored=True, identified=np.zeros(2, bool), said={})
+    encoding = names["NumpyMasks"](raw)
+    assert encoding.size(files) == (2, 3)
+    assert encoding.read(files).labels().tolist() == [[1, 1, 0], [0, 0, -1]]
+    strict = names["NumpyMasks"](raw._replace(others_ignored=False))
+    with pytest.raises(DataError, match="value 9 is not in the card"):
+        strict.read(files)
