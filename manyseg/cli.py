@@ -96,10 +96,29 @@ def data(
     root: Annotated[Path | None, typer.Argument(metavar="ROOT]", help="Where the dataset is.")] = None,
     histogram: Annotated[bool, typer.Option(help="Print pixels and images of every class.")] = False,
     sheet: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a contact sheet picture.")] = None,
+    guess: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Find out what a folder holds, and make its card.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", metavar="CARD.toml", help="Write the guessed card.")
+    ] = None,
+    choice: Annotated[
+        int | None, typer.Option(metavar="N", help="Take the Nth of several guesses  [default: the first]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
 ) -> None:
-    """List the built-in cards, or check a dataset on disk and say how to fix what is wrong."""
+    """List the built-in cards, check a dataset on disk and say how to fix what is wrong, or guess a folder's card."""
     from manyseg.data import check
 
+    if guess is not None:
+        from manyseg.data.guess import print_guess
+
+        if card is not None:
+            raise typer.BadParameter("--guess makes a card, and goes without one: manyseg data --guess FOLDER")
+        print_guess(guess, out, choice, force=force)
+        return
+    if out is not None or choice is not None or force:
+        raise typer.BadParameter("-o, --choice and --force go with --guess FOLDER")
     if card is None:
         check.print_cards()
         return

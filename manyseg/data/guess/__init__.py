@@ -1,0 +1,61 @@
+"""From a folder to a card: what the files are, which classes they hold, and how sure that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from manyseg.data.guess.draft import Candidate, Draft, tried
+from manyseg.data.guess.masks import mask_drafts
+from manyseg.data.guess.tree import Tree
+from manyseg.errors import UserError
+
+__all__ = ["Candidate", "guess", "print_guess"]
+
+READERS: Sequence[Callable[[Tree], Iterator[Draft]]] = (mask_drafts,)
+"""Each finds one family of layouts."""
+
+
+def guess(folder: str | Path) -> list[Candidate]:
+    """Find what the files of a folder are; the likeliest reading first.
+
+    Raises UserError if there is no such folder, or nothing in it is known.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder; give the folder that holds images and annotations")
+    tree = Tree(root)
+    drafts = sorted((d for reader in READERS for d in reader(tree)), key=lambda d: d.rank)
+    results = [tried(draft, root) for draft in drafts]
+    found = [r for r in results if isinstance(r, Candidate)]
+    if found:
+        return found
+    reasons = [f"{d.title}, but: {r}" for d, r in zip(drafts, results, strict=True) if isinstance(r, UserError)]
+    if reasons:
+        raise UserError(f"{root}: it looks like {reasons[0]}")
+    raise UserError(
+        f"{root}: no known layout; looked for photos with masks of the same names; found {tree.summary()}; write a "
+        "card (docs/datasets.md), or name images and annotations alike"
+    )
+
+
+def print_guess(folder: Path, out: Path | None, choice: int | None, *, force: bool = False) -> None:
+    """Print what a folder may be; write the card of candidate `choice` (from 1) to `out`, or print it."""
+    found = guess(folder)
+    number = 1 if choice is None else choice
+    if not 1 <= number <= len(found):
+        raise UserError(f"--choice {number}: there are {len(found)} candidates; give a number from 1 to {len(found)}")
+    if len(found) > 1:
+        for n, candidate in enumerate(found, 1):
+            print(f"{'*' if n == number else ' '} {n}. {candidate.summary()}")
+    chosen = found[number - 1]
+    if out is None:
+        name = (folder.resolve().name or "dataset").replace(" ", "-")
+        print(chosen.text(Path(f"{name}.toml")))
+        print(f"to write it with its lists: manyseg data --guess {folder} -o {name}.toml")
+        return
+    written = chosen.write(out, force=force)
+    print(f"{written[-1]}: {chosen.summary()}")
+    for note in (*chosen.draft.unsure, *chosen.draft.arrangement.unsure, *chosen.counts.unsure):
+        print(f"? {note}")
+    print(f"next: read the card, then: manyseg data {out} {folder}")

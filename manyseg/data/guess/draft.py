@@ -1,0 +1,213 @@
+"""A card that is not written yet: what was seen, what is uncertain, and how its text is made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from manyseg import atomic
+from manyseg.config import toml_key, toml_value
+from manyseg.data.annotation import Dense, Segments
+from manyseg.data.card import read_card
+from manyseg.data.encodings import Raw
+from manyseg.data.folder import Folder
+from manyseg.data.guess.splits import Arrangement
+from manyseg.data.guess.tree import spread
+from manyseg.errors import UserError
+from manyseg.labels import IGNORE
+
+__all__ = ["Candidate", "Draft", "FoundClass", "joined_by_name", "tried"]
+
+COUNTED = 200
+"""Images whose pixels are counted for the comments."""
+
+
+class FoundClass(NamedTuple):
+    """A class of a draft: its name, what files hold for it, its colour "#rrggbb" and whether it is countable."""
+
+    name: str
+    values: tuple[Raw, ...] = ()
+    color: str | None = None
+    thing: bool | None = None
+
+
+def joined_by_name(found: Iterable[FoundClass]) -> tuple[FoundClass, ...]:
+    """Make names such as label spaces accept, and one class of those with the same name."""
+    classes: dict[str, FoundClass] = {}
+    for one in found:
+        name = " ".join(re.sub(r"[|\x00-\x1f\x7f]", " ", one.name).split()) or "class"
+        values = one.values or ((one.name,) if name != one.name else ())
+        if name in classes:
+            values = (*(classes[name].values or (name,)), *(values or (one.name,)))
+        known = classes.get(name, one)
+        classes[name] = FoundClass(name, tuple(dict.fromkeys(values)), known.color or one.color, known.thing)
+    return tuple(classes.values())
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a card is to say, found in one reading of a folder.
+
+    `keys` are further keys of the card, each with a comment. The lower `rank`, the likelier this reading is.
+    """
+
+    title: str
+    rank: int
+    encoding: str
+    arrangement: Arrangement
+    classes: Sequence[FoundClass]
+    ignore: Sequence[Raw] = ()
+    keys: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    saw: Sequence[str] = ()
+    unsure: Sequence[str] = ()
+
+    def lists(self, card: Path) -> dict[Path, str]:
+        """Return the lists of ids that belong beside the card, and their text."""
+        lists = self.arrangement.lists
+        return {card.with_name(_list_name(card, split)): "\n".join(ids) + "\n" for split, ids in lists.items()}
+
+    def text(self, name: str, card: Path, root: Path, counts: Counts | None = None) -> str:
+        """Return the card as TOML, with comments."""
+        place = self.arrangement
+        splits = {**place.splits, **{split: _list_name(card, split) for split in place.lists}}
+        lines = [
+            f"Guessed by `manyseg data --guess {root}` from what looks like {self.title}.",
+            f"Read the lines with a question mark, correct the card, then run: manyseg data {card} {root}",
+            *(f"Seen: {line}" for line in (*self.saw, *place.saw)),
+            *(f"? {line}" for line in (*self.unsure, *place.unsure, *(counts.unsure if counts else ()))),
+        ]
+        out = [f"# {_printable(line)}" for line in lines]
+        out += [f"name = {toml_value(name)}"]
+        out += [f"{key} = {toml_value(text)}" for key, text in place.patterns.items()]
+        out += [f"encoding = {toml_value(self.encoding)}", f"splits = {toml_value(splits)}"]
+        out += [f"{key} = {toml_value(value)}  # {_printable(why)}" for key, (value, why) in self.keys.items()]
+        if self.ignore:
+            share = "" if counts is None else f"  # {counts.share(IGNORE)} of the pixels have no label"
+            out += [f"ignore = {toml_value(list(self.ignore))}{share}"]
+        out += ["", "[classes]"]
+        for position, found in enumerate(self.classes):
+            comment = "" if counts is None else f"  # {counts.said(position)}"
+            out.append(f"{toml_key(found.name)} = {_class_value(found)}{comment}")
+        return "\n".join(out) + "\n"
+
+
+def _list_name(card: Path, split: str) -> str:
+    return f"{card.stem}.{split}.txt"
+
+
+def _class_value(found: FoundClass) -> str:
+    value: Any = found.values[0] if len(found.values) == 1 else list(found.values)
+    table = {"value": value} if found.values else {}
+    if found.color is not None and (found.color,) != found.values:
+        table["color"] = found.color
+    if found.thing is not None:
+        table["thing"] = found.thing
+    return toml_value(value if set(table) == {"value"} else table)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+class Counts(NamedTuple):
+    """What was read with a draft: pixels (or boxes) and images of each class, IGNORE last; and what failed."""
+
+    pixels: np.ndarray
+    images: np.ndarray
+    read: int
+    unit: str
+    unsure: tuple[str, ...] = ()
+
+    def share(self, position: int) -> str:
+        """Return a class's part of the whole, as text."""
+        return f"{self.pixels[position] / max(int(self.pixels.sum()), 1):.1%}"
+
+    def said(self, position: int) -> str:
+        """Say how often a class occurs."""
+        if not self.images[position]:
+            return f"in none of the {self.read} images counted"
+        return f"{self.pixels[position]} {self.unit} ({self.share(position)}), in {self.images[position]} images"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A draft that was tried on the folder, with what was counted."""
+
+    draft: Draft
+    root: Path
+    counts: Counts
+
+    def summary(self) -> str:
+        """Say in one line what it is."""
+        draft = self.draft
+        sizes = {**dict.fromkeys(draft.arrangement.splits), **dict.fromkeys(draft.arrangement.lists)}
+        return f"{draft.title}: encoding {draft.encoding}, {len(draft.classes)} classes, splits {' '.join(sizes)}"
+
+    def text(self, card: Path) -> str:
+        """Return the text of the card that is to be written at `card`."""
+        name = card.stem or self.root.name
+        return self.draft.text(name, card, self.root, self.counts)
+
+    def write(self, card: Path, *, force: bool = False) -> list[Path]:
+        """Write the card and its lists; raises UserError if one is there, unless `force`."""
+        files = {**self.draft.lists(card), card: self.text(card)}
+        there = [path for path in files if path.exists()]
+        if there and not force:
+            raise UserError(f"{there[0]}: is there already; choose another name, or replace it with --force")
+        for path, text in files.items():
+            atomic.write(path, text)
+        return list(files)
+
+
+def tried(draft: Draft, root: Path) -> Candidate | UserError:
+    """Read some images as the draft says; returns the first error if none can be read."""
+    with TemporaryDirectory() as place:
+        card = Path(place) / "card.toml"
+        try:
+            for path, text in {**draft.lists(card), card: draft.text("guess", card, root)}.items():
+                path.write_text(text, encoding="utf-8")
+            parsed = read_card(card)
+            folders = [Folder(parsed, root, split) for split in parsed.splits]
+            counts = _counted(folders)
+        except UserError as e:
+            return UserError(str(e).replace(f"{card}: ", ""))
+    return Candidate(_countable(draft, folders[0]), root, counts)
+
+
+def _countable(draft: Draft, folder: Folder) -> Draft:
+    objects = folder.card.kind in ("segments", "boxes") and all(c.thing is None for c in draft.classes)
+    if not objects or folder.card.kind == "boxes":
+        return draft
+    said = "every class is taken to be countable; write `thing = false` for stuff, such as road or sky"
+    return replace(draft, unsure=(*draft.unsure, said))
+
+
+def _counted(folders: Sequence[Folder]) -> Counts:
+    places = [(k, i) for k, folder in enumerate(folders) for i in range(len(folder))]
+    chosen = spread(places, COUNTED)
+    classes = len(folders[0].space)
+    rows, errors = [], []
+    for k, index in chosen:
+        try:
+            annotation = folders[k].read(index).annotation
+        except UserError as e:
+            errors.append(e)
+            continue
+        dense = isinstance(annotation, Dense | Segments)
+        labels = annotation.labels if isinstance(annotation, Dense | Segments) else annotation.classes
+        row = np.bincount(labels.numpy().ravel().astype(np.int64) + 1, minlength=classes + 1)
+        rows.append(np.roll(row, -1))  # IGNORE is the last.
+    if not rows:
+        raise errors[0]
+    unsure = [f"{len(errors)} of {len(chosen)} images cannot be read, the first: {errors[0]}"] if errors else []
+    if len(chosen) < len(places):
+        unsure.append(f"counts are of {len(chosen)} of the {len(places)} images")
+    table = np.array(rows)
+    unit = "pixels" if dense else "boxes" if folders[0].annotation == "boxes" else "images"
+    return Counts(table.sum(0), (table > 0).sum(0), len(rows), unit, tuple(unsure))

@@ -1,0 +1,223 @@
+"""From a folder to a card: every layout is read as it is, checked, and trained on."""
+
+import tomllib
+import zlib
+
+import layouts
+import numpy as np
+import pytest
+from layouts import NAMES, mask, photo, photos, text
+from typer.testing import CliRunner
+
+import manyseg
+from manyseg.cli import app
+from manyseg.data import load, read_card
+from manyseg.data.check import check
+from manyseg.data.guess import guess
+from manyseg.errors import UserError
+from manyseg.labels import IGNORE
+
+# What is under no object: without a label, or the third class of the card.
+LAYOUTS = {
+    "grey": ("index", ("background", "class 1"), IGNORE),
+    "grey_named": ("index", ("road", "car"), IGNORE),
+    "palette": ("index", ("background", "class 1", "class 2"), 2),
+    "color": ("color", ("color 804080", "color 00008e", "background"), 2),
+    "color_table": ("color", ("road", "car"), IGNORE),
+    "cvat_masks": ("color", ("road", "car", "background"), 2),
+    "roboflow_masks": ("index", ("road", "car", "background"), 2),
+    "config_json": ("index", ("road", "car"), IGNORE),
+}
+
+
+@pytest.fixture(scope="module")
+def guessed(tmp_path_factory):
+    """The trees of all layouts, with the cards that were guessed for them."""
+    place = tmp_path_factory.mktemp("guessed")
+    for name in LAYOUTS:
+        getattr(layouts, name)(place / name)
+        guess(place / name)[0].write(place / "cards" / f"{name}.toml")
+    return place
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_card_of_a_layout_passes_the_check_and_gives_the_labels_that_were_drawn(guessed, name):
+    encoding, classes, background = LAYOUTS[name]
+    path, root = guessed / "cards" / f"{name}.toml", guessed / name
+    card = read_card(path)
+    assert (card.encoding, sorted(card.space.names)) == (encoding, sorted(classes))
+    assert {"train", "val"} <= set(card.splits)
+    assert [f for f in check(card, root) if f.severity == "error"] == []
+    order = [*(card.space.positions[c] for c in classes), IGNORE]
+    seen = []
+    for split in card.splits:
+        folder = load(path, root, split, "dense")
+        for i in range(len(folder)):
+            k = next(k for k, n in enumerate(NAMES) if n in folder.ids[i])
+            seen.append(k)
+            truth = layouts.truth(k, background)
+            assert np.array_equal(folder.read(i).annotation.labels.numpy(), np.array(order)[truth])
+    assert sorted(seen) == list(range(len(NAMES)))
+
+
+def test_one_step_of_training_runs_on_the_cards_of_all_layouts(guessed, tmp_path):
+    sets = ",\n".join(
+        f'{{ card = "{guessed}/cards/{name}.toml", root = "{guessed}/{name}", per_step = 1 }}' for name in LAYOUTS
+    )
+    (tmp_path / "recipe.toml").write_text(
+        f"[data]\ncrop = [32, 32]\nworkers = 0\nsets = [{sets}]\n[model]\nbackbone = 'tiny'\npretrained = false\n"
+        "channels = 8\n[method]\nname = 'multihead'\n[train]\nsteps = 1\n"
+    )
+    run = manyseg.train(tmp_path / "recipe.toml", out=tmp_path / "run")
+    assert (run / "scores.json").is_file()
+
+
+def data(*arguments):
+    return CliRunner().invoke(app, ["data", *map(str, arguments)])
+
+
+def test_a_card_says_what_was_seen_what_is_unsure_and_how_often_each_class_occurs(guessed):
+    card = (guessed / "cards" / "grey.toml").read_text()
+    assert "# Seen: 6 pairs images/{id}.jpg and masks/{id}.png; modes of the masks: 6 L" in card
+    assert "# ? no table of classes was found" in card
+    assert '"class 1" = 1  # 576 pixels (4.0%), in 6 images' in card
+    assert "ignore = [255]  # 50.0% of the pixels have no label" in card
+
+
+def test_several_candidates_are_listed_and_one_can_be_chosen(guessed, tmp_path):
+    listed = data("--guess", guessed / "cvat_masks")
+    assert listed.exit_code == 0
+    assert "* 1. colour masks" in listed.output
+    assert "  2. colour masks" in listed.output
+    assert 'mask = "SegmentationClass/{id}.png"' in listed.output
+    chosen = data("--guess", guessed / "cvat_masks", "--choice", 2, "-o", tmp_path / "b.toml")
+    assert chosen.exit_code == 0
+    assert read_card(tmp_path / "b.toml").mask == "SegmentationObject/{id}.png"
+    with pytest.raises(UserError, match="there are 2 candidates; give a number from 1 to 2"):
+        CliRunner().invoke(
+            app, ["data", "--guess", str(guessed / "cvat_masks"), "--choice", "3"], catch_exceptions=False
+        )
+
+
+def test_a_card_or_a_list_that_is_there_is_not_replaced_unless_asked(guessed, tmp_path):
+    (tmp_path / "a.val.txt").write_text("mine\n")
+    again = ("--guess", guessed / "grey", "-o", tmp_path / "a.toml")
+    with pytest.raises(UserError, match=r"a\.val\.txt: is there already; choose another name, or .* --force"):
+        CliRunner().invoke(app, ["data", *map(str, again)], catch_exceptions=False)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.val.txt"]
+    assert data(*again, "--force").exit_code == 0
+    assert data(tmp_path / "a.toml", guessed / "grey").exit_code == 0
+
+
+def test_a_folder_of_nothing_known_is_an_error_that_says_what_was_looked_for_and_found(tmp_path):
+    photos(tmp_path, "photos/{}.jpg")
+    text(tmp_path / "notes.pdf", "x")
+    with pytest.raises(UserError, match=r"looked for .* found 6 \.jpg, 1 \.pdf, in photos; write a card"):
+        guess(tmp_path)
+    with pytest.raises(UserError, match="there is no such folder"):
+        guess(tmp_path / "nowhere")
+
+
+# Splits.
+
+
+def masked(root, names, image="images/{}.jpg", label="masks/{}.png"):
+    for i, name in enumerate(names):
+        photo(root / image.format(name), zlib.crc32(name.encode()))
+        mask(root / label.format(name), layouts.index(i % 6))
+
+
+def lists_of(root, tmp_path):
+    """The ids of every list that is written beside the card."""
+    written = guess(root)[0].write(tmp_path / "c.toml")
+    card = tomllib.loads(written[-1].read_text())
+    return {k: (tmp_path / v).read_text().split() for k, v in card["splits"].items()}, card
+
+
+def test_proposed_splits_keep_the_frames_of_a_sequence_together(tmp_path):
+    names = [f"seq{s}_{f:04}" for s in range(10) for f in range(4)]
+    masked(tmp_path / "d", names)
+    lists, _ = lists_of(tmp_path / "d", tmp_path)
+    assert sorted(lists["train"] + lists["val"]) == names
+    assert {n[:5] for n in lists["train"]} & {n[:5] for n in lists["val"]} == set()
+    assert len(lists["val"]) == 8
+
+
+def test_copies_of_one_photo_that_a_tool_augmented_are_in_one_split(tmp_path):
+    names = [f"a{p}x_jpg.rf.{c:032x}" for p in range(10) for c in range(3)]
+    masked(tmp_path / "d", names)
+    lists, _ = lists_of(tmp_path / "d", tmp_path)
+    assert {n[:3] for n in lists["train"]} & {n[:3] for n in lists["val"]} == set()
+
+
+def test_one_series_of_numbers_is_cut_at_its_end_in_the_order_of_numbers(tmp_path):
+    masked(tmp_path / "d", [f"frame{i}" for i in range(1, 13)])
+    lists, _ = lists_of(tmp_path / "d", tmp_path)
+    assert lists["val"] == ["frame11", "frame12"]
+
+
+def test_lists_of_the_folder_are_used_and_those_of_paths_are_translated(tmp_path):
+    masked(tmp_path / "d", NAMES)
+    text(tmp_path / "d/ImageSets/Segmentation/train.txt", "\n".join(NAMES[:4]))
+    text(tmp_path / "d/ImageSets/Segmentation/val.txt", "\n".join(f"/images/{n}.jpg /masks/{n}.png" for n in NAMES[4:]))
+    written = guess(tmp_path / "d")[0].write(tmp_path / "c.toml")
+    card = read_card(written[-1])
+    assert card.splits == {"train": "ImageSets/Segmentation/train.txt", "val": "c.val.txt"}
+    assert load(card, tmp_path / "d", "val").ids == tuple(NAMES[4:])
+
+
+def test_photos_without_a_mask_are_left_out_by_lists_and_named(tmp_path):
+    masked(tmp_path / "d", NAMES[:4], "train/{}.jpg", "train_masks/{}.png")
+    masked(tmp_path / "d", NAMES[4:], "valid/{}.jpg", "valid_masks/{}.png")
+    photo(tmp_path / "d/train/alone.jpg", 7)
+    candidate = guess(tmp_path / "d")[0]
+    assert "1 images have no annotation and are left out, such as train/alone.jpg" in candidate.text(
+        tmp_path / "c.toml"
+    )
+    card = read_card(candidate.write(tmp_path / "c.toml")[-1])
+    assert load(card, tmp_path / "d", "train").ids == tuple(sorted(f"train/{n}" for n in NAMES[:4]))
+    assert [f for f in check(card, tmp_path / "d") if f.severity == "error"] == []
+
+
+def test_masks_in_folders_of_scenes_are_paired_by_scene_and_frame(tmp_path):
+    for scene in ("s1", "s2", "s3"):
+        masked(tmp_path / "d", ["0", "1"], f"{scene}/color/{{}}.jpg", f"{scene}/label/{{}}.png")
+    card = read_card(guess(tmp_path / "d")[0].write(tmp_path / "c.toml")[-1])
+    assert (card.image, card.mask) == ("{scene}/color/{frame}.jpg", "{scene}/label/{frame}.png")
+
+
+def test_a_folder_with_a_test_split_alone_beside_train_is_evaluated_on_it(tmp_path):
+    masked(tmp_path / "d", NAMES[:4], "train/{}.jpg", "train_masks/{}.png")
+    masked(tmp_path / "d", NAMES[4:], "test/{}.jpg", "test_masks/{}.png")
+    card = read_card(guess(tmp_path / "d")[0].write(tmp_path / "c.toml")[-1])
+    assert card.splits == {"train": "train", "val": "test"}
+
+
+# Masks.
+
+
+def test_a_palette_with_the_colours_of_a_table_takes_its_names_whatever_the_numbers(tmp_path):
+    layouts.palette(tmp_path / "d")
+    text(tmp_path / "d/classes.csv", "name,r,g,b\ncar,0,0,142\nroad,128,64,128\nvoid,9,9,9\n")
+    card = read_card(guess(tmp_path / "d")[0].write(tmp_path / "c.toml")[-1])
+    assert (card.values("road"), card.values("car"), card.ignore) == ((0,), (1,), (2,))
+
+
+def test_palettes_that_differ_from_file_to_file_are_read_as_colours(tmp_path):
+    photos(tmp_path / "d", "images/{}.jpg")
+    for i, name in enumerate(NAMES):
+        order = [layouts.ROAD, layouts.CAR, (0, 0, 0)]
+        turned = order[i % 3 :] + order[: i % 3]
+        values = layouts.index(i, ((0 - i) % 3, (1 - i) % 3), (2 - i) % 3)
+        mask(tmp_path / f"d/masks/{name}.png", values, turned + [(0, 0, 0)] * 253)
+    candidate = guess(tmp_path / "d")[0]
+    assert candidate.draft.encoding == "color"
+    assert {v for c in candidate.draft.classes for v in c.values} == {"#000000", "#804080", "#00008e"}
+
+
+def test_masks_of_black_and_white_are_background_and_foreground(tmp_path):
+    photos(tmp_path / "d", "images/{}.jpg")
+    for i, name in enumerate(NAMES):
+        mask(tmp_path / f"d/masks/{name}.png", layouts.index(i, (255, 255)))
+    card = read_card(guess(tmp_path / "d")[0].write(tmp_path / "c.toml")[-1])
+    assert (card.values("background"), card.values("foreground")) == ((0,), (255,))
