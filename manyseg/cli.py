@@ -177,12 +177,13 @@ def train(
             "else the recipe's folder]",
         ),
     ] = None,
+    check: Annotated[bool, typer.Option(help="Check all files that will be read before the first step.")] = True,
     overrides: Set = None,
 ) -> None:
     """Train one model on the datasets of a recipe, evaluate it, and write a report."""
     from manyseg.runs.run import train_recipe
 
-    train_recipe(recipe, out=out, resume=resume, data_root=data_root, overrides=overrides or [])
+    train_recipe(recipe, out=out, resume=resume, data_root=data_root, overrides=overrides or [], check=check)
 
 
 @app.command()

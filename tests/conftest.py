@@ -11,6 +11,14 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache(tmp_path_factory):
+    """What is kept between runs is kept for these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MANYSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """The generated world, small, written once."""

@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Int
 from rich.console import Console
 from rich.table import Table
 
 from manyseg.data import pattern
-from manyseg.data.annotation import Annotation, Dense, Segments
 from manyseg.data.card import Card, builtin_cards, is_list, read_card
 from manyseg.data.files import write_image
 from manyseg.data.finding import Finding, merged, of_error
 from manyseg.data.folder import Folder
+from manyseg.data.histogram import Histogram, absences, single
+from manyseg.data.inspection import inspect_all
 from manyseg.data.sheet import contact_sheet
 from manyseg.errors import UserError
-from manyseg.labels import LabelSpace
+from manyseg.progress import progress
 
 __all__ = ["Finding", "Histogram", "check", "print_cards", "print_check", "survey"]
-
-
-class Histogram(NamedTuple):
-    """How often each class occurs in a split: pixels (boxes, for boxes; images, for tags), and images."""
-
-    pixels: Int[np.ndarray, " D"]
-    images: Int[np.ndarray, " D"]
-
-
-class _Result(NamedTuple):
-    faults: list[Finding]
-    counts: Int[np.ndarray, " D"] | None
 
 
 def check(card: Card | str | Path, root: str | Path) -> list[Finding]:
@@ -65,44 +49,16 @@ def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], di
             continue
         folders.append(folder)
         findings += folder.findings()
-        results = _read_all(folder)
-        findings += [fault for r in results for fault in r.faults]
-        counts = np.array([r.counts for r in results if r.counts is not None]).reshape(-1, len(card.space))
-        histograms[split] = Histogram(counts.sum(0), (counts > 0).sum(0))
+        with progress(f"checking '{card.name}', split '{split}'", len(folder)) as done:
+            results = inspect_all(folder, range(len(folder)), decode=True, done=done)
+        findings += [finding for r in results for finding in r.findings]
+        histograms[split] = Histogram.of(card.space, results)
         findings += _strays(folder)
     findings += _shared_files(folders)
-    findings += _absences(card.space, histograms)
+    findings += absences(card.space, histograms)
+    if "train" in histograms and card.kind in ("dense", "segments"):
+        findings += single(card.space, histograms["train"], "train")
     return merged(findings), histograms
-
-
-def _read_all(folder: Folder) -> list[_Result]:
-    # Decoding releases the interpreter's lock, so threads are enough.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda i: _read(folder, i), range(len(folder))))
-
-
-def _read(folder: Folder, index: int) -> _Result:
-    """Read one pair; a fault of the annotation does not hide one of the image."""
-    faults, counts, size = [], None, None
-    try:
-        annotation, size = folder.annotated(index)
-        counts = _count(annotation, len(folder.space))
-        if not counts.any() and isinstance(annotation, Dense | Segments):
-            where = str(folder.mask_path(index) or folder.ids[index])
-            faults.append(Finding("warning", "no pixel has a label", where, "remove the image, or check `ignore`"))
-    except UserError as e:
-        faults += of_error(e, folder.ids[index])
-    try:
-        # The smallest scale of a JPEG is enough to find it truncated.
-        folder.read_image(index, size, lambda _: (1, 1))
-    except UserError as e:
-        faults += of_error(e, folder.ids[index])
-    return _Result(faults, counts)
-
-
-def _count(annotation: Annotation, classes: int) -> Int[np.ndarray, " D"]:
-    labels = annotation.labels if isinstance(annotation, Dense | Segments) else annotation.classes
-    return np.bincount(labels.numpy().ravel() + 1, minlength=classes + 1)[1:]
 
 
 def _strays(folder: Folder) -> Iterator[Finding]:
@@ -142,25 +98,6 @@ def _shared_files(folders: Sequence[Folder]) -> Iterator[Finding]:
                 yield Finding("error", f"the same image in splits '{first}' and '{split}'{name}", str(path), fix)
 
 
-def _absences(space: LabelSpace, histograms: dict[str, Histogram]) -> Iterator[Finding]:
-    seen = {split: h.images > 0 for split, h in histograms.items() if h.images.any()}
-    if not seen:
-        return
-    anywhere: np.ndarray = np.any(list(seen.values()), axis=0)
-    missing = ~anywhere
-    if missing.any():
-        fix = "check the values in the card, or remove what the dataset does not have"
-        yield Finding("warning", "class never occurs", ", ".join(seen), fix, _names(space, missing))
-    missing = anywhere & ~seen.get("train", anywhere)
-    if missing.any():
-        fix = "a model cannot learn it from here: expect a score of 0, or choose other splits"
-        yield Finding("warning", "class occurs, but not in split 'train'", "train", fix, _names(space, missing))
-
-
-def _names(space: LabelSpace, classes: np.ndarray) -> str:
-    return ", ".join(space.names[d] for d in np.flatnonzero(classes))
-
-
 def print_cards() -> None:
     """Print the cards that come with the package."""
     table = Table("card", "classes", "things", "annotation", "splits", box=None, header_style="bold")
@@ -182,7 +119,7 @@ def print_check(card: str | Path, root: str | Path, *, histogram: bool = False, 
         print(finding)
     if histogram:
         for split, counts in histograms.items():
-            Console().print(_table(parsed.space, split, counts))
+            Console().print(counts.table(parsed.space, split))
     if sheet is not None:
         folders = [Folder(parsed, root, split) for split in list(histograms)[:1]]
         for folder in folders:
@@ -193,15 +130,3 @@ def print_check(card: str | Path, root: str | Path, *, histogram: bool = False, 
     if errors:
         raise UserError(f"{root}: {errors} kinds of error in {images} images; correct them before training")
     print(f"{root}: {images} images in {len(histograms)} splits, {len(findings)} warnings, no errors")
-
-
-def _table(space: LabelSpace, split: str, counts: Histogram) -> Table:
-    table = Table(title=f"{space.name}, split '{split}'", box=None, header_style="bold")
-    table.add_column("class")
-    for name in ("pixels", "share", "images"):
-        table.add_column(name, justify="right")
-    total = max(int(counts.pixels.sum()), 1)
-    for d in np.argsort(-counts.pixels, kind="stable"):
-        share = f"{counts.pixels[d] / total:.2%}"
-        table.add_row(space.names[d], str(counts.pixels[d]), share, str(counts.images[d]))
-    return table

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
@@ -16,14 +19,14 @@ from manyseg.data import pattern
 from manyseg.data.annotation import Annotation, Boxes, Dense, Segments, Tags, convert
 from manyseg.data.batch import Sample
 from manyseg.data.card import Card, is_list
-from manyseg.data.encodings import ImageFiles, ImageTags, ObjectBoxes
+from manyseg.data.encodings import Found, ImageFiles, ImageTags, ObjectBoxes, found_size
 from manyseg.data.files import Size, image_size, opened
 from manyseg.data.finding import Finding
 from manyseg.data.photo import read_rgb, turned
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 
-__all__ = ["Folder"]
+__all__ = ["Folder", "OpenedImage"]
 
 # What each kind of annotation can be weakened to; see annotation.convert.
 WEAKER = {
@@ -32,6 +35,14 @@ WEAKER = {
     "boxes": ("boxes", "tags"),
     "tags": ("tags",),
 }
+
+
+class OpenedImage(NamedTuple):
+    """An image whose header was read: `turned` says that its EXIF orientation is to be applied, `size` is that then."""
+
+    file: Image.Image
+    turned: bool
+    size: Size
 
 
 class Folder:
@@ -107,12 +118,18 @@ class Folder:
         self, index: int, annotated: Size | None = None, target: Callable[[Size], Size] | None = None
     ) -> tuple[UInt8[Tensor, "3 H W"], Size]:
         """Read the image alone, with its native size; `annotated` is the size it must have, `target` as in `read`."""
+        with self.opened(index, annotated) as (file, turn, native):
+            return read_rgb(file, None if target is None else target(native), turn), native
+
+    @contextmanager
+    def opened(self, index: int, annotated: Size | None = None) -> Iterator[OpenedImage]:
+        """Open the image without decoding it; `annotated` is the size that it must have."""
         with opened(self.image_path(index)) as file:
             turn = turned(file, annotated)
             native = image_size(file)[::-1] if turn else image_size(file)
             if annotated is not None and annotated != native:
                 raise self.files(index).unlike(annotated, native)
-            return read_rgb(file, None if target is None else target(native), turn), native
+            yield OpenedImage(file, turn, native)
 
     def read_annotation(self, index: int) -> Annotation:
         """Read the annotation alone."""
@@ -120,20 +137,24 @@ class Folder:
 
     def annotated(self, index: int) -> tuple[Annotation, Size | None]:
         """Read the annotation, weakened as asked, and the size (height, width) that it was made for, if it says."""
-        self.prepare()
-        found = self._encoding.read(self.files(index))
+        found = self.found(index)
+        size = found_size(found)
         if isinstance(found, ImageTags):
-            return Tags(torch.from_numpy(found.classes)), None
+            return Tags(torch.from_numpy(found.classes)), size
         if isinstance(found, ObjectBoxes):
             boxes = Boxes(torch.from_numpy(found.boxes), torch.from_numpy(found.classes), torch.tensor(found.size))
-            return convert(boxes, self.annotation), found.size
-        size = (found.plane.shape[0], found.plane.shape[1])
+            return convert(boxes, self.annotation), size
         if self.annotation in ("dense", "tags"):
             dense = Dense(tv_tensors.Mask(torch.from_numpy(found.labels())))
             return convert(dense, self.annotation), size
         ids, classes = found.segments(np.array([c.thing for c in self.space.classes]))
         segments = Segments(tv_tensors.Mask(torch.from_numpy(ids)), torch.from_numpy(classes))
         return convert(segments, self.annotation), size
+
+    def found(self, index: int) -> Found:
+        """Read what the files say of one image, before it is weakened."""
+        self.prepare()
+        return self._encoding.read(self.files(index))
 
     def _turned_size(self, index: int, image_format: str | None) -> Size | None:
         """Return the annotation's size where an orientation might have to be judged by it, without decoding."""

@@ -39,6 +39,11 @@ class Recipe(BaseModel):
     _file: Path = PrivateAttr(default=Path("recipe.toml"))
 
     @property
+    def file(self) -> Path:
+        """The recipe's file."""
+        return self._file
+
+    @property
     def base(self) -> Path:
         """The folder that relative paths start from."""
         return self._file.parent

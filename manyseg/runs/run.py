@@ -121,18 +121,19 @@ def train_recipe(
     resume: bool = False,
     data_root: str | Path | None = None,
     overrides: Sequence[str] = (),
+    check: bool = True,
 ) -> Path:
     """Train what a recipe describes, evaluate it, write its report, and return the run's folder.
 
     `out` defaults to `runs/<the recipe's name>`. With `resume` a run that was stopped goes on where it was; without, an
-    existing run is refused. `data_root` is where relative roots of datasets start; see `read_recipe`. Launched by
-    torchrun or accelerate, every process calls this.
+    existing run is refused. `data_root` is where relative roots of datasets start; see `read_recipe`. Without `check`,
+    files are not checked before the first step. Launched by torchrun or accelerate, every process calls this.
     """
     read = read_recipe(recipe, overrides, data_root)
     folder = Path(out) if out is not None else Path("runs") / Path(recipe).stem
     training = Training(read, RunFolder(folder), train.find_processes())
     try:
-        if training.prepare(resume):
+        if training.prepare(resume, check=check):
             training.run()
         elif training.main:
             print(f"{folder}: this run is finished; nothing to do")

@@ -20,6 +20,7 @@ from manyseg.config import flatten, read_toml, to_toml
 from manyseg.data.annotation import KINDS, Dense, Segments
 from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture
+from manyseg.data.quick_check import quick_check
 from manyseg.errors import UserError
 from manyseg.evaluation.evaluate import collect, evaluate, statistics_key
 from manyseg.evaluation.scores import DatasetScores, Scores
@@ -63,8 +64,11 @@ class Training:
         for stage in self.stages:
             _check_kinds(stage, self.mixture.folders)
 
-    def prepare(self, resume: bool) -> bool:
-        """Put the inputs into the folder, or check that they are the same; return False if the run is finished."""
+    def prepare(self, resume: bool, *, check: bool = True) -> bool:
+        """Put the inputs into the folder, or check that they are the same; return False if the run is finished.
+
+        With `check` the images of all datasets are checked before anything is written.
+        """
         tree, files = self.recipe.portable(self.folder.path)
         text = to_toml(tree)
         if self.folder.started and not resume:
@@ -78,6 +82,8 @@ class Training:
                     f"them, or choose another --out"
                 )
         finished = self.folder.finished
+        if check and self.main and not finished:
+            self._check_data()
         self.accelerator.wait_for_everyone()
         if self.main and not finished:
             self._write_inputs(text, files)
@@ -105,6 +111,19 @@ class Training:
             self._write_results(method, scores)
             checkpoint.discard_previous(self.folder.checkpoint)
         self.accelerator.wait_for_everyone()
+
+    def _check_data(self) -> None:
+        """Print what is wrong with the data; raises UserError for errors, unless bad files are to be skipped."""
+        measured = [folder for folders in self.measured.values() for folder in folders]
+        findings = quick_check(self.mixture.folders, [*self.seen, *self.unseen, *measured])
+        for finding in findings:
+            console.print(str(finding))
+        errors = sum(f.severity == "error" for f in findings)
+        if errors and self.recipe.data.on_bad_file == "error":
+            kinds = "1 kind of error" if errors == 1 else f"{errors} kinds of error"
+            raise UserError(
+                f"{self.recipe.file}: {kinds} in the data, listed above; correct them, or train with --no-check"
+            )
 
     def _reached(self) -> int:
         """Return the number of the stage that the run's checkpoint is in; earlier ones are finished."""

@@ -2,6 +2,7 @@
 
 from manyseg.data.encodings.base import (
     Encoding,
+    Found,
     ImageFiles,
     ImageTags,
     ObjectBoxes,
@@ -10,6 +11,7 @@ from manyseg.data.encodings.base import (
     RawValues,
     Regions,
     Said,
+    found_size,
 )
 from manyseg.data.encodings.coco import CocoBoxes, CocoInstances, CocoPanoptic
 from manyseg.data.encodings.cvat import CvatImages
@@ -27,6 +29,7 @@ from manyseg.data.encodings.yolo import YoloBoxes, YoloSegments
 __all__ = [
     "ENCODINGS",
     "Encoding",
+    "Found",
     "ImageFiles",
     "ImageTags",
     "ObjectBoxes",
@@ -35,6 +38,7 @@ __all__ = [
     "RawValues",
     "Regions",
     "Said",
+    "found_size",
 ]
 
 ENCODINGS: dict[str, type[Encoding]] = {

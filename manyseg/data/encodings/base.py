@@ -29,6 +29,7 @@ __all__ = [
     "RawValues",
     "Regions",
     "Said",
+    "found_size",
 ]
 
 Raw: TypeAlias = int | str
@@ -162,6 +163,13 @@ class ImageTags(NamedTuple):
 
 Found: TypeAlias = Regions | ObjectBoxes | ImageTags
 """What an encoding reads."""
+
+
+def found_size(found: Found) -> Size | None:
+    """Return the (height, width) that an annotation was made for; None if it does not say."""
+    if isinstance(found, Regions):
+        return found.plane.shape[0], found.plane.shape[1]
+    return found.size if isinstance(found, ObjectBoxes) else None
 
 
 class Encoding(ABC):

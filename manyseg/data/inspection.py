@@ -1,0 +1,114 @@
+"""What can be seen of an image and its annotation before they are trained on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from manyseg.data.encodings import Found, Regions, found_size
+from manyseg.data.finding import Finding, of_error
+from manyseg.data.folder import Folder, OpenedImage
+from manyseg.data.photo import read_rgb
+from manyseg.errors import UserError
+from manyseg.labels import IGNORE
+
+__all__ = ["Inspection", "inspect", "inspect_all"]
+
+ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
+"""What stands near the end of a file that is all there."""
+
+TAIL = 4096
+"""Bytes at the end of a file in which that is looked for: cameras append notes of their own."""
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """What was found in an image and its annotation; `pixels` of each class (boxes, for boxes; 1, for tags)."""
+
+    findings: list[Finding]
+    pixels: dict[int, int]
+
+
+def inspect_all(
+    folder: Folder, indices: Sequence[int], *, decode: bool, done: Callable[[], None] = lambda: None
+) -> list[Inspection]:
+    """Inspect images in parallel, in order; `done` is called after each."""
+    out = []
+    # Decoding releases the interpreter's lock, so threads are enough.
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for inspection in pool.map(lambda i: inspect(folder, i, decode=decode), indices):
+            out.append(inspection)
+            done()
+    return out
+
+
+def inspect(folder: Folder, index: int, *, decode: bool) -> Inspection:
+    """Read the annotation, and the image's header or (`decode`) all of it; one fault does not hide another."""
+    findings: list[Finding] = []
+    pixels: dict[int, int] = {}
+    size = None
+    try:
+        found = folder.found(index)
+        size = found_size(found)
+        pixels = _count(found, objects=folder.annotation == "segments")
+        if not pixels and isinstance(found, Regions):
+            where = str(folder.mask_path(index) or folder.ids[index])
+            findings.append(Finding("warning", "no pixel has a label", where, "remove the image, or check `ignore`"))
+    except UserError as e:
+        findings += of_error(e, folder.ids[index])
+    try:
+        path = folder.image_path(index)
+        with folder.opened(index, size) as image:
+            findings += _decisions(image, path)
+            if decode or not _is_whole(path, image.file.format or ""):
+                # The smallest scale of a JPEG is enough to find it truncated.
+                read_rgb(image.file, (1, 1), image.turned)
+    except UserError as e:
+        findings += of_error(e, folder.ids[index])
+    return Inspection(findings, pixels)
+
+
+def _count(found: Found, *, objects: bool) -> dict[int, int]:
+    """Count what each class has; with `objects` only pixels of which it is known whose they are."""
+    if isinstance(found, Regions):
+        pixels = np.bincount(found.plane.ravel(), minlength=len(found.classes))
+        used = (pixels > 0) & (found.classes != IGNORE)
+        if objects:
+            used &= found.known
+        counts = np.bincount(found.classes[used], pixels[used])
+    else:
+        counts = np.bincount(found.classes)
+    return {int(d): int(counts[d]) for d in np.flatnonzero(counts)}
+
+
+def _is_whole(path: Path, image_format: str) -> bool:
+    """Say whether a file has the end that its format asks for; files without it, and other formats, may be whole."""
+    end = ENDS.get(image_format)
+    if end is None:
+        return False
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - TAIL))
+        return end in file.read()
+
+
+def _decisions(image: OpenedImage, path: Path) -> Iterator[Finding]:
+    """Say which decisions of ours apply to an image, that its author may not expect."""
+    if image.file.format in ("JPEG", "MPO") and (orientation := image.file.getexif().get(0x0112, 1)) not in (0, 1):
+        if image.turned:
+            what = "the image is turned as its EXIF orientation says, as its annotation has the turned size"
+            yield Finding("note", what, str(path), "nothing to do", f"orientation {orientation}")
+        else:
+            what = "the image's EXIF orientation is not applied: annotations are taken to be of the pixels as stored"
+            fix = "look at `manyseg data --sheet`; if they do not fit, turn the pixels and remove the EXIF entry"
+            yield Finding("note", what, str(path), fix, f"orientation {orientation}")
+    if image.file.mode.startswith("I"):
+        highest = int(np.asarray(image.file).max())
+        if highest < 1 << 15:
+            what = f"grey image of 16 bits that is dark: white is 65535, and its brightest value is ({highest})"
+            fix = "multiply the values so that white is 65535, or save the image with 8 bits"
+            yield Finding("warning", what, str(path), fix)

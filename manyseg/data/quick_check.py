@@ -1,0 +1,119 @@
+"""The check before training: every image that will be read, once; what was sound and has not changed is not read again.
+
+Annotations are read as training reads them; of images the header and the end of the file. What only `manyseg data`
+finds: damage in the middle of an image, images that are in two splits, masks without an image.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+from manyseg import atomic
+from manyseg.data.finding import Finding, merged, of_error
+from manyseg.data.folder import Folder
+from manyseg.data.histogram import Histogram, absences, single
+from manyseg.data.inspection import Inspection, inspect_all
+from manyseg.errors import UserError
+from manyseg.progress import progress
+
+__all__ = ["cache_folder", "quick_check"]
+
+
+class _Known(msgspec.Struct):
+    """The content of a file of the cache: what was found in files, by a digest of their paths, sizes and times."""
+
+    card: str
+    images: dict[str, Inspection]
+
+
+def cache_folder() -> Path:
+    """Return where results are kept: below $MANYSEG_CACHE, else ~/.cache/manyseg."""
+    return Path(os.environ.get("MANYSEG_CACHE") or Path.home() / ".cache" / "manyseg") / "checked"
+
+
+def quick_check(train: Sequence[Folder], others: Sequence[Folder] = ()) -> list[Finding]:
+    """Find what is wrong with the images of all folders; those of `train` are trained on, `others` only evaluated."""
+    findings: list[Finding] = []
+    histograms: dict[tuple[str, str], Histogram] = {}
+    for folder in _different([*train, *others]):
+        try:
+            folder.prepare()
+        except UserError as e:
+            findings += of_error(e, f"'{folder.space.name}', split '{folder.split}'")
+            continue
+        findings += folder.findings()
+        inspections = _inspections(folder)
+        findings += [finding for i in inspections for finding in i.findings]
+        histograms[folder.space.name, folder.split] = Histogram.of(folder.space, inspections)
+    for folder in train:
+        name = folder.space.name
+        mine = {f"'{name}', split '{split}'": h for (other, split), h in histograms.items() if other == name}
+        place = f"'{name}', split '{folder.split}'"
+        findings += absences(folder.space, mine, place)
+        if place in mine and folder.annotation in ("dense", "segments"):
+            findings += single(folder.space, mine[place], place)
+    return merged(findings)
+
+
+def _different(folders: Iterable[Folder]) -> list[Folder]:
+    """Leave out folders whose files another one has."""
+    return list({(f.space.name, f.root, f.split, f.ids, f.annotation): f for f in folders}.values())
+
+
+def _inspections(folder: Folder) -> list[Inspection]:
+    """Inspect every image, but those that are known and as they were."""
+    file = _cache_file(folder)
+    card, known = _card(folder), dict[str, Inspection]()
+    with suppress(OSError, msgspec.DecodeError):
+        kept = msgspec.json.decode(file.read_bytes(), type=_Known)
+        known = kept.images if kept.card == card else {}
+    digests = [_digest(folder, i) for i in range(len(folder))]
+    new = [i for i, digest in enumerate(digests) if digest not in known]
+    if new:
+        with progress(f"checking '{folder.space.name}', split '{folder.split}'", len(new)) as done:
+            inspections = inspect_all(folder, new, decode=False, done=done)
+        known |= {digests[i]: inspection for i, inspection in zip(new, inspections, strict=True)}
+        current = {digest: known[digest] for digest in digests}
+        with suppress(UserError):  # A cache that cannot be written is none.
+            atomic.write(file, msgspec.json.encode(_Known(card, current)))
+    return [known[digest] for digest in digests]
+
+
+def _cache_file(folder: Folder) -> Path:
+    root = os.path.abspath(folder.root)
+    return cache_folder() / f"{_hash(root, folder.space.name, folder.split, folder.annotation, *folder.ids)}.json"
+
+
+def _card(folder: Folder) -> str:
+    """Return a digest of all that decides, beside an image's own files, what is found in it."""
+    shared = None if folder.card.reader.per_image else folder.files(0).annotations
+    return _hash(version("manyseg"), folder.card.model_dump_json(), "" if shared is None else _state(shared))
+
+
+def _digest(folder: Folder, index: int) -> str:
+    files = folder.files(index)
+    paths = [files.image, files.mask, files.instances]
+    if folder.card.reader.per_image:
+        paths.append(files.annotations)
+    return _hash(*(_state(path) for path in paths if path is not None))
+
+
+def _hash(*texts: str) -> str:
+    # Names of files that are no Unicode hold surrogates.
+    return hashlib.blake2b("\0".join(texts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def _state(path: Path) -> str:
+    """Return what changes when a file does: its path, size and time of change."""
+    try:
+        found = path.stat()
+    except OSError:
+        return f"{path} -"
+    return f"{path} {found.st_size} {found.st_mtime_ns}"

@@ -1,0 +1,45 @@
+"""How far a long piece of work is: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["progress"]
+
+QUIET = 2.0
+"""Seconds without a word: what is done by then needs none."""
+
+EVERY = 10.0
+"""Seconds between two lines."""
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Yield a function to call after each of `total` items; stderr shows how many are done, and the time left."""
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
+            task = bar.add_task(what, total=total)
+            yield lambda: bar.advance(task)
+        return
+    start = time.monotonic()
+    done, said = 0, start + QUIET - EVERY
+
+    def step() -> None:
+        nonlocal done, said
+        done += 1
+        now = time.monotonic()
+        if now - said < EVERY or done == total:
+            return
+        said = now
+        left = timedelta(seconds=round((now - start) / done * (total - done)))
+        console.print(f"{what}: {done} of {total}, {left} left")
+
+    yield step
