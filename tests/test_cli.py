@@ -97,7 +97,7 @@ def test_evaluating_writes_the_documented_json(run, world, tmp_path):
     }  # fmt: skip
     sky = scores["datasets"]["unseen"]["classes"]["sky"]
     assert set(sky) == {"iou", "pixels"}
-    assert set(scores["datasets"]["fine"]) == {"protocol", "miou", "pixel_accuracy", "pq", "classes"}
+    assert set(scores["datasets"]["fine"]) == {"protocol", "miou", "pixel_accuracy", "pq", "skipped", "classes"}
     assert "sky" in shown
 
 

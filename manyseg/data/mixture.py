@@ -161,7 +161,7 @@ class Mixture(Dataset[tuple[Batch, ...]]):
             try:
                 return self.augments[d](folder, index, _generator(*key))
             except UserError as e:
-                if self.options.on_bad_file == "error":
+                if not self.options.skip_bad:
                     raise
                 error = e
                 if not self._bad[d][index]:

@@ -171,7 +171,9 @@ class DataOptions(AugmentOptions):
     temperature: float | None = Field(default=None, ge=1, description='For mix = "temperature"; larger is more even.')
     workers: int = Field(default=2, ge=0, description="Processes that read images; 0 reads in the main one.")
     on_bad_file: Literal["error", "skip"] = Field(
-        default="error", description="skip: report an unreadable file, and take the dataset's next one instead."
+        default="error",
+        description="skip: report an unreadable file, and train on the dataset's next one instead; an evaluation "
+        "leaves it out, and its scores name it.",
     )
 
     @model_validator(mode="before")
@@ -198,6 +200,11 @@ class DataOptions(AugmentOptions):
         if (self.mix == "temperature") != (self.temperature is not None):
             raise ValueError('temperature goes with mix = "temperature", and is needed there')
         return self
+
+    @property
+    def skip_bad(self) -> bool:
+        """Whether images whose files are at fault are left out."""
+        return self.on_bad_file == "skip"
 
     def augment(self, dataset: SetOptions) -> AugmentOptions:
         """Return the augmentation of one of the sets: the common one with its own keys in place."""

@@ -6,13 +6,14 @@ Axes: B images, H W native size.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,6 +31,9 @@ from manyseg.methods.base import Method
 
 __all__ = ["LabelledBatch", "all_reduce", "image_hashes", "visit_batches"]
 
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
 BATCH_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 22}
 """Pixels of one batch, by device: larger ones leave a processor's cache and take 1.4 times as long."""
 
@@ -45,11 +49,17 @@ class LabelledBatch(NamedTuple):
 
 
 def visit_batches(
-    method: Method, folder: Folder, options: TestOptions | None, visit: Callable[[LabelledBatch], None]
-) -> None:
+    method: Method,
+    folder: Folder,
+    options: TestOptions | None,
+    visit: Callable[[LabelledBatch], None],
+    skip_bad: bool = False,
+) -> tuple[str, ...]:
     """Show this rank's share of a folder to `visit`, batch by batch, the method in eval mode and without gradients.
 
-    Every file is read once. Raises UserError if the folder has no label a pixel, DataError if a file is at fault.
+    Every file is read once. Returned are the ids of the images, of all ranks, that were left out with `skip_bad`
+    because their files are at fault; each is logged. Raises UserError if the folder has no label a pixel or every image
+    is at fault, and DataError for one that is without `skip_bad`, in all ranks alike.
     """
     options = options or TestOptions()
     if folder.annotation not in ("dense", "segments"):
@@ -57,12 +67,33 @@ def visit_batches(
             f"'{folder.space.name}' is annotated with {folder.annotation}, evaluation needs a label a pixel; "
             "give a split with masks"
         )
-    with _frozen(method):
-        for samples in _batches(folder, options, BATCH_PIXELS.get(method.device.type, BATCH_PIXELS["cuda"])):
-            labels = torch.stack([sample.labels for sample in samples]).to(method.device, non_blocking=True)
-            image = torch.stack([sample.image for sample in samples])
-            images = EncodedImages(method, image, options, _size(labels))
-            visit(LabelledBatch(images, labels, tuple(sample.annotation for sample in samples)))
+    skipped: list[int] = []
+
+    def fault(index: int, error: UserError) -> None:
+        if not skip_bad:
+            raise error
+        skipped.append(index)
+        log.warning("skipped: %s", error)
+
+    stopped: UserError | None = None
+    try:
+        with _frozen(method):
+            pixels = BATCH_PIXELS.get(method.device.type, BATCH_PIXELS["cuda"])
+            for samples in _batches(folder, options, pixels, fault):
+                labels = torch.stack([sample.labels for sample in samples]).to(method.device, non_blocking=True)
+                image = torch.stack([sample.image for sample in samples])
+                images = EncodedImages(method, image, options, _size(labels))
+                visit(LabelledBatch(images, labels, tuple(sample.annotation for sample in samples)))
+    except UserError as e:
+        stopped = e
+    outcomes = _gather((skipped, stopped))
+    for _, error in outcomes:
+        if error is not None:
+            raise error
+    ids = tuple(folder.ids[i] for i in sorted(index for found, _ in outcomes for index in found))
+    if len(ids) == len(folder):
+        raise UserError(f"dataset '{folder.space.name}': all {len(ids)} images are bad, so none is skipped")
+    return ids
 
 
 def image_hashes(folder: Folder) -> UInt64[np.ndarray, " N"]:
@@ -87,26 +118,48 @@ def _read(folder: Folder, index: int, options: TestOptions) -> _Sample:
     return _Sample(resize(sample.image.as_subclass(Tensor), options.input_size(_size(labels))), labels, annotation)
 
 
-def _batches(folder: Folder, options: TestOptions, pixels: int) -> Iterator[list[_Sample]]:
+def _batches(
+    folder: Folder, options: TestOptions, pixels: int, fault: Callable[[int, UserError], None]
+) -> Iterator[list[_Sample]]:
+    """Yield this rank's images, those of one size together; an image that `fault` takes is left out."""
     rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
-    sizes = {i: folder.size(i) for i in range(rank, len(folder), world)}
+    sizes: dict[int, Size] = {}
+    for i in range(rank, len(folder), world):
+        try:
+            sizes[i] = folder.size(i)
+        except UserError as e:
+            fault(i, e)
     batches: list[list[int]] = []
     for (height, width), group in groupby(sorted(sizes, key=lambda i: sizes[i]), key=lambda i: sizes[i]):
         indices, limit = list(group), max(1, pixels // (height * width))
         batches += [indices[i : i + limit] for i in range(0, len(indices), limit)]
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[list[Future[_Sample]]] = deque()
+        ahead: deque[list[tuple[int, Future[_Sample]]]] = deque()
         queued = 0
         for batch in batches:
-            ahead.append([pool.submit(_read, folder, i, options) for i in batch])
+            ahead.append([(i, pool.submit(_read, folder, i, options)) for i in batch])
             queued += len(batch)
             # At least one batch is read while the method works on another; small ones are read further ahead.
             while len(ahead) > 1 and queued > 2 * workers:
                 queued -= len(ahead[0])
-                yield [future.result() for future in ahead.popleft()]
+                yield from _whole(ahead.popleft(), fault)
         while ahead:
-            yield [future.result() for future in ahead.popleft()]
+            yield from _whole(ahead.popleft(), fault)
+
+
+def _whole(
+    batch: list[tuple[int, Future[_Sample]]], fault: Callable[[int, UserError], None]
+) -> Iterator[list[_Sample]]:
+    """Yield the images of a batch that could be read, if there are any."""
+    samples = []
+    for index, future in batch:
+        try:
+            samples.append(future.result())
+        except UserError as e:
+            fault(index, e)
+    if samples:
+        yield samples
 
 
 @contextmanager
@@ -129,6 +182,15 @@ def _size(labels: Int[Tensor, "*B H W"]) -> Size:
 
 def _distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def _gather(value: T) -> list[T]:
+    """Return the values of all ranks, in all of them."""
+    if not _distributed():
+        return [value]
+    values: list[T | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return cast(list[T], values)
 
 
 def all_reduce(totals: Collection[Tensor]) -> None:

@@ -61,12 +61,14 @@ def evaluate(
     encode: Encode | None = None,
     fit: Mapping[str, Folder] | None = None,
     options: TestOptions | None = None,
+    skip_bad: bool = False,
 ) -> Scores:
     """Score a method on datasets, each under one protocol: "seen" if it was trained on, else `relate`.
 
     "text" needs `encode`, which turns texts into unit vectors, but for a method that reads words itself. "labels" needs
-    in `fit`, by dataset, a folder with other labelled images, on which the map is fitted. Raises UserError where these
-    are missing, or a dataset is there twice.
+    in `fit`, by dataset, a folder with other labelled images, on which the map is fitted. With `skip_bad` images whose
+    files are at fault are left out, and named in the scores. Raises UserError where something is missing, or a dataset
+    is there twice, and DataError for a file at fault.
     """
     out: dict[str, DatasetScores] = {}
     seen: dict[str, list[float]] = {}
@@ -75,44 +77,48 @@ def evaluate(
         if name in out:
             raise UserError(f"dataset '{name}' is to be evaluated twice; evaluate one split and protocol at a time")
         if relate == "seen" or _trained_on(method, folder.space):
-            out[name] = score_seen(method, folder, options)
+            out[name] = score_seen(method, folder, options, skip_bad)
             seen[name] = out[name].confusion.iou.tolist()
         elif relate == "labels":
             if fit is None or name not in fit:
                 raise UserError(
                     f"no labelled images to fit the map of '{name}'; give another split of it, or use names"
                 )
-            out[name] = score_mapped(method, folder, fit[name], options)
+            out[name] = score_mapped(method, folder, fit[name], options, skip_bad)
         elif relate == "names":
             relation = relate_by_names(folder.space, method.taxonomy)
-            out[name] = score_related(method, folder, relation, relate, options)
+            out[name] = score_related(method, folder, relation, relate, options, skip_bad)
         elif method.reads_words:
-            out[name] = score_words(method, folder, options)
+            out[name] = score_words(method, folder, options, skip_bad)
         else:
             if encode is None:
                 raise UserError(f"relating '{name}' by text needs a text encoder; give one, or use names")
             relation = relate_by_text(folder.space, method.taxonomy, encode)
-            out[name] = score_related(method, folder, relation, relate, options)
+            out[name] = score_related(method, folder, relation, relate, options, skip_bad)
     return Scores(len(method.taxonomy.unified), out, Knowledge.of(method.taxonomy, seen) if seen else None)
 
 
-def score_seen(method: Method, folder: Folder, options: TestOptions | None = None) -> DatasetScores:
+def score_seen(
+    method: Method, folder: Folder, options: TestOptions | None = None, skip_bad: bool = False
+) -> DatasetScores:
     """Score a training dataset in its own labels."""
     space = _trained_on(method, folder.space)
     if space is None:
         raise UserError(
             f"'{folder.space.name}' is no training dataset of this model; relate it by names, text or labels"
         )
-    return _score_directly(method, folder, space, "seen", options)
+    return _score_directly(method, folder, space, "seen", options, skip_bad)
 
 
-def score_words(method: Method, folder: Folder, options: TestOptions | None = None) -> DatasetScores:
+def score_words(
+    method: Method, folder: Folder, options: TestOptions | None = None, skip_bad: bool = False
+) -> DatasetScores:
     """Score an unseen dataset by asking a method that reads words for the names of its classes."""
-    return _score_directly(method, folder, folder.space, "text", options)
+    return _score_directly(method, folder, folder.space, "text", options, skip_bad)
 
 
 def _score_directly(
-    method: Method, folder: Folder, space: LabelSpace, protocol: Protocol, options: TestOptions | None
+    method: Method, folder: Folder, space: LabelSpace, protocol: Protocol, options: TestOptions | None, skip_bad: bool
 ) -> DatasetScores:
     """Score label maps in a space that the method predicts in by itself, and segments where method and folder have any.
 
@@ -128,12 +134,12 @@ def _score_directly(
                 counts.add_(torch.from_numpy(count_segments(truth.ids, truth.classes, found, len(space))))
         return batch.images.label_maps([OutputSpace(space)])[0]
 
-    confusion = _confusion(method, folder, label_maps, options)
+    confusion, skipped = _confusion(method, folder, label_maps, options, skip_bad)
     if not panoptic:
-        return DatasetScores(protocol, confusion)
+        return DatasetScores(protocol, confusion, skipped=skipped)
     total = counts.to(method.device)
     all_reduce([total])
-    return DatasetScores(protocol, confusion, panoptic=Panoptic(space, total.cpu().numpy()))
+    return DatasetScores(protocol, confusion, panoptic=Panoptic(space, total.cpu().numpy()), skipped=skipped)
 
 
 def score_related(
@@ -142,17 +148,21 @@ def score_related(
     relation: Relation,
     protocol: Protocol,
     options: TestOptions | None = None,
+    skip_bad: bool = False,
 ) -> DatasetScores:
     """Score an unseen dataset through a relation; the argmax is among the classes that have a node.
 
     Where no class has a node nothing is predicted, and every class that occurs has IoU 0.
     """
     output = OutputSpace(folder.space, relation)
-    confusion = _confusion(method, folder, lambda batch: batch.images.label_maps([output])[0], options)
-    return DatasetScores(protocol, confusion, unmapped(folder.space, relation))
+    found = _confusion(method, folder, lambda batch: batch.images.label_maps([output])[0], options, skip_bad)
+    confusion, skipped = found
+    return DatasetScores(protocol, confusion, unmapped(folder.space, relation), skipped=skipped)
 
 
-def score_mapped(method: Method, folder: Folder, fit: Folder, options: TestOptions | None = None) -> DatasetScores:
+def score_mapped(
+    method: Method, folder: Folder, fit: Folder, options: TestOptions | None = None, skip_bad: bool = False
+) -> DatasetScores:
     """Score an unseen dataset through a map of unified nodes to classes fitted on the labels of `fit`.
 
     AutoUniSeg's protocol: least cost, 1 - IoU on `fit`; the prediction is the class of the best node. Not zero-shot.
@@ -164,12 +174,13 @@ def score_mapped(method: Method, folder: Folder, fit: Folder, options: TestOptio
         )
     check_disjoint(fit, folder)
     unified = method.taxonomy.unified
-    statistics = collect(method, [fit], options, heads=[unified])
+    statistics = collect(method, [fit], options, heads=[unified], skip_bad=skip_bad)
     relation = map_by_iou(statistics.counts[fit.space.name, UNIFIED])
     class_of = torch.from_numpy(relation.argmax(0)).to(method.device)
     output = OutputSpace(unified)
-    confusion = _confusion(method, folder, lambda batch: class_of[batch.images.label_maps([output])[0]], options)
-    return DatasetScores("labels", confusion, unmapped(folder.space, relation))
+    found = _confusion(method, folder, lambda b: class_of[b.images.label_maps([output])[0]], options, skip_bad)
+    confusion, skipped = found
+    return DatasetScores("labels", confusion, unmapped(folder.space, relation), skipped=skipped)
 
 
 def check_disjoint(fit: Folder, score: Folder) -> None:
@@ -204,17 +215,18 @@ def collect(
     *,
     heads: Sequence[LabelSpace] | None = None,
     activation: Activation | None = None,
+    skip_bad: bool = False,
 ) -> Statistics:
     """Count what is predicted in every head on the pixels of every dataset, and sum activations up, in one pass.
 
     `heads` are the label spaces to predict in; by default all training datasets' and the unified one. `activation`
     gives what is summed up by true class, e.g. the cosines with the unified nodes; it is computed from the whole image,
-    and interpolated bilinearly at native size.
+    and interpolated bilinearly at native size. With `skip_bad` images whose files are at fault are left out.
     """
     heads = (*method.spaces, method.taxonomy.unified) if heads is None else heads
     totals: dict[tuple[str, ...], Tensor] = {}
     for folder in folders:
-        totals |= _tally(method, folder, options, heads, activation)
+        totals |= _tally(method, folder, options, heads, activation, skip_bad)
     all_reduce(totals.values())
     arrays = {key: total.cpu().numpy() for key, total in totals.items()}
     return Statistics(
@@ -233,6 +245,7 @@ def _tally(
     options: TestOptions | None,
     heads: Sequence[LabelSpace],
     activation: Activation | None,
+    skip_bad: bool,
 ) -> dict[tuple[str, ...], Tensor]:
     """Return this rank's counts, pixels and sums of one dataset, on the device."""
     name, classes, unified, device = folder.space.name, len(folder.space), method.taxonomy.unified, method.device
@@ -250,7 +263,7 @@ def _tally(
         if activation is not None:
             sums.add_(class_sums(activation(batch.images.features), truth, classes))
 
-    visit_batches(method, folder, options, visit)
+    visit_batches(method, folder, options, visit, skip_bad)
     names = [UNIFIED if head == unified else head.name for head in heads]
     out: dict[tuple[str, ...], Tensor] = {("pixels", name): pixels}
     out |= {("counts", name, head): total[1:] for head, total in zip(names, counts, strict=True)}
@@ -263,16 +276,18 @@ def _confusion(
     folder: Folder,
     label_maps: Callable[[LabelledBatch], Int[Tensor, "B H W"]],
     options: TestOptions | None,
-) -> Confusion:
+    skip_bad: bool,
+) -> tuple[Confusion, tuple[str, ...]]:
+    """Count the pixels of a folder by true and found class; return the ids of skipped images too."""
     classes = len(folder.space)
     counts = torch.zeros(classes, classes + 1, dtype=torch.int64, device=method.device)
 
     def visit(batch: LabelledBatch) -> None:
         counts.add_(count_pairs(batch.labels, label_maps(batch), classes, classes))
 
-    visit_batches(method, folder, options, visit)
+    skipped = visit_batches(method, folder, options, visit, skip_bad)
     all_reduce([counts])
-    return Confusion(folder.space, counts.cpu().numpy())
+    return Confusion(folder.space, counts.cpu().numpy()), skipped
 
 
 def statistics_key(method: Method, heads: Sequence[LabelSpace], options: TestOptions | None = None) -> str:

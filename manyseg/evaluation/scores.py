@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,13 +31,15 @@ class DatasetScores:
     """One dataset under one protocol.
 
     `unmapped` names the classes that no unified node is related to; where they occur they score IoU 0.
-    `panoptic` is there where objects were told apart, by labels and by the model.
+    `panoptic` is there where objects were told apart, by labels and by the model. `skipped` are the ids of images that
+    were left out because their files cannot be read.
     """
 
     protocol: Protocol
     confusion: Confusion
     unmapped: tuple[str, ...] = ()
     panoptic: Panoptic | None = None
+    skipped: tuple[str, ...] = ()
 
     @property
     def pq(self) -> float | None:
@@ -118,6 +120,10 @@ class Scores:
 
     def _means(self) -> list[str]:
         out = []
+        for name, d in self.datasets.items():
+            if d.skipped:
+                lost = f"{len(d.skipped)} images are not scored, as their files cannot be read"
+                out.append(f"- {name}: {lost}: {_few(d.skipped)}")
         for protocol in PROTOCOLS:
             count = sum(d.protocol == protocol for d in self.datasets.values())
             if count:
@@ -131,6 +137,14 @@ class Scores:
                 f"{k.count(0.25)} reach an IoU of 25, {k.count(0.5)} of 50, {k.count(0.75)} of 75"
             )
         return out
+
+
+SHOWN = 5
+"""Skipped images that are listed; scores.json names all."""
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 _LEGEND = (
@@ -147,6 +161,7 @@ def _dataset(scores: DatasetScores) -> dict[str, Any]:
         "miou": _number(c.miou),
         "pixel_accuracy": _number(c.accuracy),
         "pq": scores.pq,
+        "skipped": list(scores.skipped),
         "classes": {name: {"iou": _number(iou), "pixels": pixels} for name, iou, pixels in rows},
     } | ({} if scores.panoptic is None else {"panoptic": _panoptic(scores.panoptic)})
 

@@ -62,9 +62,19 @@ def write_report(run_folder: str | Path) -> Path:
         parts=PARTS,
         recipe=record.recipe_text,
         environment=record.environment,
-        notes=record.notes,
+        notes=[*record.notes, *_skipped(record)],
     )
     return atomic.write(record.folder / "report.html", text)
+
+
+def _skipped(record: Record) -> list[str]:
+    """Name the images that were left out of the scores."""
+    found = {name: entry.get("skipped") or [] for name, entry in record.scores.get("datasets", {}).items()}
+    return [
+        f"{name}: {len(ids)} images are not scored, as their files cannot be read: {', '.join(map(str, ids))}"
+        for name, ids in found.items()
+        if ids
+    ]
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,18 +63,20 @@ class Picture(NamedTuple):
     legend: dict[str, list[dict[str, Any]]]
 
 
-def predict_samples(method: Method, folder: Folder, options: TestOptions) -> list[Shown]:
+def predict_samples(method: Method, folder: Folder, options: TestOptions, skipped: Collection[str] = ()) -> list[Shown]:
     """Read a few images spread evenly over a folder; predict each in the folder's labels and in the unified ones.
 
-    The labels of a dataset that was not trained on are related by names. The method is put into eval mode.
+    Images whose ids are in `skipped` are left out. The labels of a dataset that was not trained on are related by
+    names. The method is put into eval mode.
     """
     method.eval()
     trained_on = folder.space.name in {s.name for s in method.spaces}
     relation = None if trained_on else relate_by_names(folder.space, method.taxonomy)
     outputs = [OutputSpace(folder.space, relation), OutputSpace(method.taxonomy.unified)]
     out = []
-    for index in sorted({round(i * (len(folder) - 1) / max(SAMPLES - 1, 1)) for i in range(SAMPLES)}):
-        sample = folder.read(index)
+    known = [i for i, name in enumerate(folder.ids) if name not in skipped]
+    for place in sorted({round(i * (len(known) - 1) / max(SAMPLES - 1, 1)) for i in range(SAMPLES)}):
+        sample = folder.read(known[place])
         assert isinstance(sample.annotation, Dense | Segments)
         maps = EncodedImages(method, sample.image[None], options).label_maps(outputs)
         out.append(Shown(sample.image, sample.annotation.labels, *(found[0].cpu() for found in maps)))

@@ -154,7 +154,8 @@ def _run_confusion(run: Run, source: Source) -> Counts:
         there = {f.space.name for f in source.folders}
         gone = ", ".join(s.name for s in source.spaces if s.name not in there)
         raise UserError(f"{run.folder}: the images of {gone} are not where the recipe says; use --by text")
-    counts = collect(run.load_model(), source.folders, run.recipe.test, heads=source.spaces).counts
+    test, skip_bad = run.recipe.test, run.recipe.data.skip_bad
+    counts = collect(run.load_model(), source.folders, test, heads=source.spaces, skip_bad=skip_bad).counts
     return {(a, b): matrix for (a, b), matrix in counts.items() if b != UNIFIED}
 
 

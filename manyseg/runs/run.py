@@ -160,7 +160,8 @@ def evaluate_run(
     method = run.load_model()
     if relate == "text" and not method.reads_words:
         encode = TextEncoder().encode
-    return evaluate(method, folders, relate=relate, encode=encode, fit=fit, options=run.recipe.test)
+    test, skip_bad = run.recipe.test, run.recipe.data.skip_bad
+    return evaluate(method, folders, relate=relate, encode=encode, fit=fit, options=test, skip_bad=skip_bad)
 
 
 def cross_run(folder: str | Path, data: Sequence[str] = (), *, overrides: Sequence[str] = ()) -> CrossTable:
@@ -169,9 +170,12 @@ def cross_run(folder: str | Path, data: Sequence[str] = (), *, overrides: Sequen
     `data` is as in `evaluate_run`. The table of AutoUniSeg's Table 3; see `manyseg.evaluation.cross_table`.
     """
     run = Run.open(folder, overrides)
-    folders, method, options = _asked(run, data), run.load_model(), run.recipe.test
-    fit = collect(method, [_fitting(f) for f in folders], options)
-    return cross_table({f.space.name: f.space for f in folders}, fit, collect(method, folders, options))
+    folders, method = _asked(run, data), run.load_model()
+    fit, score = (
+        collect(method, asked, run.recipe.test, skip_bad=run.recipe.data.skip_bad)
+        for asked in ([_fitting(f) for f in folders], folders)
+    )
+    return cross_table({f.space.name: f.space for f in folders}, fit, score)
 
 
 def conflicts_run(folder: str | Path, *, steps: int = 50) -> list[Conflict]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from manyseg import atomic
 from manyseg.config import flatten, read_toml, to_toml
 from manyseg.data.annotation import KINDS, Dense, Segments
+from manyseg.data.files import DataError
 from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture
 from manyseg.data.quick_check import quick_check
@@ -37,8 +39,16 @@ from manyseg.training.optimizer import seed_everything
 
 __all__ = ["Training"]
 
-HARMLESS = ("data.workers", "train.track", "train.log_every", "train.eval_every", "train.checkpoint_every")
-"""What may change on resuming: it decides how the run is read and written, not what it computes."""
+HARMLESS = (
+    "data.workers",
+    "data.on_bad_file",
+    "train.track",
+    "train.log_every",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "train.checkpoint_minutes",
+)
+"""What may change on resuming: it decides how the run is read and written, not what it has computed so far."""
 
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -106,7 +116,9 @@ class Training:
         checkpoint.read(self.folder.best).load_into(method)
         if self.main:
             self.folder.write(_tables(method))
-        scores = evaluate(method, [*self.seen, *self.unseen], options=self.recipe.test)
+        with _trained("the last evaluation"):
+            folders = [*self.seen, *self.unseen]
+            scores = evaluate(method, folders, options=self.recipe.test, skip_bad=self.recipe.data.skip_bad)
         if self.main:
             self._write_results(method, scores)
             checkpoint.discard_previous(self.folder.checkpoint)
@@ -182,12 +194,21 @@ class Training:
         self.accelerator.wait_for_everyone()
         if known is not None and known.key == statistics_key(method, heads, self.recipe.test):
             return known
-        return collect(method, self.measured[stage], self.recipe.test, heads=heads, activation=method.activation)
+        with _trained(f"the statistics of stage '{stage}'"):
+            return collect(
+                method,
+                self.measured[stage],
+                self.recipe.test,
+                heads=heads,
+                activation=method.activation,
+                skip_bad=self.recipe.data.skip_bad,
+            )
 
     def _evaluate(self, method: Method) -> dict[str, train.Score]:
         if self.main:
             self.folder.write(_tables(method))
-        scores = evaluate(method, self.seen, options=self.recipe.test)
+        with _trained("this evaluation"):
+            scores = evaluate(method, self.seen, options=self.recipe.test, skip_bad=self.recipe.data.skip_bad)
         return {name: _score(d) for name, d in scores.datasets.items()}
 
     def _write_inputs(self, recipe: str, files: dict[str, Path | None]) -> None:
@@ -215,9 +236,22 @@ class Training:
             scores.write(self.folder.path / "scores.json")
             atomic.write(self.folder.path / "confusion.npz", lambda file: np.savez_compressed(file, **counts))
             for folder in (*self.seen, *self.unseen):
-                shown = predict_samples(method, folder, self.recipe.test)
+                skipped = scores.datasets[folder.space.name].skipped
+                shown = predict_samples(method, folder, self.recipe.test, skipped)
                 write_samples(self.folder.path, folder.space, method.taxonomy.unified, shown)
             console.print(f"{write_report(self.folder.path)}: the report of this run")
+
+
+@contextmanager
+def _trained(step: str) -> Iterator[None]:
+    """Say of an error in what follows training that nothing is lost, and how to go on."""
+    try:
+        yield
+    except UserError as e:
+        leave = ", or leave such files out by --set data.on_bad_file=skip," if isinstance(e, DataError) else ""
+        raise UserError(
+            f"{e}; all that was trained is saved: mend this{leave} and go on at {step} with --resume"
+        ) from e
 
 
 def _tables(method: Method) -> dict[str, str]:

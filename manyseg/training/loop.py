@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ from manyseg.errors import UserError
 from manyseg.methods.base import Method
 from manyseg.training import checkpoint
 from manyseg.training.loss_accumulator import LossAccumulator
-from manyseg.training.metrics_log import MetricsLog, check_trackers, cut
+from manyseg.training.metrics_log import MetricsLog, check_trackers, cut, evaluated_steps
 from manyseg.training.optimizer import (
     Average,
     build_optimizer,
@@ -81,6 +82,7 @@ def train(
 
     `first` counts the steps of earlier stages; the log and the mixture number steps over all stages. Writes
     metrics.jsonl, `checkpoint/` and, whenever the mean mIoU of `evaluate` is the best of the stage so far, `best/`.
+    What was trained is saved before it is evaluated; a run that ends in an evaluation goes on with it.
     With several processes every one calls this with its `accelerator`, and `evaluate` must return the same in all.
     Raises UserError for a loss that is not finite, a checkpoint that is damaged or does not fit, and a full disk.
     """
@@ -119,20 +121,26 @@ class _Stage:
         self.average = Average(method, options.ema) if options.ema else None
         self.step, self.end = first, first + options.steps
         self.best: float | None = None
+        self.evaluated = False
         self.seconds = 0.0
+        # Of its own where the processes' group waits for the device.
+        own = self.accelerator.num_processes > 1 and dist.get_backend() != "gloo"
+        self.group = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if own else None
         self.ledger = LossAccumulator()
         self.waited = 0.0
 
     def run(self) -> None:
         """Train to the end of the stage."""
-        problem = self._restore()
+        problems = self._restore()
         main = self.accelerator.is_main_process
         with MetricsLog(self.folder, self.end, self.options.track, active=main) as self.journal:
-            if problem:
-                self.journal.say(f"warning: {problem}; going on from the checkpoint before it, after {self.step} steps")
-            self.started = time.perf_counter() - self.seconds
-            self.window = time.perf_counter()
+            for problem in problems:
+                self.journal.say(f"warning: {problem}")
+            self.saved = self.window = time.perf_counter()
+            self.started = self.saved - self.seconds
             self.method.train()
+            if self._evaluates() and not self.evaluated:
+                self._evaluate()
             draws = self._draws()
             while self.step < self.end:
                 self._update(draws)
@@ -184,18 +192,30 @@ class _Stage:
     # What happens between steps.
 
     def _report(self) -> None:
-        """Log, evaluate and save, each when its time has come; a checkpoint comes after what it must not repeat."""
-        o, done, over = self.options, self.step - self.first, self.step == self.end
-        saves = over or done % o.checkpoint_every == 0
-        evaluates = over or (o.eval_every and done % o.eval_every == 0)
-        if saves or evaluates or done % o.log_every == 0:
+        """Log, save and evaluate, each when its time has come; an evaluation can fail, so a checkpoint comes first."""
+        o, done, evaluates = self.options, self.step - self.first, self._evaluates()
+        late = 0 < 60 * o.checkpoint_minutes <= time.perf_counter() - self.saved
+        saves = self._agree(int(late)) or evaluates or done % o.checkpoint_every == 0
+        if saves or done % o.log_every == 0:
             self._log()
-        if evaluates:
-            self._check_weights()
-            self._evaluate()
         if saves:
             self._check_weights()
             self._save()
+        if evaluates:
+            self._evaluate()
+
+    def _evaluates(self) -> bool:
+        """Say whether an evaluation is due after the steps done."""
+        o, done = self.options, self.step - self.first
+        return self.step == self.end or bool(done and o.eval_every and done % o.eval_every == 0)
+
+    def _agree(self, value: int) -> int:
+        """Return the largest of all processes' values; on the CPU, so that nothing waits for the device."""
+        if self.accelerator.num_processes == 1:
+            return value
+        largest = torch.tensor(value)
+        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
+        return int(largest)
 
     def _log(self) -> None:
         """Write the mean of the losses since the last line; the only place where the host waits for the device."""
@@ -230,14 +250,14 @@ class _Stage:
             scores = self.evaluate(self.method)
             known = [s["miou"] for s in scores.values() if s["miou"] is not None]
             mean = float(np.mean(known)) if known else None
-            line = {"step": self.step, "stage": self.stage, "eval": scores, "mean_miou": mean}
-            self.journal.write(line)
             value = -math.inf if mean is None else mean
             if self.best is None or value >= self.best:
                 self.best = value
                 state = {"stage": self.stage, "step": self.step, "mean_miou": mean}
                 self._write("best", {"model": self.method.state_dict()}, state)
                 checkpoint.discard_previous(self.folder / "best")
+        # Last: an evaluation without this line is made again.
+        self.journal.write({"step": self.step, "stage": self.stage, "eval": scores, "mean_miou": mean})
         self.method.train()
         self.window = time.perf_counter()
 
@@ -246,7 +266,6 @@ class _Stage:
         state = {
             "stage": self.stage,
             "step": self.step,
-            "best": self.best,
             "seconds": time.perf_counter() - self.started,
             "scaler": self.scaler.state_dict(),
         }
@@ -254,7 +273,7 @@ class _Stage:
         if self.average:
             files["average"] = self.average.tensors
         self._write("checkpoint", files, state)
-        self.window = time.perf_counter()
+        self.saved = self.window = time.perf_counter()
 
     def _write(self, name: str, files: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
@@ -282,12 +301,11 @@ class _Stage:
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.options.precision)
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
-    def _restore(self) -> str:
-        """Go on from the run folder's checkpoint if it is of this stage; return what was wrong with a newer one."""
-        place, log, problem = self.folder / "checkpoint", self.folder / "metrics.jsonl", ""
+    def _restore(self) -> list[str]:
+        """Go on from the run folder's checkpoint if it is of this stage; return what was found damaged."""
+        place, log = self.folder / "checkpoint", self.folder / "metrics.jsonl"
         main = self.accelerator.is_main_process
-        if main:
-            problem = checkpoint.settle(place)
+        damaged = checkpoint.settle(place) if main else ""
         self.accelerator.wait_for_everyone()
         if place.exists() and (saved := checkpoint.read(place)).state["stage"] == self.stage:
             saved.load_into(self.method)
@@ -295,10 +313,25 @@ class _Stage:
             self.scaler.load_state_dict(saved.state["scaler"])
             if self.average:
                 self.average.load(saved.tensors("average"))
-            self.step, self.best, self.seconds = (saved.state[k] for k in ("step", "best", "seconds"))
+            self.step, self.seconds = saved.state["step"], saved.state["seconds"]
         if main:
             cut(log, self.step)
-        return problem
+        self.accelerator.wait_for_everyone()
+        problems = [f"{damaged}; going on from the checkpoint before it, after {self.step} steps"] if damaged else []
+        return problems + self._restore_best(evaluated_steps(log))
+
+    def _restore_best(self, evaluated: Collection[int]) -> list[str]:
+        """Take over how good the weights in `best/` are, and whether the steps done have been evaluated."""
+        place = self.folder / "best"
+        try:
+            saved = checkpoint.read(place) if place.exists() else None
+        except UserError as e:
+            return [f"{e}; the best weights are lost, those of the next evaluation take their place"]
+        if saved is not None and saved.state["stage"] == self.stage:
+            mean = saved.state["mean_miou"]
+            self.best = -math.inf if mean is None else mean
+            self.evaluated = self.step in evaluated
+        return []
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from manyseg import atomic
 from manyseg.errors import UserError
 from manyseg.training.options import Tracker
 
-__all__ = ["MetricsLog", "check_trackers", "cut"]
+__all__ = ["MetricsLog", "check_trackers", "cut", "evaluated_steps"]
 
 
 class MetricsLog:
@@ -121,17 +121,25 @@ class MetricsLog:
 
 def cut(path: Path, step: int) -> None:
     """Drop torn lines, and those of steps from `step` on and of evaluations after it; the file is replaced at once."""
-    if not path.exists():
-        return
-    kept = []
+    if path.exists():
+        kept = [t for t, at, is_eval in _records(path) if at < step or (is_eval and at == step)]
+        atomic.write(path, "".join(f"{text}\n" for text in kept))
+
+
+def evaluated_steps(path: Path) -> set[int]:
+    """Return the numbers of steps after which the log has an evaluation."""
+    return {step for _, step, is_eval in _records(path) if is_eval} if path.exists() else set()
+
+
+def _records(path: Path) -> Iterator[tuple[str, int, bool]]:
+    """Yield every whole line of the log, its step, and whether it is of an evaluation."""
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if line["step"] < step or ("eval" in line and line["step"] == step):
-            kept.append(text + "\n")
-    atomic.write(path, "".join(kept))
+        if isinstance(line, dict) and type(line.get("step")) is int:
+            yield text, line["step"], "eval" in line
 
 
 def check_trackers(trackers: Sequence[Tracker]) -> None:

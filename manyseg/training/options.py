@@ -43,5 +43,10 @@ class TrainOptions(BaseModel):
     deterministic: bool = Field(default=False, description="Deterministic GPU kernels where there are any; slower.")
     log_every: int = Field(default=10, ge=1, description="Steps to a line of metrics.jsonl, a mean over them.")
     eval_every: int = Field(default=0, ge=0, description="Steps to an evaluation; 0 evaluates at the end only.")
-    checkpoint_every: int = Field(default=500, ge=1, description="Steps to a checkpoint; there is one at the end too.")
+    checkpoint_every: int = Field(
+        default=500, ge=1, description="Steps to a checkpoint; there is one before every evaluation and at the end too."
+    )
+    checkpoint_minutes: float = Field(
+        default=10.0, ge=0, description="Minutes to a checkpoint, whatever the steps; 0 saves by steps alone."
+    )
     track: tuple[Tracker, ...] = Field(default=(), description='Copies of the log: "tensorboard", "wandb".')

@@ -67,6 +67,35 @@ def test_an_error_on_the_way_leaves_the_method_as_it_was(tmp_path):
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("fault", ["masks/val-1.png cut", "masks/val-1.png gone", "images/val-1.png cut"])
+def test_a_bad_file_is_left_out_on_request_counted_and_named(tmp_path, caplog, fault):
+    pairs = [([[0, 1]], [[0, 1]]), ([[0, 0]], [[1, 1]]), ([[2, 2]], [[2, 0]])]
+    folder = write(tmp_path, "street", STREET.names, pairs)
+    name, _, how = fault.partition(" ")
+    path = tmp_path / "street" / name
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(DataError, match="val-1"):
+        evaluate(Echo(TAXONOMY), [folder])
+    scores = evaluate(Echo(TAXONOMY), [folder], skip_bad=True)
+    street = scores.datasets["street"]
+    assert street.skipped == ("val-1",)
+    assert street.confusion.counts.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+    assert scores.to_json()["datasets"]["street"]["skipped"] == ["val-1"]
+    assert "- street: 1 images are not scored, as their files cannot be read: val-1" in scores.to_markdown()
+    assert f"skipped: {path}" in caplog.text
+
+
+def test_a_dataset_of_which_nothing_can_be_read_is_an_error_all_the_same(tmp_path):
+    folder = write(tmp_path, "street", STREET.names, [([[0]], [[0]]), ([[1]], [[1]])])
+    for path in (tmp_path / "street/masks").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="dataset 'street': all 2 images are bad, so none is skipped"):
+        evaluate(Echo(TAXONOMY), [folder], skip_bad=True)
+
+
 def test_an_unseen_dataset_is_related_by_names_and_a_class_without_a_node_scores_zero(tmp_path):
     # Classes: trees (node 4), sky (node 2), lake (none).
     pairs = [([[4, 4, 2, 0]], [[0, 0, 1, 2]])]

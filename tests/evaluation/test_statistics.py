@@ -127,6 +127,14 @@ def _rank(rank, folder, port, results):
     arrays = {f"{a}__{b}": c for (a, b), c in statistics.counts.items()}
     arrays |= {f"sums/{a}": c for a, c in statistics.sums.items()}
     np.savez(results / f"{rank}.npz", seen=score_seen(method, street).confusion.counts, **arrays)
+    # One rank alone meets the bad file.
+    dist.barrier()
+    (folder / "street/masks/val-1.png").unlink(missing_ok=True)
+    dist.barrier()
+    try:
+        score_seen(method, street)
+    except UserError as e:
+        (results / f"{rank}.txt").write_text(f"{e}\n{score_seen(method, street, skip_bad=True).skipped}")
     dist.destroy_process_group()
 
 
@@ -137,12 +145,15 @@ def test_two_ranks_hold_what_one_would(two, tmp_path_factory):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
+    alone = counted(two, Echo(TAXONOMY))
+    seen = score_seen(Echo(TAXONOMY), load(two / "street.toml", two / "street", "val")).confusion.counts
     with warnings.catch_warnings():
         # Python 3.12 warns of forks in a process with threads; a fresh interpreter would take many seconds to import.
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.multiprocessing.start_processes(_rank, (two, port, results), nprocs=2, start_method="fork")
-    alone = counted(two, Echo(TAXONOMY))
-    seen = score_seen(Echo(TAXONOMY), load(two / "street.toml", two / "street", "val")).confusion.counts
+    faults = [(results / f"{rank}.txt").read_text() for rank in range(2)]
+    assert faults[0] == faults[1]
+    assert faults[0].endswith("\n('val-1',)")
     for rank in range(2):
         with np.load(results / f"{rank}.npz") as arrays:
             np.testing.assert_array_equal(arrays["seen"], seen)

@@ -312,6 +312,33 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_run_goes_on_from_the
     assert (tmp_path / "run/report.html").exists()
 
 
+@pytest.mark.parametrize("fault", ["fine/images/val-0001.png", "unseen/masks/val-0001.png"])
+def test_a_bad_file_of_an_evaluation_costs_no_training_and_can_be_left_out(world, tmp_path, caplog, fault):
+    """Whatever was trained is saved; what the message says to do works."""
+    home = Path(shutil.copytree(world.folder, tmp_path / "home"))
+    (home / "r.toml").write_text(RECIPE)
+    path = home / fault
+    path.write_bytes(path.read_bytes()[:99])
+    with pytest.raises(UserError) as e:
+        train_recipe(home / "r.toml", out=tmp_path / "run")
+    assert str(path) in str(e.value)
+    assert "\n" not in str(e.value)
+    assert "all that was trained is saved: mend this, or leave such files out by --set data.on_bad_file=skip," in str(
+        e.value
+    )
+    assert "with --resume" in str(e.value)
+    assert checkpoint.read(tmp_path / "run/checkpoint").state["step"] == 4
+    steps = [line for line in lines(tmp_path / "run") if "loss" in line]
+    train_recipe(home / "r.toml", out=tmp_path / "run", resume=True, overrides=["data.on_bad_file=skip"])
+    assert [line for line in lines(tmp_path / "run") if "loss" in line] == steps
+    scores = json.loads((tmp_path / "run/scores.json").read_text())["datasets"]
+    name = fault.split("/")[0]
+    assert {n: d["skipped"] for n, d in scores.items() if d["skipped"]} == {name: ["val-0001"]}
+    told = f"{name}: 1 images are not scored, as their files cannot be read: val-0001"
+    assert told in (tmp_path / "run/report.html").read_text()
+    assert "skipped: " in caplog.text
+
+
 def test_the_default_folder_bears_the_recipes_name(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe.write_text(RECIPE.replace("steps = 4", "steps = 1"))

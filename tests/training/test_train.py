@@ -244,16 +244,14 @@ def test_a_run_cut_short_goes_on_as_if_it_had_not_been(mixture, tmp_path, option
     options = {"steps": 8, "log_every": 3, "checkpoint_every": 5, "eval_every": 4, **options}
     whole, expected = fit(mixture, tmp_path / "a", method=noisy(mixture), **options)
 
-    calls = []
-
-    def stop(method):
-        calls.append(1)
-        if len(calls) == 2:
+    def stop(step):
+        if step == 7:
             raise KeyboardInterrupt
-        return scores(0.5)(method)
 
+    stopped = noisy(mixture)
+    stopped.on_step = stop
     with pytest.raises(KeyboardInterrupt):
-        fit(mixture, tmp_path / "b", method=noisy(mixture), evaluate=stop, **options)
+        fit(mixture, tmp_path / "b", method=stopped, **options)
     assert checkpoint.read(tmp_path / "b" / "checkpoint").state["step"] == 5
     with (tmp_path / "b" / "metrics.jsonl").open("a") as file:
         file.write('{"step": 7, "torn')
@@ -265,6 +263,64 @@ def test_a_run_cut_short_goes_on_as_if_it_had_not_been(mixture, tmp_path, option
     for name in ("model", "optimizer", "average")[: 3 if "ema" in options else 2]:
         both = [checkpoint.read(tmp_path / x / "checkpoint").tensors(name) for x in "ab"]
         assert equal(*both), name
+
+
+@pytest.mark.parametrize("eval_every", [0, 2])
+def test_a_run_that_ends_in_an_evaluation_goes_on_with_it(mixture, tmp_path, eval_every):
+    """Whatever evaluation raises, and however often, no step is lost or taken again."""
+    options = {"steps": 4, "log_every": 1, "eval_every": eval_every}
+    whole, expected = fit(mixture, tmp_path / "a", **options)
+    outcomes, steps, saved = [False, False, True] * (2 if eval_every else 1), [], []
+
+    def evaluate(method):
+        if not outcomes.pop(0):
+            raise UserError("val/3.png: truncated")
+        return scores(0.5)(method)
+
+    while outcomes:
+        method = build(mixture)
+        method.on_step = steps.append
+        try:
+            resumed, found = fit(mixture, tmp_path / "b", method=method, evaluate=evaluate, **options)
+        except UserError:
+            saved.append(checkpoint.read(tmp_path / "b/checkpoint").state["step"])
+    assert saved == ([2, 2, 4, 4] if eval_every else [4, 4])
+    assert steps == [0, 1, 2, 3]
+    assert equal(whole.state_dict(), resumed.state_dict())
+    keys = ("step", "losses", "eval")
+    assert [[line.get(k) for k in keys] for line in found] == [[line.get(k) for k in keys] for line in expected]
+
+
+def test_an_evaluation_is_not_made_again_unless_its_best_weights_are_damaged(mixture, tmp_path, capsys):
+    fit(mixture, tmp_path, steps=2)
+    calls = []
+
+    def count(method):
+        calls.append(1)
+        return scores(0.7)(method)
+
+    fit(mixture, tmp_path, steps=2, evaluate=count)
+    assert not calls
+    (tmp_path / "best/model.safetensors").write_bytes(b"")
+    fit(mixture, tmp_path, steps=2, evaluate=count)
+    assert len(calls) == 1
+    assert "best/model.safetensors: damaged" in capsys.readouterr().out
+    assert checkpoint.read(tmp_path / "best").state["mean_miou"] == 0.7
+
+
+def test_checkpoints_come_by_time_too(mixture, tmp_path, monkeypatch):
+    written, write = [], checkpoint.write
+
+    def note(folder, files, state):
+        written.append(state["step"])
+        write(folder, files, state)
+
+    monkeypatch.setattr(checkpoint, "write", note)
+    common = {"steps": 3, "checkpoint_every": 100, "evaluate": lambda method: {}}
+    for minutes, expected in [(1e-9, [1, 2, 3]), (0, [3]), (60, [3])]:
+        written.clear()
+        fit(mixture, tmp_path / str(minutes), checkpoint_minutes=minutes, **common)
+        assert written[:-1] == expected  # the last one is the best weights
 
 
 def test_two_draws_accumulated_are_one_step_on_their_mean(mixture, tmp_path):
@@ -300,7 +356,6 @@ def test_the_best_weights_are_kept_by_mean_miou(mixture, tmp_path):
     best = checkpoint.read(tmp_path / "best")
     assert best.state == {"stage": "train", "step": 4, "mean_miou": 0.6}
     assert not checkpoint.previous(tmp_path / "best").exists()
-    assert checkpoint.read(tmp_path / "checkpoint").state["best"] == 0.6
 
 
 def test_datasets_that_could_not_be_measured_are_left_out_of_the_mean(mixture, tmp_path):
