@@ -27,6 +27,13 @@ LAYOUTS = {
     "cvat_masks": ("color", ("road", "car", "background"), 2),
     "roboflow_masks": ("index", ("road", "car", "background"), 2),
     "config_json": ("index", ("road", "car"), IGNORE),
+    "labelme": ("labelme", ("road", "car"), IGNORE),
+    "supervisely": ("supervisely", ("road", "car"), IGNORE),
+    "yolo": ("yolo_segments", ("road", "car"), IGNORE),
+    "yolo_boxes": ("yolo_boxes", ("road", "car"), IGNORE),
+    "polygon_json": ("polygon_json", ("road", "car"), IGNORE),
+    "ade_full": ("ade_full", ("road, route", "car, auto"), IGNORE),
+    "voc_boxes": ("voc_boxes", ("road", "car"), IGNORE),
 }
 
 
@@ -51,12 +58,17 @@ def test_the_card_of_a_layout_passes_the_check_and_gives_the_labels_that_were_dr
     order = [*(card.space.positions[c] for c in classes), IGNORE]
     seen = []
     for split in card.splits:
-        folder = load(path, root, split, "dense")
+        folder = load(path, root, split, "boxes" if card.kind == "boxes" else "dense")
         for i in range(len(folder)):
             k = next(k for k, n in enumerate(NAMES) if n in folder.ids[i])
             seen.append(k)
-            truth = layouts.truth(k, background)
-            assert np.array_equal(folder.read(i).annotation.labels.numpy(), np.array(order)[truth])
+            annotation = folder.read(i).annotation
+            if card.kind == "boxes":
+                boxes = dict(zip(annotation.classes.tolist(), annotation.boxes.round().int().tolist(), strict=True))
+                assert boxes == {order[c]: list(box(k)) for c, (_, box) in enumerate(layouts.OBJECTS)}
+            else:
+                truth = layouts.truth(k, background)
+                assert np.array_equal(annotation.labels.numpy(), np.array(order)[truth])
     assert sorted(seen) == list(range(len(NAMES)))
 
 

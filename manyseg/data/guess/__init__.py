@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from manyseg.data.guess.draft import Candidate, Draft, tried
+from manyseg.data.guess.drawn import drawn_drafts
 from manyseg.data.guess.masks import mask_drafts
+from manyseg.data.guess.red_green import red_green_drafts
 from manyseg.data.guess.tree import Tree
 from manyseg.errors import UserError
 
 __all__ = ["Candidate", "guess", "print_guess"]
 
-READERS: Sequence[Callable[[Tree], Iterator[Draft]]] = (mask_drafts,)
+READERS: Sequence[Callable[[Tree], Iterator[Draft]]] = (mask_drafts, drawn_drafts, red_green_drafts)
 """Each finds one family of layouts."""
 
 
@@ -34,8 +36,8 @@ def guess(folder: str | Path) -> list[Candidate]:
     if reasons:
         raise UserError(f"{root}: it looks like {reasons[0]}")
     raise UserError(
-        f"{root}: no known layout; looked for photos with masks of the same names; found {tree.summary()}; write a "
-        "card (docs/datasets.md), or name images and annotations alike"
+        f"{root}: no known layout; looked for photos with masks, or a JSON, XML or text file, of the same names; found "
+        f"{tree.summary()}; write a card (docs/datasets.md), or name images and annotations alike"
     )
 
 

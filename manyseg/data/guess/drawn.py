@@ -1,0 +1,185 @@
+"""A file of objects beside every photo: the JSON, XML and text files of labelling tools."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from manyseg.data.encodings import ENCODINGS, Encoding, ImageFiles, Raw, RawValues
+from manyseg.data.encodings.drawn import DrawnEncoding
+from manyseg.data.guess.draft import Draft, FoundClass, joined_by_name
+from manyseg.data.guess.splits import arranged
+from manyseg.data.guess.tables import ClassTable, class_tables, is_void
+from manyseg.data.guess.tree import Pairing, Place, Tree, pairings, spread
+from manyseg.errors import UserError
+
+__all__ = ["drawn_drafts", "overlap_key"]
+
+TRIED = 20
+"""Files that are read as each encoding, to see which one it is."""
+
+READ = 5000
+"""Files whose classes are gathered."""
+
+TOOLS = {
+    ".json": (
+        ("labelme", "Labelme's JSON files", 5),
+        ("supervisely", "a project of Supervisely", 5),
+        ("polygon_json", "a JSON of polygons beside each photo", 20),
+    ),
+    ".txt": (("yolo_segments", "YOLO's polygons", 5), ("yolo_boxes", "YOLO's boxes", 35)),
+    ".xml": (("voc_boxes", "an XML of boxes beside each photo", 40),),
+}
+"""Encodings by the ending of their files: name, title and rank."""
+
+PAINTED_IN_ORDER = ("supervisely", "polygon_json", "cvat_images")
+"""Encodings of tools that show the objects of an image in the order in which they are listed, the last on top."""
+
+
+def overlap_key(encoding: str) -> dict[str, tuple[Any, str]]:
+    """Return the card's key that says which of several objects has a pixel, with a comment, where there is one."""
+    if not ENCODINGS[encoding].drawn:
+        return {}
+    if encoding in PAINTED_IN_ORDER:
+        return {"overlap": ("last", 'where objects lie over each other, the later one; or "smallest"')}
+    return {"overlap": ("smallest", 'where objects lie over each other, the smallest one; or "last"')}
+
+
+class _Numbering(dict[Raw, int]):
+    """A map that knows every value: each gets the next number when it is first asked for."""
+
+    def __contains__(self, value: object) -> bool:
+        return True
+
+    def get(self, value: Raw, default: Any = None) -> int:
+        return self.setdefault(value, len(self))
+
+
+@dataclass
+class _Reading:
+    """What the files of an encoding hold: how many could be read, the values of classes, and objects of boxes only."""
+
+    read: int = 0
+    values: Counter[Raw] = field(default_factory=Counter)
+    error: UserError | None = None
+
+
+def drawn_drafts(tree: Tree) -> Iterator[Draft]:
+    """Yield a draft for every kind of annotation files that photos have beside them."""
+    tables = class_tables(tree)
+    for suffix, tools in TOOLS.items():
+        others = tree.ending_in(suffix)
+        for pair in pairings(tree.images, others) if others else []:
+            for name, title, rank in tools:
+                draft = _draft(tree, pair, name, title, rank, tables)
+                if draft is not None:
+                    yield draft
+                    break
+
+
+def _draft(tree: Tree, pair: Pairing, name: str, title: str, rank: int, tables: Sequence[ClassTable]) -> Draft | None:
+    first = _read(tree, pair, name, spread(pair.both, TRIED))
+    if first.read <= len(spread(pair.both, TRIED)) / 2 or not first.values:
+        return None
+    if name == "yolo_segments" and not _has_polygons(tree, pair):
+        return None
+    chosen = spread(pair.both, READ)
+    found = _read(tree, pair, name, chosen)
+    by_number = ENCODINGS[name].values == "number"
+    # Of this format no file means no object.
+    usable = list(pair.images) if by_number else pair.both
+    place = arranged(tree, {"image": pair.image, "annotations": pair.other}, pair.images, usable)
+    saw = [f"{len(pair.both)} pairs {pair.image} and {pair.other}"]
+    unsure = [f"classes are those of {len(chosen)} of {len(pair.both)} files"] if len(chosen) < len(pair.both) else []
+    numbered, how = _numbered(tree, tables, found.values) if by_number else _named(tables, found.values)
+    saw += how
+    if by_number and not how:
+        unsure.append("no table of classes was found, so that classes are called by their numbers; rename them")
+    ignore = [c.values[0] if c.values else c.name for c in numbered if is_void(c.name)]
+    classes = joined_by_name(c for c in numbered if not is_void(c.name))
+    if not classes:
+        return None
+    if ENCODINGS[name].kind == "segments":
+        unsure.append("pixels under no object have no label; `background` names a class for them, if they are one")
+    return Draft(title, rank, name, place, classes, ignore, overlap_key(name), saw, unsure)
+
+
+def _files(tree: Tree, pair: Pairing, place: Place) -> ImageFiles:
+    image = pair.images[place]
+    return ImageFiles(place[1], image, tree.path(image), None, None, tree.path(pair.others[place]))
+
+
+def _read(tree: Tree, pair: Pairing, name: str, places: Sequence[Place]) -> _Reading:
+    """Read files as an encoding does, whatever their classes are."""
+    numbering = _Numbering()
+    encoding = ENCODINGS[name](RawValues(numbering, False, np.zeros(1, bool), {}))
+    out = _Reading()
+    for place in places:
+        try:
+            values = _values(encoding, _files(tree, pair, place), numbering)
+        except UserError as e:
+            out.error = e
+            continue
+        out.read += 1
+        out.values.update(values)
+    return out
+
+
+def _values(encoding: Encoding, files: ImageFiles, numbering: _Numbering) -> set[Raw]:
+    if isinstance(encoding, DrawnEncoding):
+        return {shape.value for shape in encoding.shapes(files)[1]}
+    numbering.clear()
+    encoding.read(files)
+    return set(numbering)
+
+
+def _has_polygons(tree: Tree, pair: Pairing) -> bool:
+    """Say whether most lines of the format that holds both are polygons, not boxes."""
+    polygons = boxes = 0
+    for place in spread(pair.both, TRIED):
+        for line in tree.path(pair.others[place]).read_text(encoding="utf-8", errors="replace").splitlines():
+            polygons += len(line.split()) > 5
+            boxes += len(line.split()) == 5
+    return polygons > boxes
+
+
+def _named(tables: Sequence[ClassTable], values: Mapping[Raw, int]) -> tuple[list[FoundClass], list[str]]:
+    """Return classes that files call by name, in the order of a table that has them all, with its colours."""
+    for table in tables:
+        rows = {row.name: row for row in table.rows}
+        if set(values) <= rows.keys():
+            return [FoundClass(name, (), row.color) for name, row in rows.items()], [f"classes of {table.file}"]
+    return [FoundClass(str(v)) for v in sorted(values, key=str)], []
+
+
+def _numbered(
+    tree: Tree, tables: Sequence[ClassTable], values: Mapping[Raw, int]
+) -> tuple[list[FoundClass], list[str]]:
+    for file, names in _yaml_names(tree):
+        if set(values) <= names.keys():
+            return [FoundClass(name, (number,)) for number, name in names.items()], [f"classes of {file}"]
+    for table in tables:
+        rows = table.by_number()
+        if set(values) <= rows.keys():
+            return [FoundClass(row.name, (v,), row.color) for v, row in rows.items()], [f"classes of {table.file}"]
+    return [FoundClass(f"class {v}", (v,)) for v in sorted(values, key=int)], []
+
+
+def _yaml_names(tree: Tree) -> Iterator[tuple[str, dict[Raw, str]]]:
+    """Yield the class names of YAML files, by number."""
+    import yaml
+
+    for file in tree.ending_in(".yaml", ".yml"):
+        try:
+            data = yaml.safe_load(tree.path(file).read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            continue
+        names = data.get("names") if isinstance(data, dict) else None
+        if isinstance(names, list):
+            names = dict(enumerate(names))
+        if isinstance(names, dict) and names and all(isinstance(k, int) for k in names):
+            yield file, {number: str(name) for number, name in names.items()}
