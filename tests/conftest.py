@@ -1,4 +1,4 @@
-"""What every test shares: one torch thread, and no way to the network."""
+"""What every test shares: one torch thread, no way to the network, and examples without a time limit."""
 
 import os
 
@@ -7,8 +7,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+# How long an example takes says how busy the machine is.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -140,22 +140,25 @@ def _with_name_parts(
 def with_confusion(classes: JointClasses, evidence: Evidence, group: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T T"]:
     """Combine text and confusion as two detectors of related pairs, each calibrated by the other.
 
-    With too few equal names for that, or without texts, the log-odds of the pooled confusion rate are taken as they
-    are: then x is related to y where more than half of its pixels are predicted as y.
+    Where they cannot be, with too few equal names or where these are all that is left, the log-odds of the text and of
+    the pooled confusion rate are added up. Without texts the latter are taken as they are: then x is related to y where
+    more than half of its pixels are predicted as y.
     """
     assert evidence.rates is not None
     rate, seen, free = _pooled_rates(classes, evidence.rates, group)
     seen &= classes.differ
     if evidence.similarity is None or evidence.prior is None:
         return np.where(seen, logit(rate), IMPOSSIBLE)
-    same = seen & evidence.same_name
     out = np.where(free, evidence.prior, IMPOSSIBLE)
-    if same.sum() < MIN_EQUAL_NAMES:
-        return np.where(seen, evidence.prior + logit(rate), out)
     similarity, confusion = evidence.similarity[seen].astype(np.float64), rate[seen]
     named = evidence.same_name[seen]
-    unrelated = confusion[similarity < np.median(similarity)]
-    text = log_odds_by_test(similarity, confusion, unrelated.mean(), confusion[named].mean())
+    added = np.where(seen, evidence.prior + logit(rate), out)
+    if named.sum() < MIN_EQUAL_NAMES:
+        return added
+    unrelated, related = confusion[similarity <= np.median(similarity)].mean(), confusion[named].mean()
+    if unrelated >= related:
+        return added
+    text = log_odds_by_test(similarity, confusion, unrelated, related)
     p = sigmoid(text)
     sight = log_odds_by_test(confusion, p, p[confusion <= np.median(confusion)].mean(), p[named].mean())
     base = float(logit(np.array(p.mean())))

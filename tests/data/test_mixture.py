@@ -280,6 +280,14 @@ def test_a_bad_file_can_be_skipped_counted_and_reported(broken, workers, caplog)
     assert equal(again[4], read[4])
 
 
+def test_a_stand_in_for_a_bad_file_is_cropped_in_its_own_way_as_it_may_meet_itself(tmp_path):
+    write(tmp_path, "pair", 2)
+    (tmp_path / "pair/images/00.png").write_bytes(b"not an image")
+    (batch,) = mixture(tmp_path, {"pair": 2}, on_bad_file="skip")[0]
+    assert batch.ids == ("01", "01")
+    assert not torch.equal(*batch.image)
+
+
 def test_a_dataset_of_bad_files_only_is_an_error_even_when_they_are_skipped(broken):
     for file in (broken / "street/images").iterdir():
         file.write_bytes(b"")

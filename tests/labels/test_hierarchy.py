@@ -70,6 +70,21 @@ def test_of_classes_that_overlap_in_part_the_one_in_most_conflicts_is_split():
     }
 
 
+def test_which_class_is_split_follows_from_conflicts_then_size_then_order():
+    nodes = list("abcde")
+    fine = {n: [n] for n in nodes}
+
+    def split(**sets):
+        datasets = {d: {d: list(members)} for d, members in sets.items()}
+        return [d for (d, _), _ in Hierarchy.of(taxonomy(nodes, fine=fine, **datasets)).split]
+
+    assert split(p="abc", q="cd") == split(q="cd", p="abc") == ["q"]  # One conflict each: the smaller.
+    assert split(p="ab", q="bc") == ["q"]  # And of one size: the later.
+    assert split(q="bc", p="ab") == ["p"]
+    assert split(p="abc", q="cd", r="bd") == ["r", "q"]  # Two conflicts each.
+    assert split(p="ab", q="bcd", r="de") == ["q"]  # Two conflicts, though it is the largest.
+
+
 def test_a_concept_whose_parts_no_dataset_tells_apart_is_split():
     # Each of the fine sets knows one part of V: nothing could teach the choice between them.
     datasets = {

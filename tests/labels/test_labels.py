@@ -48,8 +48,9 @@ def test_disjoint_gives_every_class_its_own_node():
 
 @pytest.mark.parametrize(
     ("name", "folded"),
-    [("Traffic-Signs (front)", "traffic sign"), ("bus", "bus"), ("Glass", "glass"), ("bodies", "body"),
-     ("boxes", "box"), ("grass", "grass"), ("SHELVES", "shelve"), ("(x)", "(x)"), ("道路", "道路"), ("gas", "gas")],
+    [("Traffic-Signs (front)", "traffic sign"), ("bus", "bus"), ("Glass", "glass"), ("cars", "car"),
+     ("CAR", "car"), ("bodies", "body"), ("cactus", "cactus"), ("Chassis", "chassis"), ("boxes", "box"),
+     ("dishes", "dish"), ("grass", "grass"), ("SHELVES", "shelve"), ("(x)", "(x)"), ("道路", "道路"), ("gas", "gas")],
 )  # fmt: skip
 def test_normalise_folds_case_separators_brackets_and_plural(name, folded):
     assert normalise(name) == folded
@@ -142,6 +143,15 @@ def test_a_node_of_no_class_is_an_error():
 def test_a_relation_of_wrong_shape_or_type_is_an_error(bad):
     with pytest.raises(UserError, match="expected bool"):
         Taxonomy(LabelSpace.of("unified", "a"), (LabelSpace.of("s", ["x"]),), {"s": bad})
+
+
+def test_a_node_is_a_thing_and_has_a_colour_where_any_member_has():
+    masks = LabelSpace("masks", (LabelClass("car"), LabelClass("sky")))
+    segments = LabelSpace("segments", (LabelClass("car", (1, 2, 3), thing=True), LabelClass("sky", (4, 5, 6))))
+    for spaces in ([masks, segments], [segments, masks]):
+        car, sky = Taxonomy.by_name(spaces).unified.classes
+        assert (car.thing, sky.thing) == (True, False)
+        assert (car.color, sky.color) == ((1, 2, 3), (4, 5, 6))
 
 
 def test_two_datasets_of_one_name_are_an_error():

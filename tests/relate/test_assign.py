@@ -55,6 +55,11 @@ def test_iou_and_not_the_share_of_the_node_decides():
     assert map_by_iou(counts).tolist() == [[True, False, False], [False, True, True]]
 
 
+def test_the_iou_is_of_the_union_and_not_of_the_sum_of_both():
+    # IoU: 7/12 + 0/5 against 2/9 + 3/10. Of the sums 10 + 9, 5, 9 + 2, 10 + 3 the second would be larger.
+    assert map_by_iou(np.array([[7, 2], [3, 0]])).tolist() == [[True, False], [False, True]]
+
+
 def test_several_nodes_may_make_one_class_and_nodes_never_predicted_cover_what_is_left():
     counts = np.array([[50, 40, 0], [0, 0, 0]])
     assert map_by_iou(counts).tolist() == [[True, True, False], [False, False, True]]

@@ -149,6 +149,8 @@ def test_thinning_drops_weak_nodes_of_classes_with_several_and_keeps_the_best():
         [False, False, False, True],
     ]
     assert prune_by_score(np.array([0, 0, 0, 1]), score, 0.9).sum(1).tolist() == [1, 1]
+    # A node with exactly the least score stays.
+    assert prune_by_score(np.array([0, 0, 0, 1]), score, 0.4).sum(1).tolist() == [2, 1]
 
 
 def test_a_node_with_a_hundredth_of_its_class_or_less_is_not_used():
@@ -157,6 +159,13 @@ def test_a_node_with_a_hundredth_of_its_class_or_less_is_not_used():
         [True, True, False, False]
     ]
     assert prune_by_usage(relation, np.array([[990, 10, 0, 0]]), np.zeros(4)).tolist() == [[True, False, False, False]]
+
+
+def test_a_node_half_of_whose_pixels_have_no_label_is_still_used():
+    relation = np.array([[True, True]])
+    for unlabelled, used in ((40, True), (41, False)):
+        found = prune_by_usage(relation, np.array([[60, 40]]), np.array([0, unlabelled]))
+        assert found.tolist() == [[True, used]]
 
 
 def test_a_class_without_pixels_keeps_all_its_nodes():

@@ -28,7 +28,7 @@ WORDS = {
     "truck": (0, 0.8, 0.6),
     "vehicle": (0, 0.95, 0.3),
 }
-WORDS |= {"sky": (0, 0, -1), "lake": (-1, 0, 0), "lorry": (0, 0.75, 0.65)}
+WORDS |= {"sky": (0, 0, -1), "lake": (-1, 0, 0), "lorry": (0, 0.75, 0.65), "path": (0.58, -0.8, 0)}
 
 
 def encode(texts):
@@ -41,6 +41,13 @@ def test_text_relates_each_node_to_the_nearest_class_above_a_threshold_set_by_th
     # Nearest false matches: road .0 (car), car .8, truck .8, sky 0: the threshold is their median, .4.
     relation = relate_by_text(LabelSpace.of("t", ["street", "vehicle", "lake"]), taxonomy, encode)
     np.testing.assert_array_equal(relation, [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
+
+
+def test_the_threshold_is_the_median_of_the_nearest_false_matches_and_not_their_largest():
+    # Nearest false matches 0, .8, .8, 0: a path, at .59 of road, is near enough by their median alone.
+    taxonomy = Taxonomy.disjoint([LabelSpace.of("a", ["road", "car", "truck", "sky"])])
+    relation = relate_by_text(LabelSpace.of("t", ["path", "lake"]), taxonomy, encode)
+    np.testing.assert_array_equal(relation, [[1, 0, 0, 0], [0, 0, 0, 0]])
 
 
 def test_a_coarse_class_of_several_nodes_does_not_raise_the_bar_of_a_text_match():

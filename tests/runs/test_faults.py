@@ -92,7 +92,7 @@ def save(folder, n, size=4):
 def test_a_checkpoint_holds_tensors_of_every_kind_to_the_last_bit(tmp_path):
     shared = torch.arange(6.0).view(2, 3)
     tensors = {
-        "nan": torch.tensor([math.nan, -0.0]), "int": torch.tensor(2**40), "bool": torch.tensor([True]),
+        "nan": torch.tensor([math.nan, -0.0]), "int": torch.tensor(2**40), "bool": torch.tensor([True]), "one": shared,
         "half": torch.rand(3).bfloat16(), "transposed": shared.T, "tied": shared, "order": torch.rand(2, 3, 2, 2)
         .contiguous(memory_format=torch.channels_last), "none": torch.empty(0, 3),
     }  # fmt: skip

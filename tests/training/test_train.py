@@ -323,6 +323,27 @@ def test_checkpoints_come_by_time_too(mixture, tmp_path, monkeypatch):
         assert written[:-1] == expected  # the last one is the best weights
 
 
+def tied(mixture, seed=0):
+    """Build a method of which two layers share one weight."""
+    method = build(mixture, seed=seed)
+    method.twin = torch.nn.Conv2d(*method.head.weight.shape[1::-1], 1)
+    method.twin.weight = method.head.weight
+    return method
+
+
+def test_weights_that_layers_share_are_saved_averaged_and_shared_again(mixture, tmp_path):
+    options = {"lr": 0.05, "ema": 0.5, "checkpoint_every": 2}
+    whole, _ = fit(mixture, tmp_path / "a", method=tied(mixture), steps=4, **options)
+    fit(mixture, tmp_path / "b", method=tied(mixture), steps=2, after=2, **options)
+    resumed, _ = fit(mixture, tmp_path / "b", method=tied(mixture, seed=9), steps=4, **options)
+    assert resumed.twin.weight is resumed.head.weight
+    assert equal(whole.state_dict(), resumed.state_dict())
+    assert not equal(whole.state_dict(), tied(mixture).state_dict())
+    for name in ("model", "average"):
+        for found in (checkpoint.read(tmp_path / x / "checkpoint").tensors(name) for x in "ab"):
+            assert torch.equal(found["twin.weight"], found["head.weight"])
+
+
 def test_two_draws_accumulated_are_one_step_on_their_mean(mixture, tmp_path):
     # A norm of groups sees images apart, so draws 2k and 2k + 1 of two images are one of four but for rounding.
     four = DataOptions(crop=(32, 32), workers=0, sets=[{**s, "per_step": 4} for s in SETS])
