@@ -1,5 +1,6 @@
 """From a folder to a card: every layout is read as it is, checked, and trained on."""
 
+import json
 import tomllib
 import zlib
 
@@ -33,6 +34,12 @@ LAYOUTS = {
     "yolo_boxes": ("yolo_boxes", ("road", "car"), IGNORE),
     "polygon_json": ("polygon_json", ("road", "car"), IGNORE),
     "ade_full": ("ade_full", ("road, route", "car, auto"), IGNORE),
+    "coco": ("coco_instances", ("road", "car"), IGNORE),
+    "roboflow_coco": ("coco_instances", ("road", "car"), IGNORE),
+    "cvat_coco": ("coco_instances", ("road", "car"), IGNORE),
+    "coco_panoptic": ("coco_panoptic", ("road", "car"), IGNORE),
+    "cvat_images": ("cvat_images", ("road", "car"), IGNORE),
+    "label_studio": ("label_studio", ("road", "car"), IGNORE),
     "voc_boxes": ("voc_boxes", ("road", "car"), IGNORE),
 }
 
@@ -203,6 +210,76 @@ def test_a_folder_with_a_test_split_alone_beside_train_is_evaluated_on_it(tmp_pa
     masked(tmp_path / "d", NAMES[4:], "test/{}.jpg", "test_masks/{}.png")
     card = read_card(guess(tmp_path / "d")[0].write(tmp_path / "c.toml")[-1])
     assert card.splits == {"train": "train", "val": "test"}
+
+
+# Files of annotations for many photos.
+
+
+def sound(root, tmp_path):
+    """Write the card of a folder, which must pass the check."""
+    card = read_card(guess(root)[0].write(tmp_path / "c.toml")[-1])
+    assert [f for f in check(card, root) if f.severity == "error"] == []
+    return card
+
+
+def test_categories_that_the_files_of_splits_number_differently_are_looked_up_by_name(tmp_path):
+    layouts.coco(tmp_path / "d")
+    path = tmp_path / "d/annotations/instances_val2017.json"
+    swapped = json.loads(path.read_text())
+    for category in swapped["categories"]:
+        category["id"] = {1: 2, 2: 1}.get(category["id"], category["id"])
+    for annotation in swapped["annotations"]:
+        annotation["category_id"] = 3 - annotation["category_id"]
+    text(path, swapped)
+    card = sound(tmp_path / "d", tmp_path)
+    assert (card.values("road"), card.values("car")) == (("road",), ("car",))
+    folder = load(card, tmp_path / "d", "val", "dense")
+    for i in range(len(folder)):
+        labels = folder.read(i).annotation.labels.numpy()
+        truth = layouts.truth(next(k for k, n in enumerate(NAMES) if n == folder.ids[i]))
+        assert np.array_equal(labels == card.space.positions["car"], truth == 1)
+
+
+def test_splits_may_be_files_of_annotations_for_photos_in_one_folder(tmp_path):
+    photos(tmp_path / "d", "images/{}.jpg")
+    photo(tmp_path / "d/images/alone.jpg", 9)
+    text(tmp_path / "d/train.json", layouts.coco_json(NAMES[:4]))
+    text(tmp_path / "d/val.json", layouts.coco_json(NAMES[4:]))
+    card = sound(tmp_path / "d", tmp_path)
+    assert (card.image, card.annotations) == ("images/{id}.jpg", "{split}.json")
+    assert set(load(card, tmp_path / "d", "val").ids) == set(NAMES[4:])
+
+
+def test_photos_of_a_split_that_its_file_does_not_list_are_left_out(tmp_path):
+    layouts.roboflow_coco(tmp_path / "d")
+    photo(tmp_path / "d/train/alone.jpg", 9)
+    card = sound(tmp_path / "d", tmp_path)
+    assert load(card, tmp_path / "d", "train").ids == tuple(sorted(f"train/{n}" for n in NAMES[:3]))
+
+
+def test_a_single_split_of_annotations_is_divided(tmp_path):
+    for name in NAMES:
+        photo(tmp_path / f"d/train/{name}.jpg", NAMES.index(name))
+    text(tmp_path / "d/train/_annotations.coco.json", layouts.coco_json(NAMES))
+    card = sound(tmp_path / "d", tmp_path)
+    assert (card.image, card.annotations) == ("train/{id}.jpg", "train/_annotations.coco.json")
+    assert {len(load(card, tmp_path / "d", s)) for s in card.splits} == {1, 5}
+
+
+def test_boxes_without_outlines_give_a_card_of_boxes(tmp_path):
+    layouts.cvat_coco(tmp_path / "d")
+    path = tmp_path / "d/annotations/instances_default.json"
+    data = json.loads(path.read_text())
+    text(path, {**data, "annotations": [{**a, "segmentation": []} for a in data["annotations"]]})
+    assert sound(tmp_path / "d", tmp_path).encoding == "coco_boxes"
+
+
+def test_images_that_the_file_lists_and_the_folder_lacks_are_counted(tmp_path):
+    layouts.cvat_images(tmp_path / "d")
+    (tmp_path / f"d/images/{NAMES[0]}.jpg").unlink()
+    candidate = guess(tmp_path / "d")[0]
+    assert "1 of the 6 images that annotations.xml names are not in the folder" in candidate.draft.unsure
+    sound(tmp_path / "d", tmp_path)
 
 
 # Masks.

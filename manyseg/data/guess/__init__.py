@@ -8,13 +8,14 @@ from pathlib import Path
 from manyseg.data.guess.draft import Candidate, Draft, tried
 from manyseg.data.guess.drawn import drawn_drafts
 from manyseg.data.guess.masks import mask_drafts
+from manyseg.data.guess.records import record_drafts
 from manyseg.data.guess.red_green import red_green_drafts
 from manyseg.data.guess.tree import Tree
 from manyseg.errors import UserError
 
 __all__ = ["Candidate", "guess", "print_guess"]
 
-READERS: Sequence[Callable[[Tree], Iterator[Draft]]] = (mask_drafts, drawn_drafts, red_green_drafts)
+READERS: Sequence[Callable[[Tree], Iterator[Draft]]] = (mask_drafts, drawn_drafts, red_green_drafts, record_drafts)
 """Each finds one family of layouts."""
 
 
