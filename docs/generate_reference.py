@@ -18,7 +18,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from manyseg.config import keywords
-from manyseg.data.card import Card, CardClass
+from manyseg.data.card import Card
+from manyseg.data.classes import CardClass
 from manyseg.data.options import AugmentOptions, DataOptions, DatasetOptions, Jitter, SetOptions
 from manyseg.inference.options import TestOptions
 from manyseg.labels import Taxonomy

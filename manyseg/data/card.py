@@ -7,6 +7,7 @@ values, `"#rrggbb"` colours, COCO category ids, or tags.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -17,7 +18,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     PrivateAttr,
-    StrictInt,
     StrictStr,
     ValidationError,
     field_validator,
@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from manyseg.config import close
+from manyseg.data.classes import CardClass, StrictRaw, join_classes
 from manyseg.data.encodings import ENCODINGS, Encoding, Overlap, Raw, RawValues, Said
 from manyseg.data.encodings.masks import parse_color
 from manyseg.data.pattern import fields
@@ -33,41 +34,7 @@ from manyseg.labels import IGNORE, LabelClass, LabelSpace
 
 __all__ = ["Card", "CardClass", "builtin_cards", "builtin_text", "read_card"]
 
-StrictRaw = StrictInt | StrictStr
-
 ALL_OTHERS = "*"
-
-
-class CardClass(BaseModel):
-    """One class of a card: its raw values and what is known of it.
-
-    `thing` left out means true where the encoding has nothing but objects or comes with `instances`, else false. Said
-    to be true, it also means that every object has an id: pixels without one (a group, instance 0) are then ignored in
-    segments, for their objects are unknown, and not taken for one object.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    value: tuple[StrictRaw, ...] = ()
-    color: tuple[int, int, int] | None = None
-    thing: bool | None = None
-    description: str = ""
-    synonyms: tuple[str, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short_form(cls, data: Any) -> Any:
-        return data if isinstance(data, dict | CardClass) else {"value": data}
-
-    @field_validator("value", mode="before")
-    @classmethod
-    def _one_value(cls, value: Any) -> Any:
-        return tuple(value) if isinstance(value, list | tuple) else (value,)
-
-    @field_validator("color", mode="before")
-    @classmethod
-    def _hex_color(cls, color: Any) -> Any:
-        return parse_color(color) if isinstance(color, str) else color
 
 
 class Card(BaseModel):
@@ -78,6 +45,7 @@ class Card(BaseModel):
     `{split}` is the split's own name.
     `ignore`: raw values that are known, and mean that a pixel has no label. Any other raw value is an error, unless
     `ignore` has "*" where files name classes: vocabularies of tags and boxes can be too large to list.
+    `merge` joins classes under a new name, and pixels of the classes in `drop` have no label; no file changes.
     `overlap` and `background` are for objects that are drawn: which one has a pixel under several ("smallest", or
     "last" in the order of the file), and the class of pixels under none, which have no label unless it is given.
     """
@@ -92,6 +60,8 @@ class Card(BaseModel):
     encoding: StrictStr
     splits: dict[str, StrictStr]
     ignore: tuple[StrictRaw, ...] = ()
+    merge: dict[str, tuple[StrictStr, ...]] = {}
+    drop: tuple[StrictStr, ...] = ()
     overlap: Overlap | None = None
     background: StrictStr | None = None
     classes: dict[str, CardClass]
@@ -110,13 +80,10 @@ class Card(BaseModel):
         self._check_files()
         self._check_drawn()
         self._check_values()
-        if (
-            self.reader.kind == "segments"
-            and not self.reader.objects
-            and not any(c.thing for c in self.classes.values())
-        ):
+        _ = self.members  # Its own checks, as has the label space: names, colours, at least one class.
+        things = any(c.thing for c in self.space.classes)
+        if self.reader.kind == "segments" and not self.reader.objects and not things:
             raise ValueError("no class has `thing = true`, so all instances would be lost; mark the countable classes")
-        _ = self.space  # its own checks: names, colours, at least one class
         return self
 
     def _check_files(self) -> None:
@@ -149,7 +116,7 @@ class Card(BaseModel):
 
     def _check_values(self) -> None:
         owner: dict[Raw, str] = {}
-        for name, values in [*((n, self.values(n)) for n in self.classes), ("ignore", self.ignore)]:
+        for name, values in [*((n, self._own_values(n)) for n in self.classes), ("ignore", self.ignore)]:
             if not values and name not in ("ignore", self.background):
                 raise ValueError(f"class '{name}' has no value")
             for value in values:
@@ -173,10 +140,32 @@ class Card(BaseModel):
             if not isinstance(value, int) or not 0 <= value < limit:
                 raise ValueError(f"'{name}': value {value!r} is not a whole number from 0 to {limit - 1}")
 
-    def values(self, name: str) -> tuple[Raw, ...]:
-        """List the raw values of class `name`; a tag or an XML box that gives none is its class's name."""
+    def _own_values(self, name: str) -> tuple[Raw, ...]:
+        """List the raw values of one of `classes`; where files name classes, one without a value is called so."""
         value = self.classes[name].value
         return (name,) if self.reader.named and not value else value
+
+    def values(self, name: str) -> tuple[Raw, ...]:
+        """List the raw values of a class of the label space."""
+        return tuple(v for member in self.members[name] for v in self._own_values(member))
+
+    def relabelled(self, merge: Mapping[str, Sequence[str]], drop: Sequence[str]) -> Card:
+        """Return this card with classes of its label space joined or dropped as well; raises UserError as the keys."""
+        if not merge and not drop:
+            return self
+        try:
+            left = join_classes(self.space.names, merge, drop)
+        except ValueError as e:
+            raise UserError(f"card '{self.name}': {e}") from None
+        members = {new: tuple(m for name in old for m in self.members[name]) for new, old in left.items()}
+        kept = {m for group in members.values() for m in group}
+        changes = {
+            "merge": {new: group for new, group in members.items() if group != (new,)},
+            "drop": tuple(name for name in self.classes if name not in kept),
+        }
+        card = Card.model_validate(self.model_dump() | changes)
+        card._place = self._place
+        return card
 
     def list_path(self, root: Path, split: str) -> Path:
         """Return where the list of a split is: below `root`, or beside the card if it is not there but here."""
@@ -196,38 +185,47 @@ class Card(BaseModel):
         return "segments" if self.instances is not None else self.reader.kind
 
     @cached_property
+    def members(self) -> dict[str, tuple[str, ...]]:
+        """The classes of the label space, each with those of `classes` that it is made of."""
+        return join_classes(tuple(self.classes), self.merge, self.drop)
+
+    @cached_property
     def space(self) -> LabelSpace:
-        """The label space: the card's classes, in its order."""
-        objects = self.reader.objects or self.instances is not None
-        return LabelSpace(
-            self.name,
-            tuple(
-                LabelClass(
-                    name,
-                    parse_color(str(c.value[0])) if self.reader.values == "color" and c.color is None else c.color,
-                    objects and name != self.background if c.thing is None else c.thing,
-                    c.description,
-                    c.synonyms,
-                )
-                for name, c in self.classes.items()
-            ),
-        )
+        """The label space: the card's classes in its order, joined and dropped as it says."""
+        return LabelSpace(self.name, tuple(self._label_class(name) for name in self.members))
+
+    def _label_class(self, name: str) -> LabelClass:
+        """Return a class of the label space; a joined one says of itself what its member of the same name says."""
+        members = self.members[name]
+        colors = [self._color(m) for m in (name, *members) if m in members]
+        said = self.classes[name] if name in members else CardClass()
+        thing = any(self._is_thing(m) for m in members)
+        return LabelClass(name, next((c for c in colors if c), None), thing, said.description, said.synonyms)
+
+    def _color(self, name: str) -> tuple[int, int, int] | None:
+        said = self.classes[name]
+        return parse_color(str(said.value[0])) if self.reader.values == "color" and said.color is None else said.color
+
+    def _is_thing(self, name: str) -> bool:
+        said, objects = self.classes[name].thing, self.reader.objects or self.instances is not None
+        return objects and name != self.background if said is None else said
 
     @cached_property
     def positions(self) -> dict[Raw, int]:
-        """The class position of every raw value that the card names; ignored values have none."""
-        return {v: i for i, name in enumerate(self.classes) for v in self.values(name)}
+        """The class position of every raw value of a class; ignored values have none."""
+        return {v: i for i, name in enumerate(self.members) for v in self.values(name)}
 
     @cached_property
     def raw_values(self) -> RawValues:
         """What raw values mean, for the encoding that reads them."""
-        ignored: dict[Raw, int] = dict.fromkeys(self.ignore, IGNORE)
+        dropped = [v for name in self.drop for v in self._own_values(name)]
+        ignored: dict[Raw, int] = dict.fromkeys((*self.ignore, *dropped), IGNORE)
         others = self.reader.values == "word" and ignored.pop(ALL_OTHERS, None) is not None
-        identified = np.array([c.thing is True for c in self.classes.values()])
-        background = IGNORE if self.background is None else self.space.positions[self.background]
-        said = {v: Said(name, c.thing) for name, c in self.classes.items() for v in self.values(name)}
+        identified = np.array([all(self.classes[m].thing is True for m in group) for group in self.members.values()])
+        background = [i for i, group in enumerate(self.members.values()) if self.background in group]
+        said = {v: Said(name, c.thing) for name, c in self.classes.items() for v in self._own_values(name)}
         overlap = self.overlap or "smallest"
-        return RawValues(ignored | self.positions, others, identified, said, overlap, background)
+        return RawValues(ignored | self.positions, others, identified, said, overlap, *(background or [IGNORE]))
 
 
 def is_list(split: str) -> bool:

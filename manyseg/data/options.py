@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from manyseg.data.card import builtin_cards, read_card
+from manyseg.data.card import Card, builtin_cards, read_card
 from manyseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -91,12 +91,22 @@ class DatasetOptions(BaseModel):
     card: str = Field(description="Name of a built-in card, or path of a card.")
     root: str = Field(description="The folder that the card's patterns are relative to.")
     eval_split: str = Field(default="val", description="Split that is evaluated.")
+    merge: dict[str, tuple[str, ...]] = Field(
+        default={},
+        description="Classes that are joined, new name = [names of classes], after the card's own `merge`.",
+    )
+    drop: tuple[str, ...] = Field(default=(), description="Classes whose pixels have no label here.")
+
+    def read_card(self, base: Path) -> Card:
+        """Read the card, and join and drop its classes; relative paths start from `base`, the recipe's folder."""
+        card = read_card(self.card if self.card in builtin_cards() else base / self.card)
+        return card.relabelled(self.merge, self.drop)
 
     def open(self, base: Path, split: str, annotation: str = "native") -> Folder:
         """Open a split; `base` is the recipe's folder, that relative paths start from."""
         from manyseg.data.folder import Folder
 
-        card = read_card(self.card if self.card in builtin_cards() else base / self.card)
+        card = self.read_card(base)
         root = base / self.root
         if not root.is_dir():
             raise UserError(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from manyseg.data.card import builtin_cards, read_card
+from manyseg.data.card import read_card
 from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture
 from manyseg.errors import UserError
@@ -208,10 +208,10 @@ def _card_values(run: Run, labels: str) -> list[int] | None:
     for entry, space in zip(run.recipe.data.sets, run.spaces, strict=True):
         if space.name == labels:
             try:
-                card = read_card(entry.card if entry.card in builtin_cards() else run.recipe.base / entry.card)
+                card = entry.read_card(run.recipe.base)
             except UserError:
                 return None
-            first = [card.values(name)[0] for name in space.names if name in card.classes]
+            first = [card.values(name)[0] for name in space.names if name in card.members]
             numbers = [v for v in first if isinstance(v, int)]
             return numbers if len(numbers) == len(space) else None
     return None
