@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from manyseg import __version__
-from manyseg.errors import UserError
+from manyseg.errors import Interrupted, UserError
 
 __all__ = ["app", "main"]
 
@@ -183,7 +183,12 @@ def train(
     """Train one model on the datasets of a recipe, evaluate it, and write a report."""
     from manyseg.runs.run import train_recipe
 
-    train_recipe(recipe, out=out, resume=resume, data_root=data_root, overrides=overrides or [], check=check)
+    try:
+        train_recipe(recipe, out=out, resume=resume, data_root=data_root, overrides=overrides or [], check=check)
+    except Interrupted as e:
+        if str(e):  # The first of several processes speaks for all.
+            print(e, file=sys.stderr)
+        raise typer.Exit(e.status) from None
 
 
 @app.command()

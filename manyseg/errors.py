@@ -1,6 +1,8 @@
-"""The one error that a user's mistake or broken data raises."""
+"""The errors that end a command in one line: a user's mistake or broken data, and a signal."""
 
-__all__ = ["UserError"]
+from signal import Signals
+
+__all__ = ["Interrupted", "UserError"]
 
 
 class UserError(Exception):
@@ -8,3 +10,14 @@ class UserError(Exception):
 
     The command line prints the message without a traceback and exits with 1.
     """
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal, Ctrl-C or another one, ended a run; the message says what is saved and how to go on.
+
+    `signal` is its number and `status` what a process that it ended exits with: 130 for Ctrl-C.
+    """
+
+    def __init__(self, signal: int, message: str | None = None) -> None:
+        super().__init__(f"stopped by {Signals(signal).name}" if message is None else message)
+        self.signal, self.status = signal, 128 + signal

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from heapq import heapify, heapreplace
@@ -98,7 +99,7 @@ class Mixture(Dataset[tuple[Batch, ...]]):
 
     def loader(
         self, start: int, stop: int, *, workers: int | None = None, pin_memory: bool = False
-    ) -> Iterator[tuple[Batch, ...]]:
+    ) -> Generator[tuple[Batch, ...]]:
         """Read steps `start` to `stop` ahead in worker processes (by default as many as the options say), in order.
 
         Whatever a worker raises as a UserError is raised here, in the step that it belongs to.
@@ -117,6 +118,7 @@ class Mixture(Dataset[tuple[Batch, ...]]):
             num_workers=workers,
             collate_fn=_as_it_is,
             pin_memory=pin_memory,
+            worker_init_fn=_ignore_signals,
         )
         for item in steps:
             if isinstance(item, str):
@@ -188,6 +190,13 @@ class _Guarded(Dataset[tuple[Batch, ...] | str]):
             return self.mixture[step]
         except UserError as e:
             return str(e)
+
+
+def _ignore_signals(worker: int) -> None:
+    """Leave it to the main process to end this worker: a signal to the whole group is for the main one to answer."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _as_it_is(item: Any) -> Any:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from manyseg import atomic
 from manyseg.errors import UserError
+from manyseg.training import checkpoint
 
 __all__ = ["RunFolder"]
 
@@ -63,8 +64,10 @@ class RunFolder:
 
     @property
     def started(self) -> bool:
-        """Whether a run is there: its inputs are complete once the recipe is written."""
-        return self.recipe.exists()
+        """Whether a run is there that has taken a step; one that died before may be begun anew, by any recipe."""
+        saved = (self.checkpoint, checkpoint.previous(self.checkpoint), self.best, self.path / "stages")
+        logged = self.metrics.exists() and self.metrics.stat().st_size > 0
+        return self.recipe.exists() and (logged or any(place.exists() for place in saved))
 
     @property
     def finished(self) -> bool:

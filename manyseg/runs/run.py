@@ -17,7 +17,7 @@ import torch
 from manyseg.data.card import read_card
 from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture
-from manyseg.errors import UserError
+from manyseg.errors import Interrupted, UserError
 from manyseg.evaluation.cross_table import CrossTable, cross_table
 from manyseg.evaluation.evaluate import collect, evaluate
 from manyseg.evaluation.gradient_conflict import Conflict, measure_conflicts
@@ -34,6 +34,7 @@ from manyseg.runs.recipe import Recipe, build_method, read_recipe
 from manyseg.runs.stages import Training
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
+from manyseg.training.stop_signals import StopSignals
 
 __all__ = [
     "Recipe",
@@ -126,21 +127,30 @@ def train_recipe(
     """Train what a recipe describes, evaluate it, write its report, and return the run's folder.
 
     `out` defaults to `runs/<the recipe's name>`. With `resume` a run that was stopped goes on where it was; without, an
-    existing run is refused. `data_root` is where relative roots of datasets start; see `read_recipe`. Without `check`,
-    files are not checked before the first step. Launched by torchrun or accelerate, every process calls this.
+    existing run is refused. SIGINT, SIGTERM and SIGHUP end the run after the step in hand, which is saved, with
+    Interrupted; in an evaluation they end it at once, as what was trained is saved by then. `data_root` is where
+    relative roots of datasets start; see `read_recipe`. Without `check`, files are not checked before the first step.
+    Launched by torchrun or accelerate, every process calls this.
     """
     read = read_recipe(recipe, overrides, data_root)
     folder = Path(out) if out is not None else Path("runs") / Path(recipe).stem
-    training = Training(read, RunFolder(folder), train.find_processes())
-    try:
-        if training.prepare(resume, check=check):
-            training.run()
-        elif training.main:
-            print(f"{folder}: this run is finished; nothing to do")
-    except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        raise UserError(f"{folder}: cannot be written ({e}); make room there, then go on with --resume") from e
+    with StopSignals() as signals:
+        training = Training(read, RunFolder(folder), train.find_processes(), signals)
+        try:
+            if training.prepare(resume, check=check):
+                training.run(resume)
+            elif training.main:
+                print(f"{folder}: this run is finished; nothing to do")
+        except Interrupted as e:
+            words = ["manyseg", "train", str(recipe), "--out", str(folder), "--resume"]
+            words += [] if data_root is None else ["--data-root", str(data_root)]
+            words += [] if check else ["--no-check"]
+            words += [w for o in overrides for w in ("--set", o)]
+            raise Interrupted(e.signal, f"{e}: {training.outcome(words)}" if training.main else "") from None
+        except OSError as e:
+            if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+                raise
+            raise UserError(f"{folder}: cannot be written ({e}); make room there, then go on with --resume") from e
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -36,6 +38,7 @@ from manyseg.runs.recipe import Recipe, Stage, build_method, statistics_file
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
 from manyseg.training.optimizer import seed_everything
+from manyseg.training.stop_signals import StopSignals
 
 __all__ = ["Training"]
 
@@ -56,13 +59,14 @@ console = Console(soft_wrap=True, highlight=False, markup=False)
 class Training:
     """A run in progress: its recipe, folder and data, and this process's place among others."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> None:
-        self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
+    def __init__(self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator, signals: StopSignals) -> None:
+        self.recipe, self.folder, self.accelerator, self.signals = recipe, folder, accelerator, signals
         self.main: bool = accelerator.is_main_process
         rank, world = accelerator.process_index, accelerator.num_processes
         self.mixture = Mixture.open(recipe.data, recipe.base, seed=recipe.seed, rank=rank, world=world)
         self.spaces = tuple(f.space for f in self.mixture.folders)
         self.stages = recipe.stages
+        self.steps = sum(s.train.steps for s in self.stages)
         self.seen = [f for s in recipe.data.sets if _scorable(f := s.open_eval(recipe.base))]
         self.unseen = [f for s in recipe.data.unseen if _scorable(f := s.open_eval(recipe.base))]
         # Opened here, so that a split that is not there is an error before the first step.
@@ -92,20 +96,28 @@ class Training:
                     f"them, or choose another --out"
                 )
         finished = self.folder.finished
-        if check and self.main and not finished:
-            self._check_data()
-        self.accelerator.wait_for_everyone()
-        if self.main and not finished:
-            self._write_inputs(text, files)
-        self.accelerator.wait_for_everyone()
+        if not finished:
+            with self._main_alone() as main:
+                if main and check:
+                    self._check_data()
+                if main:
+                    self._write_inputs(text, files)
         return not finished
 
-    def run(self) -> None:
-        """Go through all stages, evaluate the best weights, and write what the run gave."""
+    def run(self, resume: bool = False) -> None:
+        """Go through all stages, evaluate the best weights, and write what the run gave.
+
+        With `resume` it is said from which step on. Raises Interrupted for a signal.
+        """
         if self.main:
             console.print(_mix_table(self.mixture, sum(s.train.steps * s.train.accumulate for s in self.stages)))
         first, method = 0, None
         reached = self._reached()
+        if resume and self.main:
+            done = self._saved_steps()
+            console.print(
+                f"going on after step {done} of {self.steps}" if done else "nothing was saved: from step 0 on"
+            )
         for i, stage in enumerate(self.stages):
             # Seeded by the stage, so that resuming in the middle of it starts from the same weights.
             seed_everything(self.recipe.seed, i)
@@ -137,13 +149,36 @@ class Training:
                 f"{self.recipe.file}: {kinds} in the data, listed above; correct them, or train with --no-check"
             )
 
+    @contextmanager
+    def _main_alone(self) -> Iterator[bool]:
+        """Let the main process work while the others wait for it; an error of it is raised in all of them."""
+        error: str | None = None
+        try:
+            yield self.main
+        except UserError as e:
+            error = str(e)
+        if (error := broadcast_object_list([error])[0]) is not None:
+            raise UserError(error)
+
+    def outcome(self, command: Sequence[str]) -> str:
+        """Say how many steps are saved, and that `command` goes on after them."""
+        done, world = self._saved_steps(), self.accelerator.num_processes
+        saved = f"step {done} of {self.steps} is saved" if done else "no step was saved"
+        launched = f"launch the {world} processes as before, each with: " if world > 1 else ""
+        return f"{saved}; to go on: {launched}{shlex.join(command)}"
+
+    def _saved_steps(self) -> int:
+        """Return the number of steps that the checkpoint holds."""
+        try:
+            return int(checkpoint.read(self.folder.checkpoint).state["step"])
+        except UserError:
+            return 0
+
     def _reached(self) -> int:
         """Return the number of the stage that the run's checkpoint is in; earlier ones are finished."""
-        if self.main:
-            wrong = checkpoint.settle(self.folder.checkpoint)
-            if wrong:
+        with self._main_alone() as main:
+            if main and (wrong := checkpoint.settle(self.folder.checkpoint)):
                 console.print(f"warning: {wrong}; going on from the checkpoint before it")
-        self.accelerator.wait_for_everyone()
         if not self.folder.checkpoint.exists():
             return 0
         name = checkpoint.read(self.folder.checkpoint).state["stage"]
@@ -164,6 +199,7 @@ class Training:
             self.folder.path,
             evaluate=self._evaluate,
             accelerator=self.accelerator,
+            signals=self.signals,
             seed=self.recipe.seed,
             stage=stage.name,
             first=first,
@@ -221,7 +257,7 @@ class Training:
     def _proposal(self, name: str) -> bytes:
         """Return the table that the run trains on: the one that it has kept, else what `manyseg labels` proposes."""
         file = self.folder.path / name
-        if file.exists():
+        if file.exists() and self.folder.started:
             return file.read_bytes()
         taxonomy = propose_by_text(self.spaces)
         console.print(

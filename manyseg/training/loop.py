@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from manyseg.data.batch import Batch
 from manyseg.data.mixture import Mixture
-from manyseg.errors import UserError
+from manyseg.errors import Interrupted, UserError
 from manyseg.methods.base import Method
 from manyseg.training import checkpoint
 from manyseg.training.loss_accumulator import LossAccumulator
@@ -38,6 +38,7 @@ from manyseg.training.optimizer import (
     seed_everything,
 )
 from manyseg.training.options import TrainOptions
+from manyseg.training.stop_signals import StopSignals
 
 __all__ = ["Evaluate", "Score", "find_processes", "train"]
 
@@ -77,6 +78,7 @@ def train(
     stage: str = "train",
     first: int = 0,
     accelerator: Accelerator | None = None,
+    signals: StopSignals | None = None,
 ) -> None:
     """Train `method` for `options.steps` steps, from the checkpoint in the run folder if it is one of this stage.
 
@@ -84,11 +86,14 @@ def train(
     metrics.jsonl, `checkpoint/` and, whenever the mean mIoU of `evaluate` is the best of the stage so far, `best/`.
     What was trained is saved before it is evaluated; a run that ends in an evaluation goes on with it.
     With several processes every one calls this with its `accelerator`, and `evaluate` must return the same in all.
-    Raises UserError for a loss that is not finite, a checkpoint that is damaged or does not fit, and a full disk.
+    One of `signals` to any of them ends all of them after the same step, which is saved; in an evaluation, at once.
+    Raises UserError for a loss that is not finite, a checkpoint that is damaged or does not fit, and a full disk; and
+    Interrupted for a signal.
     """
     check_trackers(options.track)
     with _deterministic(options.deterministic):
-        _Stage(method, mixture, options, folder, evaluate, seed, stage, first, accelerator or find_processes()).run()
+        known = accelerator or find_processes(), signals or StopSignals()
+        _Stage(method, mixture, options, folder, evaluate, seed, stage, first, *known).run()
 
 
 class _Stage:
@@ -105,10 +110,11 @@ class _Stage:
         stage: str,
         first: int,
         accelerator: Accelerator,
+        signals: StopSignals,
     ) -> None:
         self.method, self.mixture, self.options, self.folder = method, mixture, options, folder
         self.evaluate, self.seed, self.stage, self.first = evaluate, seed, stage, first
-        self.accelerator = accelerator
+        self.accelerator, self.signals = accelerator, signals
         self.device = self.accelerator.device
         if options.precision == "fp16" and self.device.type == "cpu":
             raise UserError("train.precision is fp16, which needs a GPU; use bf16 or fp32")
@@ -133,7 +139,8 @@ class _Stage:
         """Train to the end of the stage."""
         problems = self._restore()
         main = self.accelerator.is_main_process
-        with MetricsLog(self.folder, self.end, self.options.track, active=main) as self.journal:
+        journal = MetricsLog(self.folder, self.end, self.options.track, active=main)
+        with journal as self.journal, self.signals.held():
             for problem in problems:
                 self.journal.say(f"warning: {problem}")
             self.saved = self.window = time.perf_counter()
@@ -141,11 +148,12 @@ class _Stage:
             self.method.train()
             if self._evaluates() and not self.evaluated:
                 self._evaluate()
-            draws = self._draws()
-            while self.step < self.end:
-                self._update(draws)
-                self.step += 1
-                self._report()
+            # Closed, so that no worker is left however this ends.
+            with closing(self._draws()) as draws:
+                while self.step < self.end:
+                    self._update(draws)
+                    self.step += 1
+                    self._report()
 
     # One step.
 
@@ -177,7 +185,7 @@ class _Stage:
         if self.average:
             self.average.update(local)
 
-    def _draws(self) -> Iterator[tuple[Batch, ...]]:
+    def _draws(self) -> Generator[tuple[Batch, ...]]:
         k = self.options.accumulate
         yield from self.mixture.loader(self.step * k, self.end * k, pin_memory=self.device.type == "cuda")
 
@@ -192,15 +200,22 @@ class _Stage:
     # What happens between steps.
 
     def _report(self) -> None:
-        """Log, save and evaluate, each when its time has come; an evaluation can fail, so a checkpoint comes first."""
+        """Log, save and evaluate, each when its time has come; an evaluation can fail, so a checkpoint comes first.
+
+        Raises Interrupted after saving, if any process has got a signal.
+        """
         o, done, evaluates = self.options, self.step - self.first, self._evaluates()
         late = 0 < 60 * o.checkpoint_minutes <= time.perf_counter() - self.saved
-        saves = self._agree(int(late)) or evaluates or done % o.checkpoint_every == 0
+        # All processes do the same: no signal is number 0, so 1 stands for a checkpoint that is due.
+        request = self._agree(self.signals.received + 1 if self.signals.received else int(late))
+        saves = request or evaluates or done % o.checkpoint_every == 0
         if saves or done % o.log_every == 0:
             self._log()
         if saves:
             self._check_weights()
             self._save()
+        if request > 1:
+            raise Interrupted(request - 1)
         if evaluates:
             self._evaluate()
 
@@ -247,7 +262,8 @@ class _Stage:
     def _evaluate(self) -> None:
         self.method.eval()
         with self.average.swapped() if self.average else nullcontext(), torch.no_grad(), self._autocast():
-            scores = self.evaluate(self.method)
+            with self.signals.held(False):
+                scores = self.evaluate(self.method)
             known = [s["miou"] for s in scores.values() if s["miou"] is not None]
             mean = float(np.mean(known)) if known else None
             value = -math.inf if mean is None else mean

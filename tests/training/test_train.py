@@ -1,5 +1,7 @@
 import json
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from rich.console import Console
 import manyseg
 from manyseg.data.mixture import Mixture
 from manyseg.data.options import DataOptions
-from manyseg.errors import UserError
+from manyseg.errors import Interrupted, UserError
 from manyseg.methods import METHODS
 from manyseg.models import PixelEncoder
 from manyseg.training import checkpoint
@@ -28,6 +30,7 @@ from manyseg.training.optimizer import (
     seed_everything,
 )
 from manyseg.training.options import TrainOptions
+from manyseg.training.stop_signals import StopSignals
 
 SETS = [{"card": f"{name}.toml", "root": name, "per_step": 2} for name in ("fine", "coarse")]
 
@@ -50,10 +53,10 @@ def scores(*values):
     return lambda method: {"a": {"miou": left.pop(0) if len(left) > 1 else left[0], "pixel_accuracy": 0.5}}
 
 
-def fit(mixture, folder, *, evaluate=None, method=None, **options):
+def fit(mixture, folder, *, evaluate=None, method=None, signals=None, **options):
     method = method or build(mixture)
     folder.mkdir(exist_ok=True)
-    train.train(method, mixture, TrainOptions(**options), folder, evaluate=evaluate or scores(0.5))
+    train.train(method, mixture, TrainOptions(**options), folder, evaluate=evaluate or scores(0.5), signals=signals)
     return method, lines(folder)
 
 
@@ -289,6 +292,33 @@ def test_a_run_that_ends_in_an_evaluation_goes_on_with_it(mixture, tmp_path, eva
     assert equal(whole.state_dict(), resumed.state_dict())
     keys = ("step", "losses", "eval")
     assert [[line.get(k) for k in keys] for line in found] == [[line.get(k) for k in keys] for line in expected]
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_signal_in_a_step_is_answered_when_the_step_is_saved(mixture, tmp_path, log_every):
+    options = {"steps": 4, "log_every": log_every}
+    whole, expected = fit(mixture, tmp_path / "a", **options)
+    method = build(mixture)
+    method.on_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 1 else None
+    with StopSignals() as signals, pytest.raises(Interrupted) as e:
+        fit(mixture, tmp_path / "b", method=method, signals=signals, **options)
+    assert e.value.status == 143
+    assert checkpoint.read(tmp_path / "b/checkpoint").state["step"] == 2
+    resumed, found = fit(mixture, tmp_path / "b", **options)
+    assert equal(whole.state_dict(), resumed.state_dict())
+    if log_every == 1:
+        assert losses(found) == losses(expected)
+
+
+def test_a_signal_in_an_evaluation_ends_it_at_once_as_the_steps_are_saved(mixture, tmp_path):
+    def evaluate(method):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it went on")
+
+    with StopSignals() as signals, pytest.raises(Interrupted):
+        fit(mixture, tmp_path, evaluate=evaluate, signals=signals, steps=2)
+    assert checkpoint.read(tmp_path / "checkpoint").state["step"] == 2
+    assert not (tmp_path / "best").exists()
 
 
 def test_an_evaluation_is_not_made_again_unless_its_best_weights_are_damaged(mixture, tmp_path, capsys):
