@@ -11,6 +11,7 @@ from manyseg.methods.base import Method, PixelMethod, StagePlan
 from manyseg.methods.baselines import Manual, MultiHead, Union
 from manyseg.methods.htss import HTSS
 from manyseg.methods.lmseg import LMSeg
+from manyseg.methods.unified_nodes import UnifiedNodes
 from manyseg.methods.uniseg import UniSeg
 
 __all__ = ["METHODS", "Method", "PixelMethod", "StagePlan", "import_method"]
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method]] = {
     "manual": Manual,
     "uniseg": UniSeg,
     "autouniseg": AutoUniSeg,
+    "unified_nodes": UnifiedNodes,
     "htss": HTSS,
     "lmseg": LMSeg,
 }

@@ -153,11 +153,15 @@ class Method(nn.Module, ABC):
         return {}
 
     def inherit(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Prepare the tensors of the stage before, of which equal names and shapes are taken over. A hook; as they are.
+        """Prepare what the stage before handed over, of which equal names and shapes are taken. A hook; as it is.
 
         Its parameters and buffers may then be called and shaped otherwise than this method's.
         """
         return weights
+
+    def handover(self) -> dict[str, Tensor]:
+        """Return the tensors that a later stage of the run starts from, by name. A hook; the state."""
+        return self.state_dict()
 
     def lr_factor(self, name: str) -> float:
         """Return the learning rate of the parameter called `name` as a multiple of the others'. A hook; 1."""

@@ -7,44 +7,123 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict, Field
 
 from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelSpace, Taxonomy
 from manyseg.labels.names import node_names
-from manyseg.methods.sources import TaxonomySource, propose_by_text, resolve_taxonomy
+from manyseg.methods.sources import (
+    StatisticsSource,
+    TaxonomySource,
+    propose_by_text,
+    resolve_statistics,
+    resolve_taxonomy,
+)
 from manyseg.models.text import TextEncoder
 from manyseg.relate import confusion_rates, merge, propose, recall_matrix
 from manyseg.relate.assignment import prune_by_usage
 from manyseg.relate.statistics import UNIFIED, Statistics
 
-__all__ = ["Start", "label_features", "label_texts", "links", "named", "pruned", "starting_taxonomy"]
+__all__ = [
+    "READS_CONFUSIONS",
+    "MergeOptions",
+    "PruningOptions",
+    "Start",
+    "StartingNodes",
+    "label_features",
+    "label_texts",
+    "named",
+    "pruned",
+    "starting_nodes",
+]
 
 Start = Literal["confusion", "both", "text", "names", "disjoint"]
 """What a label space may start from, beside a table."""
 
+READS_CONFUSIONS = ("confusion", "both")
+"""What a label space cannot start from without the statistics of a model with a head a dataset."""
 
-def starting_taxonomy(
+
+class MergeOptions(BaseModel):
+    """The merge programme, which fixes the number of nodes (`relate.merge`; AutoUniSeg, Appendix B)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tau: float = Field(
+        default=0.4,
+        ge=0,
+        description="Two classes may merge where each recalls the other by more than its own recall less this.",
+    )
+    pair_cost: float = Field(
+        default=0.4, ge=0, description="Largest cost of two merged classes; the authors have 0.05, tau keeps all pairs."
+    )
+    reward: float = Field(default=0.5, ge=0, description="What every node that is saved is worth.")
+
+
+class PruningOptions(BaseModel):
+    """Which links a table loses by the statistics of a model that has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    usage: float = Field(
+        default=0.01, ge=0, le=1, description="A node with no more than this share of a class's pixels is unlinked."
+    )
+    absent: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="So is one with more than this share of its pixels where the dataset has no label; the authors: 1.",
+    )
+
+
+class StartingNodes(NamedTuple):
+    """Where a label space starts."""
+
+    taxonomy: Taxonomy
+    """In which no node has two classes of one dataset."""
+    kept: list[int]
+    """The positions, in the table that was given, of the nodes that are left of it; all where nothing was pruned."""
+    names: tuple[str, ...] | None
+    """The nodes' names where a person gave them: they stay, while others follow from the classes of a node."""
+
+
+def starting_nodes(
     spaces: Sequence[LabelSpace],
-    start: Start | TaxonomySource,
+    init: Start | TaxonomySource,
+    statistics: StatisticsSource | None,
+    encoder: str | None,
+    merge: MergeOptions,
+    pruning: PruningOptions,
+) -> StartingNodes:
+    """Return the label space to begin with.
+
+    "confusion" merges classes by the published programme with the options `merge`, "both" and "text" take
+    `relate.propose` with the text `encoder`, parts in their wholes; "names" unites equal names, "disjoint" nothing.
+    Anything else is a table, a person's or another run's, and loses what `pruning` says by the statistics, where they
+    are given. Raises UserError where confusions are asked for and no statistics were given.
+    """
+    known = None if statistics is None else resolve_statistics(statistics)
+    if isinstance(init, str):
+        taxonomy = _found(spaces, init, known, encoder, merge)
+        return StartingNodes(taxonomy, list(range(len(taxonomy.unified))), None)
+    taxonomy = _exclusive(resolve_taxonomy(init, spaces), init)
+    kept = list(range(len(taxonomy.unified)))
+    if known is not None:
+        taxonomy, kept = pruned(taxonomy, known, pruning)
+    return StartingNodes(taxonomy, kept, taxonomy.unified.names)
+
+
+def _found(
+    spaces: Sequence[LabelSpace],
+    start: Start,
     statistics: Statistics | None,
     encoder: str | None,
-    *,
-    tau: float,
-    pair_cost: float,
-    reward: float,
+    options: MergeOptions,
 ) -> Taxonomy:
-    """Return the label space to begin with, in which no node has two classes of one dataset.
-
-    "confusion" merges classes by the published programme (`relate.merge`; AutoUniSeg, Appendix B), "both" and "text"
-    take `relate.propose`, with parts in their wholes; "names" unites equal names, "disjoint" nothing. A path is a
-    table, a person's or another run's. Raises UserError where confusions are asked for and no statistics were given.
-    """
-    if not isinstance(start, str):
-        return _exclusive(resolve_taxonomy(start, spaces), start)
     if start == "disjoint":
         return Taxonomy.disjoint(spaces)
     if start == "names":
@@ -61,7 +140,7 @@ def starting_taxonomy(
         return propose(spaces, by="both", encode=TextEncoder(encoder).encode, confusion=counts).taxonomy
     classes = JointClasses(tuple(spaces))
     recall = recall_matrix(confusion_rates(classes, counts), classes)
-    clusters = merge(recall, classes.sizes, tau, pair_cost, reward)
+    clusters = merge(recall, classes.sizes, options.tau, options.pair_cost, options.reward)
     return Taxonomy.from_groups(spaces, [[classes.keys[i] for i in c] for c in clusters])
 
 
@@ -76,11 +155,6 @@ def _exclusive(taxonomy: Taxonomy, source: TaxonomySource) -> Taxonomy:
                 "have one of each dataset: give each class a row of its own"
             )
     return taxonomy
-
-
-def links(taxonomy: Taxonomy) -> Bool[np.ndarray, "T U"]:
-    """Return the relations of all datasets below each other."""
-    return taxonomy.joint_relation
 
 
 def named(
@@ -101,12 +175,12 @@ def named(
     return Taxonomy.from_groups(spaces, groups, found)
 
 
-def pruned(taxonomy: Taxonomy, statistics: Statistics, least: float, absent: float) -> tuple[Taxonomy, list[int]]:
+def pruned(taxonomy: Taxonomy, statistics: Statistics, options: PruningOptions) -> tuple[Taxonomy, list[int]]:
     """Return the taxonomy less links that are hardly used, and which of its nodes are left.
 
-    A class keeps the nodes that take more than `least` of its pixels among its nodes, but none that takes more than the
-    share `absent` of its own pixels where the dataset has no label (`prune_by_usage`). A node without any class left is
-    removed. `statistics` are of a model with that taxonomy.
+    A class keeps the nodes that take more than the share `usage` of its pixels among its nodes, but none that takes
+    more than the share `absent` of its own pixels where the dataset has no label (`prune_by_usage`). A node without any
+    class left is removed. `statistics` are of a model with that taxonomy.
     """
     parts = []
     for space in taxonomy.spaces:
@@ -118,7 +192,8 @@ def pruned(taxonomy: Taxonomy, statistics: Statistics, least: float, absent: flo
                 f"the usage of nodes by '{space.name}' is to be {list(relation.shape)}, the statistics hold {found}; "
                 "give those of a model of the same table, or none"
             )
-        parts.append(prune_by_usage(relation, counts, statistics.unlabelled[space.name, UNIFIED], least, absent))
+        unlabelled = statistics.unlabelled[space.name, UNIFIED]
+        parts.append(prune_by_usage(relation, counts, unlabelled, options.usage, options.absent))
     relation = np.concatenate(parts)
     kept: list[int] = np.flatnonzero(relation.any(0)).tolist()
     return named(taxonomy.spaces, relation, taxonomy.unified.names), kept

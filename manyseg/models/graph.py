@@ -36,7 +36,7 @@ class Graph(NamedTuple):
     nodes: Float[Tensor, "U C"]
     """X, the embeddings of the unified nodes; not normalised."""
     shares: Float[Tensor, "T U"]
-    """S: of every node, how much it belongs to each class; sums to 1 over a dataset, or less with a none row."""
+    """S: of every node, how much it belongs to each class; sums to 1 over a dataset."""
 
 
 class LabelGraph(nn.Module):
@@ -46,7 +46,6 @@ class LabelGraph(nn.Module):
     `labels` are the classes' features (of a text encoder, constant), or the width of features that are learned.
     `dataset_embedding` adds a learned vector a dataset to its classes' features (equation 1; left out in the authors'
     configurations). `saturated` starts from logits 0 and 1 as the authors do, at which linked columns never move.
-    `null_row` lets a node belong to no class of a dataset: it competes with the dataset's classes (ours).
     """
 
     datasets: Tensor
@@ -62,7 +61,6 @@ class LabelGraph(nn.Module):
         dropout: float = 0.5,
         dataset_embedding: bool = False,
         saturated: bool = False,
-        null_row: bool = False,
     ) -> None:
         super().__init__()
         T, U = links.shape
@@ -77,9 +75,7 @@ class LabelGraph(nn.Module):
         self.register_buffer(
             "datasets", torch.arange(len(sizes)).repeat_interleave(torch.tensor(self.sizes)), persistent=False
         )
-        parts = [_start(part, saturated, null_row) for part in torch.split(links, self.sizes)]
-        self.adjacency = nn.Parameter(torch.cat([part for part, _ in parts]))
-        self.none = nn.Parameter(torch.stack([none for _, none in parts])) if null_row else None
+        self.adjacency = nn.Parameter(torch.cat([_start(part, saturated) for part in torch.split(links, self.sizes)]))
         self.inward = nn.Linear(F, hidden)
         self.layers = nn.ModuleList(nn.Linear(2 * hidden, hidden) for _ in range(3))
         for parameter in self.layers.parameters():
@@ -87,17 +83,9 @@ class LabelGraph(nn.Module):
         self.outward = nn.Linear(hidden, channels)
         self.dropout = nn.Dropout(dropout)
 
-    def edges(self) -> list[nn.Parameter]:
-        """Return the parameters that decide which class a node belongs to."""
-        return [self.adjacency] if self.none is None else [self.adjacency, self.none]
-
     def shares(self) -> Float[Tensor, "T U"]:
         """Return S: for every dataset, a softmax over its classes for every node (equation 2)."""
-        out = []
-        for k, part in enumerate(torch.split(self.adjacency, self.sizes)):
-            rivals = part if self.none is None else torch.cat([part, self.none[k : k + 1]])
-            out.append((rivals / TEMPERATURE).softmax(0)[: len(part)])
-        return torch.cat(out)
+        return torch.cat([(part / TEMPERATURE).softmax(0) for part in torch.split(self.adjacency, self.sizes)])
 
     def forward(self) -> Graph:
         """Pass messages, and return the nodes' embeddings and shares. In float32, under autocast too."""
@@ -162,10 +150,7 @@ def _small(rows: int, columns: int) -> Tensor:
     return nn.init.trunc_normal_(torch.empty(rows, columns), std=0.02)
 
 
-def _start(
-    links: Bool[Tensor, "D U"], saturated: bool, null_row: bool
-) -> tuple[Float[Tensor, "D U"], Float[Tensor, " U"]]:
-    """Return a dataset's first logits, and its none row's, which is linked to the nodes that nothing else is."""
-    rivals = len(links) - 1 + null_row
-    height = 1.0 if saturated else TEMPERATURE * math.log(LINKED / (1 - LINKED) * max(rivals, 1))
-    return height * links.float(), height * (~links.any(0)).float()
+def _start(links: Bool[Tensor, "D U"], saturated: bool) -> Float[Tensor, "D U"]:
+    """Return a dataset's first logits."""
+    height = 1.0 if saturated else TEMPERATURE * math.log(LINKED / (1 - LINKED) * max(len(links) - 1, 1))
+    return height * links.float()

@@ -214,7 +214,7 @@ class Training:
         statistics = self._statistics(stage, method, statistics_file(place)) if stage in self.measured else None
         if self.main:
             with self.folder.replacing(f"stages/{stage}/*"):
-                checkpoint.write(place, {"model": method.state_dict()}, {"stage": stage})
+                checkpoint.write(place, {"model": method.handover()}, {"stage": stage})
                 checkpoint.discard_previous(place)
                 for name, text in _tables(method).items():
                     atomic.write(place / name, text)

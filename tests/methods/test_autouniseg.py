@@ -1,51 +1,40 @@
-"""AutoUniSeg on values computed by hand, and both of its kinds of learning in the exam that every method passes."""
+"""AutoUniSeg's graph stage on values computed by hand; the exam is in test_exam.py."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from manyseg import testing
 from manyseg.config import keywords
 from manyseg.errors import UserError
-from manyseg.labels import LabelClass, LabelSpace, Taxonomy
+from manyseg.labels import LabelSpace
 from manyseg.losses import cross_entropy
 from manyseg.methods.autouniseg import AutoUniSeg
+from manyseg.methods.autouniseg_options import RENAMED, GraphOptions
 from manyseg.methods.baselines import MultiHead
-from manyseg.methods.rounding import Rounding
 from manyseg.methods.sources import StageStatistics, StageTaxonomy
-from manyseg.methods.start import label_features, label_texts, named, pruned, starting_taxonomy
+from manyseg.methods.start import PruningOptions
+from manyseg.methods.unified_nodes import UnifiedNodes
 from manyseg.models import PixelEncoder
 from manyseg.models.graph import orthogonality
-from manyseg.relate.statistics import UNIFIED, Statistics
+from manyseg.runs.recipe import read_recipe
 from manyseg.training.optimizer import build_optimizer, parameter_groups
 from manyseg.training.options import TrainOptions
 
-SMALL = {"features": "learned", "hidden": 16, "init": "names"}
+ROADS = Path(__file__).parents[2] / "recipes" / "roads"
 
 
 def pixel_encoder(channels=8):
     return PixelEncoder.build(backbone="tiny", pretrained=False, channels=channels)
 
 
-def statistics(counts, unlabelled=None):
-    counts = {k: np.array(v) for k, v in counts.items()}
-    none = {k: np.zeros(v.shape[1], int) for k, v in counts.items()}
-    return Statistics("key", counts, {}, {}, none | {k: np.array(v) for k, v in (unlabelled or {}).items()}, {})
-
-
-def build(**options):
+def build(graph=None, **options):
     torch.manual_seed(0)
-    return AutoUniSeg(pixel_encoder(), testing.toy_spaces(), **(SMALL | options))
-
-
-def table(tmp_path, *rows, spaces=("a", "b")):
-    path = tmp_path / "table.tsv"
-    path.write_text("\n".join("\t".join(r) for r in [("unified", *spaces), *rows]) + "\n")
-    return path
+    graph = GraphOptions(**({"features": "learned", "hidden": 16} | (graph or {})))
+    return AutoUniSeg(pixel_encoder(), testing.toy_spaces(), **({"init": "names"} | options), graph=graph)
 
 
 def optimizer(method, lr=0.01):
@@ -64,42 +53,11 @@ def step(method, number, optimizer):
     return grads
 
 
-# The exam. What a graph learns on a network that has learned nothing is nothing, so that is left out here.
-
-
-@pytest.mark.parametrize("combine", ["sum", "lse"])
-@pytest.mark.parametrize("check", testing.EXAM[1:], ids=lambda check: check.__name__)
-def test_exam_of_the_graph_stage(check, combine):
-    check(
-        lambda pixel_encoder, spaces: AutoUniSeg(pixel_encoder, spaces, combine=combine, null_row=True, turn=2, **SMALL)
-    )
-
-
-def test_free_nodes_learn_the_toy_world_by_log_sum_exp_of_cosines_too():
-    options = {"learn": "nodes", "init": "names", "combine": "lse", "normalise": True, "scale": 10.0}
-    testing.learns_the_toy_world(lambda p, s: AutoUniSeg(p, s, **options), steps=160)
-
-
 # Scores.
 
 
-@pytest.mark.parametrize(("combine", "score"), [("sum", 3.0), ("lse", 2.3132617)])
-def test_a_class_of_two_nodes_is_their_sum_or_their_log_sum_exp(tmp_path, combine, score):
-    spaces = [LabelSpace.of("a", ["x"]), LabelSpace.of("b", ["u", "v"])]
-    path = table(tmp_path, ("1", "x", "u"), ("2", "x", "v"))
-    method = AutoUniSeg(pixel_encoder(2), spaces, learn="nodes", init=path, combine=combine)
-    method.nodes.data = torch.eye(2)
-    p = torch.tensor([1.0, 2.0]).view(1, 2, 1, 1)
-    assert method.unified(p).flatten().tolist() == [1, 2]
-    assert method.dataset_scores(p, spaces[0]).flatten().tolist() == pytest.approx([score])
-    assert method.dataset_scores(p, spaces[1]).flatten().tolist() == pytest.approx([1, 2])
-    # An unseen class of both nodes: the best node where sums were trained, else as in training.
-    links = method.relation_index(spaces[0])
-    assert method.relate(method.unified(p), links).item() == pytest.approx(2.0 if combine == "sum" else score)
-
-
 def test_folding_the_map_into_the_nodes_changes_no_score():
-    method = build(turn=8)
+    method = build({"turn": 8})
     method.train()
     method.on_step(3)
     p, space = torch.randn(2, 8, 3, 4), method.spaces[1]
@@ -110,14 +68,6 @@ def test_folding_the_map_into_the_nodes_changes_no_score():
     rows = slice(4, 7)
     for found, matrix in ((soft, graph.shares[rows]), (hard, method.rounding.maps[rows].float())):
         assert torch.allclose(found, torch.einsum("du,buhw->bdhw", matrix, unified), atol=1e-5)
-
-
-def test_directions_only_and_scale():
-    method = build(learn="nodes", normalise=True, scale=5.0)
-    p = torch.randn(1, 8, 2, 2)
-    assert torch.allclose(method.unified(3 * p), method.unified(p), atol=1e-5)
-    expected = 5 * torch.einsum("uc,bchw->buhw", method.nodes, p / p.norm(dim=1, keepdim=True))
-    assert torch.allclose(method.unified(p), expected, atol=1e-5)
 
 
 def test_the_soft_log_sum_exp_weighs_probabilities_by_shares():
@@ -143,7 +93,7 @@ def test_orthogonality_of_two_equal_unit_rows_and_of_two_orthogonal_ones():
 
 
 def test_annealing_goes_from_the_soft_map_to_the_boolean_one():
-    method = build(turn=8, settle=0.0)
+    method = build({"turn": 8, "edge_start": 0.0})
     batch = testing.toy_batches()[0]
     method.train()
     losses = {}
@@ -162,14 +112,14 @@ def test_annealing_goes_from_the_soft_map_to_the_boolean_one():
 
 def test_who_learns_when_and_that_the_others_stand_still_to_the_last_bit():
     """Turns of 8 steps: the adjacency learns in steps 2 to 5 of a graph turn, then only the embeddings."""
-    method = build(turn=8)
+    method = build({"turn": 8})
     adam = optimizer(method)
     edges = {"graph.adjacency"}
     network = {n for n, _ in method.named_parameters() if n.startswith("pixel_encoder.")}
     graph = {n for n, _ in method.named_parameters()} - network - edges
     for number in range(24):
         at, turn = number % 8, number // 8
-        before = {n: v.clone() for n, v in method.state_dict().items()}
+        before, handed = {n: v.clone() for n, v in method.state_dict().items()}, method.handover()["nodes"].clone()
         grads = step(method, number, adam)
         after = method.state_dict()
         learning = network if turn == 1 else graph | (edges if 2 <= at < 6 else set())
@@ -178,12 +128,12 @@ def test_who_learns_when_and_that_the_others_stand_still_to_the_last_bit():
             assert torch.equal(before[name], after[name]) == (name not in learning), (number, name)
         if turn == 1:
             assert torch.equal(before["rounding.maps"], after["rounding.maps"])
-            assert torch.equal(before["nodes"], after["nodes"])
+            assert torch.equal(handed, method.handover()["nodes"])
         assert method.pixel_encoder.training == (turn == 1)
 
 
 def test_parts_that_the_trainer_keeps_fixed_stay_fixed():
-    method = build(turn=1)
+    method = build({"turn": 1})
     method.pixel_encoder.backbone.requires_grad_(False)
     for number in range(2):
         method.on_step(number)
@@ -192,22 +142,31 @@ def test_parts_that_the_trainer_keeps_fixed_stay_fixed():
 
 
 def test_the_map_is_rounded_while_the_adjacency_learns_and_once_after(monkeypatch):
-    method, rounded = build(turn=16, remap=2), []
+    method, rounded = build({"turn": 40}), []
     monkeypatch.setattr(method.rounding, "update", lambda _: rounded.append(number))
     method.train()
-    for number in range(34):
+    for number in range(84):
         method.on_step(number)
-    assert rounded == [4, 6, 8, 10, 12]
+    # Every tenth of a turn while the adjacency learns, a quarter to three quarters of it.
+    assert rounded == [12, 16, 20, 24, 28, 30]
+
+
+def test_a_long_turn_is_rounded_every_hundred_steps(monkeypatch):
+    method, rounded = build({"turn": 20_000, "edge_start": 0.0}), []
+    monkeypatch.setattr(method.rounding, "update", lambda _: rounded.append(number))
+    for number in range(301):
+        method.on_step(number)
+    assert rounded == [0, 100, 200, 300]
 
 
 def test_rates_of_the_adjacency_and_of_wide_graphs():
-    method = build(hidden=256, edge_lr=7.0)
+    method = build({"hidden": 256, "edge_lr": 7.0})
     found = {n: method.lr_factor(n) for n, _ in method.named_parameters()}
     assert found["graph.adjacency"] == 7.0
     assert found["graph.layers.0.weight"] == found["graph.unified"] == 0.25
     assert {v for n, v in found.items() if n.startswith("pixel_encoder.")} == {1.0}
-    assert build(hidden=32).lr_factor("graph.unified") == 1.0
-    assert build(graph_lr=0.5).lr_factor("graph.unified") == 0.5
+    assert build({"hidden": 32}).lr_factor("graph.unified") == 1.0
+    assert build({"lr": 0.5}).lr_factor("graph.unified") == 0.5
 
 
 # From stage to stage.
@@ -220,7 +179,7 @@ def take_over(method, weights):
 
 
 def test_free_nodes_predict_at_first_exactly_as_the_graph_did_at_last(tmp_path):
-    method = build(turn=4)
+    method = build({"turn": 4})
     adam = optimizer(method)
     for number in range(3):
         step(method, number, adam)
@@ -228,12 +187,11 @@ def test_free_nodes_predict_at_first_exactly_as_the_graph_did_at_last(tmp_path):
     # As it began, but `asphalt` moves to the node of the roads, and leaves its own one inactive.
     maps[:] = build().rounding.maps
     maps[8, 5], maps[8, 0] = False, True
-    state = method.state_dict()
-    method.load_state_dict(state)
+    method.load_state_dict(method.state_dict())
     method.taxonomy.write(tmp_path / "graph.tsv")
-    assert len(method.taxonomy.unified) == 5
-    free = build(learn="nodes", init=tmp_path / "graph.tsv")
-    take_over(free, {k: v for k, v in state.items() if not k.startswith("graph.")})
+    assert len(method.taxonomy.unified) == len(method.handover()["nodes"]) == 5
+    free = UnifiedNodes(pixel_encoder(), testing.toy_spaces(), init=tmp_path / "graph.tsv")
+    take_over(free, method.handover())
     image = testing.toy_batches()[0].image.float()
     with torch.no_grad():
         for space in (*testing.toy_spaces(), None):
@@ -242,62 +200,53 @@ def test_free_nodes_predict_at_first_exactly_as_the_graph_did_at_last(tmp_path):
     assert free.taxonomy.to_tsv() == method.taxonomy.to_tsv()
 
 
-@pytest.mark.parametrize("learn", ["graph", "nodes"])
-def test_nodes_start_at_the_mean_head_of_their_classes(learn, monkeypatch):
+def test_the_graph_starts_at_the_mean_head_of_the_nodes_classes(monkeypatch):
     monkeypatch.setattr("manyseg.models.graph.RIDGE", 1e-9)
     torch.manual_seed(1)
     heads = MultiHead(pixel_encoder(), testing.toy_spaces())
-    method = build(learn=learn, scale=2.0, hidden=64)
-    before = method._fixed().detach().clone() if learn == "nodes" else method._embeddings().clone()
+    method = build({"hidden": 64}, scale=2.0)
+    before = method.fixed_nodes().clone()
     take_over(method, heads.state_dict())
-    found = method._fixed().detach()
+    found = method.fixed_nodes()
     # By names, `road` is class 0 of `fine` and class 2 of `coarse`, rows 0 and 6; `car` is row 2 alone.
     rows = heads.head.weight.detach().flatten(1)
     expected = torch.stack([(rows[0] + rows[6]) / 2, rows[2]]) / 2
-    assert torch.allclose(found[[0, 2]], expected, atol=1e-6 if learn == "nodes" else 1e-3)
+    assert torch.allclose(found[[0, 2]], expected, atol=1e-3)
     assert not torch.allclose(found, before, atol=0.02)
-    cold = build(learn=learn, warm=False)
-    assert "graph.outward.weight" not in cold.inherit({"head.weight": heads.head.weight})
+    assert "graph.outward.weight" not in build(warm=False).inherit({"head.weight": heads.head.weight})
+
+
+def divide(steps, method=AutoUniSeg, **options):
+    given = keywords(method.__init__, "Options").model_validate(options)
+    return method.default_stages(given, TrainOptions(steps=steps))
 
 
 def test_stages_are_two_fifths_one_and_two_and_the_last_has_one_schedule():
-    def divide(steps, **options):
-        given = keywords(AutoUniSeg.__init__, "Options").model_validate(options)
-        return AutoUniSeg.default_stages(given, TrainOptions(steps=steps))
-
-    plans = divide(500, ohem=0.7)
+    pruning = PruningOptions(usage=0.02)
+    plans = divide(500, ohem=0.7, combine="lse", pruning=pruning, graph={"hidden": 8})
     assert [(p.name, p.steps) for p in plans] == [("heads", 200), ("graph", 100), ("nodes", 100), ("pruned", 100)]
     assert plans[0].method == {"name": "multihead", "ohem": 0.7}
-    assert plans[1].method == {"learn": "graph", "turn": 20, "statistics": StageStatistics("heads")}
-    sources = {"init": StageTaxonomy("nodes"), "statistics": StageStatistics("nodes")}
-    assert plans[3].method == {"learn": "nodes"} | sources
+    assert plans[1].method == {"graph": {"turn": 20}, "statistics": StageStatistics("heads")}
+    free = {
+        "name": "unified_nodes",
+        "combine": "lse",
+        "normalise": False,
+        "scale": 1.0,
+        "pruning": pruning,
+        "ohem": 0.7,
+    }
+    assert plans[2].method == free | {"init": StageTaxonomy("graph")}
+    assert plans[3].method == free | {"init": StageTaxonomy("nodes"), "statistics": StageStatistics("nodes")}
     assert [dict(p.train) for p in plans] == [
         {"warmup": 20}, {"warmup": 10}, {"warmup": 20, "after": 100}, {"warmup": 20, "before": 100},
     ]  # fmt: skip
-    fixed = divide(500, learn="nodes", init="disjoint")
-    assert [(p.name, p.steps, p.method) for p in fixed][1] == ("nodes", 300, {"learn": "nodes"})
+    assert divide(500, init="names", graph={"turn": 7})[1].method == {}
     for steps in (4, 5, 7, 11):
         found = [p.steps for p in divide(steps)]
         assert sum(found) == steps
         assert min(found) >= 1
     with pytest.raises(UserError, match=r"train.steps is 3; autouniseg needs 4"):
         divide(3)
-
-
-# Where the label space starts.
-
-
-@pytest.mark.parametrize(("counts", "pair_cost", "nodes"), [
-    ([[96, 4], [100, 0]], 0.05, 3), ([[90, 10], [100, 0]], 0.05, 4), ([[90, 10], [100, 0]], 0.4, 3),
-    ([[0, 0], [100, 0]], 0.4, 4),
-])  # fmt: skip
-def test_classes_merge_by_confusions_of_the_heads(counts, pair_cost, nodes):
-    """The published programme on its worked example; a class without a pixel never merges."""
-    spaces = [LabelSpace.of("a", ["x", "y"]), LabelSpace.of("b", ["u", "v"])]
-    own = [[100, 0], [0, 100]]
-    known = statistics({("a", "a"): own, ("b", "b"): own, ("a", "b"): counts, ("b", "a"): counts})
-    found = starting_taxonomy(spaces, "confusion", known, None, tau=0.4, pair_cost=pair_cost, reward=0.5)
-    assert len(found.unified) == nodes
 
 
 def test_a_start_from_confusions_needs_them():
@@ -309,151 +258,85 @@ def test_a_table_of_a_person_is_trained_on_and_its_names_stay(tmp_path):
     path = tmp_path / "mine.tsv"
     testing.toy_taxonomy().write(path)
     path.write_text(path.read_text().replace("truck\t", "big car\t", 1))
-    method = build(init=path, turn=2)
+    method = build({"turn": 2}, init=path)
     assert method.taxonomy.unified.names == ("road", "sky", "car", "big car")
     step(method, 0, optimizer(method))
     assert set(method.taxonomy.unified.names) <= {"road", "sky", "car", "big car"}
-    assert build(init=path, learn="nodes").taxonomy.to_tsv() == path.read_text()
 
 
-def test_a_table_whose_node_has_two_classes_of_a_dataset_is_refused(tmp_path):
-    spaces = [LabelSpace.of("a", ["x", "y"]), LabelSpace.of("b", ["u"])]
-    path = table(tmp_path, ("1", "x|y", "u"))
-    with pytest.raises(UserError, match=r"1 nodes have several classes of 'a' \('1' first\)"):
-        AutoUniSeg(pixel_encoder(), spaces, learn="nodes", init=path)
-
-
-def test_nodes_are_called_as_their_most_specific_member():
-    spaces = [
-        LabelSpace.of("a", ["road", "car"]),
-        LabelSpace.of("b", ["Road", "markings"]),
-        LabelSpace.of("c", ["way"]),
-    ]
-    relation = np.array([[1, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 1, 1, 0]], bool)
-    found = named(spaces, relation)
-    assert found.unified.names == ("road", "markings", "car")
-    assert found.members(1) == [("a", "road"), ("b", "markings"), ("c", "way")]
-    twice = named(spaces[:1], np.array([[1, 1], [1, 0]], bool))
-    assert twice.unified.names == ("road", "road #2") or len(set(twice.unified.names)) == 2
-
-
-def test_usage_unlinks_what_takes_a_hundredth_of_a_class_at_most():
+def test_label_vectors_of_a_file_are_the_graphs(tmp_path):
     spaces = [LabelSpace.of("a", ["x"]), LabelSpace.of("b", ["u", "v"])]
-    taxonomy = Taxonomy.from_groups(spaces, [[("a", "x"), ("b", "u")], [("a", "x"), ("b", "v")], [("a", "x")]])
-    known = statistics({("a", UNIFIED): [[900, 95, 5]], ("b", UNIFIED): [[50, 50, 0], [0, 0, 0]]})
-    found, kept = pruned(taxonomy, known, 0.01, 0.5)
-    assert kept == [0, 1]
-    assert found.relations["a"].tolist() == [[True, True]]
-    # A class without pixels keeps all its nodes; u keeps its only one.
-    assert found.relations["b"].tolist() == [[True, False], [False, True]]
-    with pytest.raises(UserError, match=r"usage of nodes by 'a' is to be \[1, 3\], the statistics hold \[1, 2\]"):
-        pruned(taxonomy, statistics({("a", UNIFIED): [[1, 2]]}), 0.01, 0.5)
+    np.save(tmp_path / "all.npy", np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0]], np.float32))
+    for centre, first in ((False, [1.0, 2.0]), (True, [-math.sqrt(3), 0.0])):
+        graph = GraphOptions(features=tmp_path / "all.npy", hidden=8, centre=centre)
+        method = AutoUniSeg(pixel_encoder(), spaces, init="disjoint", graph=graph)
+        assert method.graph.labels[0].tolist() == pytest.approx(first)
 
 
-def test_a_node_that_mostly_takes_what_a_dataset_does_not_label_is_unlinked_there():
-    spaces = [LabelSpace.of("a", ["leaf", "car"]), LabelSpace.of("b", ["tree", "sky"])]
-    groups = [[("a", "leaf"), ("b", "tree")], [("a", "leaf"), ("b", "sky")], [("a", "car")]]
-    taxonomy = Taxonomy.from_groups(spaces, groups)
-    counts = {("a", UNIFIED): [[970, 30, 0], [0, 0, 40]], ("b", UNIFIED): [[500, 0, 0], [0, 500, 0]]}
-    # The second node takes 3 % of the leaves, but 6000 pixels without a label; cars keep the only node that they have.
-    known = statistics(counts, {("a", UNIFIED): [200, 6000, 60]})
-    found, kept = pruned(taxonomy, known, 0.01, 0.5)
-    assert kept == [0, 1, 2]
-    assert found.relations["a"].tolist() == [[True, False, False], [False, False, True]]
-    assert found.relations["b"].tolist() == taxonomy.relations["b"].tolist()
-    whole, _ = pruned(taxonomy, known, 0.01, 1.0)
-    assert whole.relations["a"].tolist() == taxonomy.relations["a"].tolist()
+# Options.
 
 
-# Texts.
+def recipe(folder, method):
+    path = folder / "recipe.toml"
+    path.write_text(
+        '[data]\nsets = [ { card = "a.toml", root = "a", per_step = 1 } ]\n[train]\nsteps = 100\n'
+        f'[method]\nname = "autouniseg"\n{method}\n'
+    )
+    return path
 
 
-def test_texts_are_the_papers_template_and_the_cards_description():
-    space = LabelSpace("city_7", (LabelClass("Column_Pole", description="column or post"), LabelClass("sky")))
-    first = "An image of Column Pole from the dataset city 7."
-    assert label_texts([space], True) == [f"{first} column or post", "An image of sky from the dataset city 7."]
-    assert label_texts([space], False)[0] == first
+def test_options_are_tables_that_are_checked_strictly_and_can_be_set_one_by_one(tmp_path):
+    path = recipe(tmp_path, "graph = { hidden = 32 }")
+    with pytest.raises(
+        UserError, match=r"method.graph.droput: unknown key, did you mean 'dropout'\?; valid keys: centre"
+    ):
+        read_recipe(path, ["method.graph.droput=0.2"])
+    with pytest.raises(UserError, match=r"method.merge.taau: unknown key, did you mean 'tau'\?; valid keys: pair_cost"):
+        read_recipe(path, ["method.merge.taau=0.2"])
+    with pytest.raises(UserError, match=r"method.pruning.usage: Input should be less than or equal to 1 \(it is 2\)"):
+        read_recipe(path, ["method.pruning.usage=2"])
+    stages = read_recipe(path, ["method.graph.dropout=0.2", "method.pruning.absent=1.0"]).stages
+    graph = stages[1].settings.graph
+    assert (graph.hidden, graph.dropout, graph.turn) == (32, 0.2, 4)
+    assert stages[3].settings.pruning == PruningOptions(absent=1.0)
 
 
-def test_features_are_read_from_files_in_recipe_order_and_centred(tmp_path):
-    spaces = [LabelSpace.of("a", ["x"]), LabelSpace.of("b", ["u", "v"])]
-    raw = np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 2.0]], np.float32)
-    np.save(tmp_path / "all.npy", raw)
-    np.savez(tmp_path / "each.npz", b=raw[1:], a=raw[:1])
-    for name in ("all.npy", "each.npz"):
-        assert label_features(spaces, tmp_path / name, None, True, False).tolist() == raw.tolist()
-        centred = label_features(spaces, tmp_path / name, None, True, True)
-        assert centred.mean(0).tolist() == [0, 0]
-        assert centred.std() == pytest.approx(1)
-    method = AutoUniSeg(pixel_encoder(), spaces, init="disjoint", features=tmp_path / "all.npy", hidden=8)
-    assert method.graph.labels.shape == (3, 2)
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_option_of_an_earlier_version_is_an_error_that_says_what_it_is_now(tmp_path, old):
+    with pytest.raises(UserError) as error:
+        read_recipe(recipe(tmp_path, ""), [f"method.{old}=1"])
+    assert str(error.value).endswith(f"method.{old}: is now {RENAMED[old]}")
+    table, dot, key = RENAMED[old].partition(".")
+    if dot and " " not in table:
+        # What the advice names is there.
+        schema = keywords(AutoUniSeg.__init__, "Options").model_fields[table].annotation
+        assert key in schema.model_fields
 
 
-@pytest.mark.parametrize(("rows", "message"), [
-    (np.zeros((2, 2)), "give 3 finite rows"), (np.full((3, 2), np.nan), "not finite"), (None, "no features of labels"),
-])  # fmt: skip
-def test_features_that_do_not_fit_are_an_error(tmp_path, rows, message):
-    spaces = [LabelSpace.of("a", ["x"]), LabelSpace.of("b", ["u", "v"])]
-    path = tmp_path / "f.npy"
-    path.write_text("text") if rows is None else np.save(path, rows)
-    with pytest.raises(UserError, match=message):
-        label_features(spaces, path, None, True, True)
-
-
-# Rounding.
-
-SKEWED = torch.tensor([[0.9, 0.8, 0.7], [0.1, 0.2, 0.3]])
-
-
-@pytest.mark.parametrize("method", ["uot", "exact"])
-def test_a_class_that_no_node_prefers_gets_the_one_that_can_be_spared_best(method):
-    rounding = Rounding([2], np.eye(2, 3, dtype=bool), method=method, prune="mass")
-    rounding.update(SKEWED)
-    assert rounding.maps.tolist() == [[True, True, False], [False, False, True]]
-
-
-def test_the_demand_of_classes_follows_the_plan_slowly_and_is_kept_with_it():
-    rounding = Rounding([2], np.eye(2, 3, dtype=bool), prune="mass")
-    assert rounding.demand.tolist() == [0.5, 0.5]
-    rounding.update(SKEWED)
-    first = rounding.demand.clone()
-    # Nearly balanced at reg_m = 5, so a class gets what it asks for.
-    assert first.sum().item() == pytest.approx(1)
-    assert first.tolist() == pytest.approx([0.5, 0.5], abs=0.01)
-    rounding.update(SKEWED)
-    state = rounding.state_dict()
-    again = Rounding([2], np.zeros((2, 3), bool))
-    again.load_state_dict(state)
-    for part in (rounding, again):
-        part.update(SKEWED.flip(1))
-    assert all(torch.equal(again.state_dict()[k], v) for k, v in rounding.state_dict().items())
-
-
-def test_pruning_by_share_and_a_small_mass_parameter_make_maps_sparser():
-    torch.manual_seed(0)
-    soft = (2 * torch.randn(6, 20)).softmax(0)
-    links = {}
-    for name, options in {
-        "mass": {"prune": "mass"}, "share": {"prune": "share"}, "loose": {"prune": "mass", "reg_m": 1e-3},
-    }.items():  # fmt: skip
-        rounding = Rounding([6], np.zeros((6, 20), bool), **options)
-        rounding.update(soft)
-        links[name] = int(rounding.maps.sum())
-    assert links["mass"] == 20
-    assert links["share"] < 20
-    assert links["loose"] < 20
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.integers(0, 10**6), st.integers(1, 4), st.integers(0, 6), st.sampled_from(["uot", "exact"]),
-       st.sampled_from(["mass", "share"]))  # fmt: skip
-def test_every_map_is_exclusive_and_covering(seed, classes, more, method, prune):
-    generator = torch.Generator().manual_seed(seed)
-    nodes = classes + more
-    soft = torch.cat([(4 * torch.randn(d, nodes, generator=generator)).softmax(0) for d in (classes, 1)])
-    rounding = Rounding([classes, 1], np.zeros((classes + 1, nodes), bool), method=method, prune=prune)
-    for _ in range(2):
-        rounding.update(soft)
-        for part in rounding.maps.split([classes, 1]):
-            assert (part.sum(0) <= 1).all()
-            assert part.any(1).all()
+def test_the_authors_way_is_a_recipe(monkeypatch):
+    """docs/autouniseg.md has a column of what their code does; the recipe says all of it, and it is what is built."""
+    recipe = read_recipe(ROADS / "autouniseg-authors.toml")
+    assert [(s.name, s.kind.__name__, s.train.steps) for s in recipe.stages] == [
+        ("heads", "MultiHead", 100_000), ("graph", "AutoUniSeg", 100_000),
+        ("nodes", "UnifiedNodes", 50_000), ("pruned", "UnifiedNodes", 50_000),
+    ]  # fmt: skip
+    options = dict(recipe.stages[1].settings)
+    assert options["merge"].pair_cost == 0.05
+    assert recipe.stages[3].settings.pruning.absent == 1.0
+    # As their recipe, but for what needs statistics, a text encoder, and much memory.
+    small = options["graph"].model_copy(update={"features": "learned", "hidden": 16})
+    method = AutoUniSeg(
+        pixel_encoder(), testing.toy_spaces(), **(options | {"init": "names", "statistics": None, "graph": small})
+    )
+    # Equation 2 with logits 0 and 1 at a temperature of 0.07; one rate; mass decides; nothing starts at the heads.
+    assert set(method.graph.adjacency.unique().tolist()) == {0.0, 1.0}
+    assert {method.lr_factor(n) for n, _ in method.named_parameters()} == {1.0}
+    assert (method.graph.dropout.p, method.rounding.prune, method.turn) == (0.5, "mass", 20_000)
+    assert method.head_means({"head.weight": torch.ones(9, 8, 1, 1)}) is None
+    # Embeddings are directions, but not in the orthogonality loss, which is weighed by 10.
+    pixels = torch.randn(1, 8, 2, 2)
+    assert torch.allclose(method.unified(3 * pixels), method.unified(pixels), atol=1e-5)
+    method.on_step(0)
+    assert method.graph.adjacency.requires_grad
+    expected = 10 * orthogonality(method.eval().graph().nodes)
+    assert method.shared_loss()["orthogonality"].item() == pytest.approx(expected.item(), rel=1e-5)

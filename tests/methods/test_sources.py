@@ -9,7 +9,6 @@ from manyseg import testing
 from manyseg.config import check
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
-from manyseg.methods.autouniseg import AutoUniSeg
 from manyseg.methods.baselines import Manual
 from manyseg.methods.htss import HTSS
 from manyseg.methods.lmseg import LMSeg
@@ -22,6 +21,7 @@ from manyseg.methods.sources import (
     resolve_statistics,
     resolve_taxonomy,
 )
+from manyseg.methods.unified_nodes import UnifiedNodes
 from manyseg.models import PixelEncoder
 from manyseg.relate.statistics import Statistics
 
@@ -76,7 +76,7 @@ READERS = {
     "manual": lambda encoder, source: Manual(encoder, testing.toy_spaces(), taxonomy=source),
     "htss": lambda encoder, source: HTSS(encoder, testing.toy_spaces(), taxonomy=source),
     "lmseg": lambda encoder, source: LMSeg(encoder, testing.toy_spaces(), classifier="taxonomy", taxonomy=source),
-    "autouniseg": lambda encoder, source: AutoUniSeg(encoder, testing.toy_spaces(), learn="nodes", init=source),
+    "unified_nodes": lambda encoder, source: UnifiedNodes(encoder, testing.toy_spaces(), init=source),
 }
 
 

@@ -20,13 +20,12 @@ def test_logits_of_zero_and_one_give_a_share_of_nearly_one_and_equal_ones_a_half
 
 
 @pytest.mark.parametrize("classes", [2, 19, 150])
-@pytest.mark.parametrize("null_row", [False, True])
-def test_a_linked_class_starts_with_a_share_of_nine_tenths(classes, null_row):
+def test_a_linked_class_starts_with_a_share_of_nine_tenths(classes):
     links = torch.eye(classes, 3, dtype=torch.bool)
-    shares = LabelGraph([classes], links, 4, 2, hidden=4, null_row=null_row).shares()
-    linked, total = min(classes, 3), 0.9 + 0.1 * (classes - 1) / classes if null_row else 1.0
+    shares = LabelGraph([classes], links, 4, 2, hidden=4).shares()
+    linked = min(classes, 3)
     assert shares[range(linked), range(linked)].tolist() == pytest.approx([0.9] * linked, abs=1e-5)
-    assert shares.sum(0)[:linked].tolist() == pytest.approx([total] * linked, abs=1e-5)
+    assert shares.sum(0)[:linked].tolist() == pytest.approx([1.0] * linked, abs=1e-5)
 
 
 def test_the_softmax_is_over_the_classes_of_one_dataset():
@@ -34,11 +33,6 @@ def test_the_softmax_is_over_the_classes_of_one_dataset():
     assert shares[:2].sum(0).tolist() == pytest.approx([1, 1])
     assert shares[2:].sum(0).tolist() == pytest.approx([1, 1])
     assert shares[2:, 1].tolist() == pytest.approx([1 / 3] * 3)
-
-
-def test_a_node_that_nothing_is_linked_to_starts_in_the_none_row():
-    shares = graph((2,), [[1, 0], [0, 0]], null_row=True).shares()
-    assert shares[:, 1].tolist() == pytest.approx([0.05, 0.05], abs=1e-6)
 
 
 def test_a_dataset_of_one_class_owns_every_node_and_teaches_the_adjacency_nothing():
@@ -103,7 +97,7 @@ def test_the_embedding_of_a_dataset_is_added_to_its_classes_alone():
 
 
 def test_every_parameter_learns_and_dropout_is_for_training_alone():
-    net = graph((2, 2), [[1, 0], [0, 1]] * 2, dataset_embedding=True, null_row=True)
+    net = graph((2, 2), [[1, 0], [0, 1]] * 2, dataset_embedding=True)
     out = net()
     (out.nodes.square().sum() + out.shares.square().sum()).backward()
     assert all(p.grad is not None and p.grad.any() for p in net.parameters())

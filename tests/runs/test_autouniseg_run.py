@@ -30,14 +30,13 @@ pretrained = false
 channels = 8
 [method]
 name = "autouniseg"
+[method.graph]
 features = "learned"
 hidden = 16
 turn = 2
-remap = 1
 dropout = 0.0
 edge_lr = 50.0
 dataset_embedding = true
-null_row = true
 [train]
 steps = 20
 lr = 0.01
@@ -108,7 +107,7 @@ def test_one_command_goes_through_all_stages(whole):
     assert sizes[0] == 16
     assert sizes[0] >= sizes[1] == sizes[2] >= sizes[3]
     graph, nodes = (load_file(whole / f"stages/{name}/model.safetensors") for name in ("graph", "nodes"))
-    assert len(nodes["nodes"]) == int(graph["rounding.maps"].any(0).sum()) == sizes[1]
+    assert len(nodes["nodes"]) == len(graph["nodes"]) == int(graph["rounding.maps"].any(0).sum()) == sizes[1]
     assert Run.open(whole).load_model().taxonomy.to_tsv() == (whole / "taxonomy.tsv").read_text()
 
 
