@@ -66,7 +66,7 @@ OPTIONS = {
     "lmseg": "prompt_tokens = 0\nqueries = 30\nblocks = 3",
     # Label vectors are learned, so that it needs no text encoder; the width is for two dozen labels, the log-sum-exp
     # recovers more of the planted relations than the paper's sum.
-    "autouniseg": 'combine = "lse"\ngraph = { features = "learned", hidden = 256 }',
+    "autouniseg": 'combine = "lse"\ngraph = {{ features = "learned", hidden = 256 }}',
 }
 """What methods need beside their defaults."""
 
