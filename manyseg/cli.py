@@ -128,6 +128,18 @@ def data(
 
 
 @app.command()
+def init(
+    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of datasets, one each.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="RECIPE.toml", help="The recipe.")] = Path("recipe.toml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+) -> None:
+    """Find out what folders hold, and write their cards and a recipe that trains on them."""
+    from manyseg.runs.init import init_recipe
+
+    init_recipe(folders, out, force=force)
+
+
+@app.command()
 def labels(
     sources: Annotated[list[str], typer.Argument(metavar="RECIPE|RUN|CARD...", help="Whose labels to relate.")],
     by: Annotated[Evidence | None, typer.Option(help="What to look at  [default: all there is]")] = None,

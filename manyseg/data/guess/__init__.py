@@ -59,6 +59,6 @@ def print_guess(folder: Path, out: Path | None, choice: int | None, *, force: bo
         return
     written = chosen.write(out, force=force)
     print(f"{written[-1]}: {chosen.summary()}")
-    for note in (*chosen.draft.unsure, *chosen.draft.arrangement.unsure, *chosen.counts.unsure):
+    for note in chosen.unsure:
         print(f"? {note}")
     print(f"next: read the card, then: manyseg data {out} {folder}")

@@ -146,17 +146,30 @@ class Candidate:
     def summary(self) -> str:
         """Say in one line what it is."""
         draft = self.draft
-        sizes = {**dict.fromkeys(draft.arrangement.splits), **dict.fromkeys(draft.arrangement.lists)}
-        return f"{draft.title}: encoding {draft.encoding}, {len(draft.classes)} classes, splits {' '.join(sizes)}"
+        return f"{draft.title}: encoding {draft.encoding}, {len(draft.classes)} classes, splits {' '.join(self.splits)}"
 
     def text(self, card: Path) -> str:
         """Return the text of the card that is to be written at `card`."""
         name = card.stem or self.root.name
         return self.draft.text(name, card, self.root, self.counts)
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of the splits."""
+        return (*self.draft.arrangement.splits, *self.draft.arrangement.lists)
+
+    @property
+    def unsure(self) -> tuple[str, ...]:
+        """What is uncertain, one line each."""
+        return (*self.draft.unsure, *self.draft.arrangement.unsure, *self.counts.unsure)
+
+    def files(self, card: Path) -> dict[Path, str]:
+        """Return the text of the card, if it is to be written at `card`, and of the lists beside it."""
+        return {**self.draft.lists(card), card: self.text(card)}
+
     def write(self, card: Path, *, force: bool = False) -> list[Path]:
         """Write the card and its lists; raises UserError if one is there, unless `force`."""
-        files = {**self.draft.lists(card), card: self.text(card)}
+        files = self.files(card)
         there = [path for path in files if path.exists()]
         if there and not force:
             raise UserError(f"{there[0]}: is there already; choose another name, or replace it with --force")
