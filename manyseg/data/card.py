@@ -46,8 +46,9 @@ class Card(BaseModel):
     `ignore`: raw values that are known, and mean that a pixel has no label. Any other raw value is an error, unless
     `ignore` has "*" where files name classes: vocabularies of tags and boxes can be too large to list.
     `merge` joins classes under a new name, and pixels of the classes in `drop` have no label; no file changes.
-    `overlap` and `background` are for objects that are drawn: which one has a pixel under several ("smallest", or
-    "last" in the order of the file), and the class of pixels under none, which have no label unless it is given.
+    `overlap` and `background` are for objects that are drawn: which one has a pixel under several ("smallest"; "last"
+    or "first" in the order of the file; "none", where they are of several classes), and the class of pixels under no
+    object, which have no label unless it is given.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

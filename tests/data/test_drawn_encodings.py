@@ -118,6 +118,23 @@ def test_of_overlapping_objects_the_smallest_or_the_last_is_on_top_as_the_card_s
     assert labels[15, 15] == 0
 
 
+@pytest.mark.parametrize("name", [n for n in CARDS if n != "ade_full"])
+@pytest.mark.parametrize(("overlap", "under_both"), [("smallest", 1), ("last", 1), ("first", 0), ("none", IGNORE)])
+def test_the_rule_of_overlaps_holds_for_every_encoding_of_drawn_objects(tmp_path, name, overlap, under_both):
+    folder = opened(tmp_path, name, keys=f'overlap = "{overlap}"')
+    truth = layouts.truth(picture(folder, 0))  # The car lies on the road: it is the smaller and the later one.
+    labels = folder.read(0).annotation.labels.numpy()
+    assert np.array_equal(labels, np.where(truth == 1, under_both, truth))
+
+
+def test_with_no_object_on_top_those_of_one_class_still_have_their_pixels(tmp_path):
+    boxes = [("road", (0, 0, 20, 20)), ("road", (10, 0, 30, 20)), ("car", (25, 0, 40, 20))]
+    name = polygon_file(tmp_path, *boxes)
+    folder = load(write_card(tmp_path, "polygon_json", keys='overlap = "none"'), tmp_path / "data")
+    labels = folder.read_annotation(next(i for i in range(len(folder)) if name in folder.ids[i])).labels[5]
+    assert labels[:45:5].tolist() == [0, 0, 0, 0, 0, IGNORE, 1, 1, IGNORE]
+
+
 # Shapes of each tool.
 
 

@@ -282,6 +282,40 @@ def test_images_that_the_file_lists_and_the_folder_lacks_are_counted(tmp_path):
     sound(tmp_path / "d", tmp_path)
 
 
+def test_the_short_json_of_a_tool_and_names_of_uploads_are_understood(tmp_path):
+    photos(tmp_path / "d", "images/1a2b3c4d-{}.jpg")
+    tasks = []
+    for i, name in enumerate(NAMES):
+        size = {"original_width": layouts.W, "original_height": layouts.H}
+        x0, y0, x1, y1 = layouts.car(i)
+        box = {"x": 100 * x0 / 60, "y": 100 * y0 / 40, "width": 100 * (x1 - x0) / 60, "height": 100 * (y1 - y0) / 40}
+        labels = [{**size, **box, "rotation": 0, "rectanglelabels": ["car"]}]
+        tasks.append({"id": i, "image": f"/data/upload/1/1a2b3c4d-{name}.jpg", "label": labels, "annotator": 1})
+    text(tmp_path / "d/project-1.json", tasks)
+    card = sound(tmp_path / "d", tmp_path)
+    assert (card.encoding, card.space.names) == ("label_studio", ("car",))
+
+
+def test_text_files_of_polygons_in_folders_of_each_split_are_understood(tmp_path):
+    layouts.yolo(tmp_path / "a")
+    for kind in ("images", "labels"):
+        for split in ("train", "val"):
+            (tmp_path / "d" / split).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "a" / kind / split).rename(tmp_path / "d" / split / kind)
+    text(tmp_path / "d/data.yaml", "train: ../train/images\nval: ../val/images\nnames:\n  0: road\n  1: car\n")
+    (tmp_path / f"d/train/labels/{NAMES[0]}.txt").unlink()  # No file: no object.
+    card = sound(tmp_path / "d", tmp_path)
+    assert (card.image, card.annotations) == ("{split}/images/{id}.jpg", "{split}/labels/{id}.txt")
+    assert (card.values("road"), card.values("car"), len(load(card, tmp_path / "d"))) == ((0,), (1,), 4)
+
+
+def test_pictures_of_brush_strokes_that_name_no_photo_are_refused_with_the_export_to_choose(tmp_path):
+    photos(tmp_path, "images/{}.jpg")
+    mask(tmp_path / "task-3-annotation-7-by-1-tag-car-0.png", layouts.index(0))
+    with pytest.raises(UserError, match="export the project as JSON"):
+        guess(tmp_path)
+
+
 # Masks.
 
 

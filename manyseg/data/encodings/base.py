@@ -39,8 +39,11 @@ UNKNOWN_VALUE = "give the value to a class of the card, or list it under `ignore
 """What to do about a raw value that the card does not name."""
 
 
-Overlap: TypeAlias = Literal["smallest", "last"]
-"""Which of several objects has a pixel: the smallest of them, or the one that the file lists last."""
+Overlap: TypeAlias = Literal["smallest", "last", "first", "none"]
+"""Which of several objects has a pixel: the smallest one, the one that the file lists last or first, or none of them.
+
+With "none" pixels under objects of several classes have no label; those under several of one class are the smallest's.
+"""
 
 
 class Said(NamedTuple):

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manyseg.data.encodings.base import Encoding, ImageFiles, RawValues, Regions
 from manyseg.data.files import DataError, Size, size_text
+from manyseg.labels import IGNORE
 
 __all__ = [
     "Coordinate",
@@ -73,20 +74,25 @@ class Layer(NamedTuple):
 def paint(layers: Iterable[Layer], size: Size, raw: RawValues) -> Regions:
     """Paint objects over each other: those of unknown identity first, then as `raw.overlap` says.
 
-    "smallest" puts the smaller object on top, "last" the one that comes later. Pixels under no object are of the class
-    `raw.background`, which is IGNORE unless the card names one: what is not annotated is not background.
+    "smallest" puts the smaller object on top, "last" and "first" the one that comes later or earlier, and with "none"
+    pixels under objects of several classes have no label. Pixels under no object are of the class `raw.background`,
+    which is IGNORE unless the card names one: what is not annotated is not background.
     """
-    ordered = sorted(layers, key=lambda layer: layer.known)
-    if raw.overlap == "smallest":
-        ordered.sort(key=lambda layer: (layer.known, -int(rle.area(layer.outline))))
-    plane = np.zeros(size, np.int32)
+    ordered = list(layers)
+    if raw.overlap == "first":
+        ordered.reverse()
+    elif raw.overlap in ("smallest", "none"):
+        ordered.sort(key=lambda layer: -int(rle.area(layer.outline)))
+    ordered.sort(key=lambda layer: layer.known)
+    plane, several = np.zeros(size, np.int32), np.zeros(size, bool)
+    classes = np.array([raw.background, *(layer.position for layer in ordered), IGNORE], np.int64)
     for i, layer in enumerate(ordered, 1):
-        plane[rle.decode(layer.outline).astype(bool)] = i
-    return Regions(
-        plane,
-        np.array([raw.background, *(layer.position for layer in ordered)], np.int64),
-        np.array([True, *(layer.known for layer in ordered)]),
-    )
+        inside = rle.decode(layer.outline).astype(bool)
+        if raw.overlap == "none":
+            several |= inside & (plane > 0) & (classes[plane] != layer.position)
+        plane[inside] = i
+    plane[several] = len(classes) - 1
+    return Regions(plane, classes, np.array([True, *(layer.known for layer in ordered), True]))
 
 
 class DrawnEncoding(Encoding):

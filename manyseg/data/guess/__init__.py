@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from manyseg.data.guess.draft import Candidate, Draft, tried
 from manyseg.data.guess.drawn import drawn_drafts
@@ -17,6 +18,9 @@ __all__ = ["Candidate", "guess", "print_guess"]
 
 READERS: Sequence[Callable[[Tree], Iterator[Draft]]] = (mask_drafts, drawn_drafts, red_green_drafts, record_drafts)
 """Each finds one family of layouts."""
+
+BRUSH = re.compile(r"task-\d+-annotation-\d+-by-\d+-tag-.+\.png")
+"""Names of the pictures that one labelling tool makes of brush strokes, one for each label of each task."""
 
 
 def guess(folder: str | Path) -> list[Candidate]:
@@ -36,6 +40,12 @@ def guess(folder: str | Path) -> list[Candidate]:
     reasons = [f"{d.title}, but: {r}" for d, r in zip(drafts, results, strict=True) if isinstance(r, UserError)]
     if reasons:
         raise UserError(f"{root}: it looks like {reasons[0]}")
+    brushes = [f for f in tree.images if BRUSH.fullmatch(PurePosixPath(f).name)]
+    if brushes:
+        raise UserError(
+            f"{root}: {len(brushes)} files such as {brushes[0]} are brush strokes of Label Studio; their names do not "
+            "say which photo they are of; export the project as JSON, which has the strokes too, and put it here"
+        )
     raise UserError(
         f"{root}: no known layout; looked for photos with masks, or a JSON, XML or text file, of the same names; found "
         f"{tree.summary()}; write a card (docs/datasets.md), or name images and annotations alike"

@@ -45,8 +45,8 @@ def overlap_key(encoding: str) -> dict[str, tuple[Any, str]]:
     if not ENCODINGS[encoding].drawn:
         return {}
     if encoding in PAINTED_IN_ORDER:
-        return {"overlap": ("last", 'where objects lie over each other, the later one; or "smallest"')}
-    return {"overlap": ("smallest", 'where objects lie over each other, the smallest one; or "last"')}
+        return {"overlap": ("last", 'where objects lie over each other, the later one; or "smallest", "first", "none"')}
+    return {"overlap": ("smallest", 'where objects lie over each other, the smallest; or "last", "first", "none"')}
 
 
 class _Numbering(dict[Raw, int]):
