@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from manyseg.errors import UserError
 
-__all__ = ["PREFIX", "cannot_write", "sync", "write"]
+__all__ = ["PREFIX", "cannot_write", "check_target", "sync", "write"]
 
 PREFIX = ".writing-"
 """Begins the name of every file that is not complete yet."""
@@ -52,6 +52,23 @@ def write(path: str | Path, content: Content) -> Path:
     except OSError as e:
         raise cannot_write(path, e) from e
     return path
+
+
+def check_target(path: str | Path) -> None:
+    """Raise, before the work, the UserError that `write` would raise after it: as far as that can be told by now."""
+    path = Path(path)
+    try:
+        if _takes_a_stream(path):
+            return
+        place = Path(os.path.realpath(path)).parent
+        while not os.path.lexists(place):
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as e:
+        raise cannot_write(path, e) from e
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:

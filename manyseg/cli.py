@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from manyseg import __version__
+from manyseg.atomic import check_target
 from manyseg.errors import Interrupted, UserError
 
 __all__ = ["app", "main"]
@@ -254,10 +255,15 @@ def evaluate(
             raise typer.BadParameter("--cross prints a table of fitted maps; it goes without --json")
         print(cross_run(run, data or [], overrides=overrides or []).to_markdown())
         return
-    scores = evaluate_run(run, data or [], relate=relate.value, overrides=overrides or [])
-    print(scores.to_markdown())
     if json is not None:
-        scores.write(json)
+        check_target(json)
+    scores = evaluate_run(run, data or [], relate=relate.value, overrides=overrides or [])
+    try:
+        if json is not None:
+            scores.write(json)
+    finally:
+        # Last: whoever reads this may stop reading (`| head`); and shown even if the file cannot be written.
+        print(scores.to_markdown())
 
 
 @app.command()

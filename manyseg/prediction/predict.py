@@ -67,6 +67,7 @@ def predict_paths(
     names = _names(images)
     targets = [out / "masks" / f"{name}.png" for name in names]
     pictures = [out / "overlays" / f"{name}.jpg" for name in names]
+    atomic.check_target(out / "labels.json")
     _check_targets([path for path, _ in images], [*targets, *pictures, out / "labels.json"])
     writer = FORMATS[segments](out, space, values) if segments else None
     if writer and not method.finds_segments:

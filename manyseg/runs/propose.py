@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from manyseg.atomic import check_target
 from manyseg.data import Folder, builtin_cards, read_card
 from manyseg.errors import UserError
 from manyseg.evaluation.evaluate import collect
@@ -90,6 +91,9 @@ def propose_and_report(
     `taxonomy` is a table (made or edited by hand) that is reported in place of the proposal, with what the evidence
     says against it. Returned is what was reported.
     """
+    for target in (out, html):
+        if target is not None:
+            check_target(target)
     source = open_source(sources)
     table = Taxonomy.read(taxonomy, source.spaces) if taxonomy else None
     proposal = _propose(source, by, confusion, text, constraints)

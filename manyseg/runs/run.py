@@ -127,20 +127,21 @@ def train_recipe(
     """Train what a recipe describes, evaluate it, write its report, and return the run's folder.
 
     `out` defaults to `runs/<the recipe's name>`. With `resume` a run that was stopped goes on where it was; without, an
-    existing run is refused. SIGINT, SIGTERM and SIGHUP end the run after the step in hand, which is saved, with
-    Interrupted; in an evaluation they end it at once, as what was trained is saved by then. `data_root` is where
-    relative roots of datasets start; see `read_recipe`. Without `check`, files are not checked before the first step.
-    Launched by torchrun or accelerate, every process calls this.
+    existing run is refused, and so is always a folder into which another process writes. `data_root` is where relative
+    roots of datasets start; see `read_recipe`. Without `check`, files are not checked before the first step. SIGINT,
+    SIGTERM and SIGHUP end the run after the step in hand, which is saved, with Interrupted; in an evaluation they end
+    it at once, as what was trained is saved by then. Launched by torchrun or accelerate, every process calls this.
     """
     read = read_recipe(recipe, overrides, data_root)
     folder = Path(out) if out is not None else Path("runs") / Path(recipe).stem
     with StopSignals() as signals:
         training = Training(read, RunFolder(folder), train.find_processes(), signals)
         try:
-            if training.prepare(resume, check=check):
-                training.run(resume)
-            elif training.main:
-                print(f"{folder}: this run is finished; nothing to do")
+            with training.locked():
+                if training.prepare(resume, check=check):
+                    training.run(resume)
+                elif training.main:
+                    print(f"{folder}: this run is finished; nothing to do")
         except Interrupted as e:
             words = ["manyseg", "train", str(recipe), "--out", str(folder), "--resume"]
             words += [] if data_root is None else ["--data-root", str(data_root)]

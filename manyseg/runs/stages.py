@@ -7,7 +7,7 @@ import math
 import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from manyseg.methods.sources import propose_by_text
 from manyseg.relate.statistics import Statistics
 from manyseg.report import environment, predict_samples, write_report, write_samples
 from manyseg.runs.folder import RunFolder
+from manyseg.runs.lock import only_writer
 from manyseg.runs.recipe import Recipe, Stage, build_method, statistics_file
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
@@ -159,6 +160,15 @@ class Training:
             error = str(e)
         if (error := broadcast_object_list([error])[0]) is not None:
             raise UserError(error)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the run's only writer; raises UserError, in all processes, where another run is."""
+        with ExitStack() as lock:
+            with self._main_alone() as main:
+                if main:
+                    lock.enter_context(only_writer(self.folder.path))
+            yield
 
     def outcome(self, command: Sequence[str]) -> str:
         """Say how many steps are saved, and that `command` goes on after them."""

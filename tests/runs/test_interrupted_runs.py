@@ -14,7 +14,8 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from manyseg import cli
-from manyseg.runs.run import train_recipe
+from manyseg.errors import UserError
+from manyseg.runs.run import Run, train_recipe
 from manyseg.training import loop
 
 RECIPE = """
@@ -147,6 +148,21 @@ def test_a_run_that_was_ended_before_its_first_step_does_not_block_its_folder(re
     assert "nothing was saved: from step 0 on" in capsys.readouterr().out
     train_recipe(path, out=run, overrides=["train.steps=1"])  # by another recipe
     assert [line["step"] for line in lines(run) if "loss" in line] == [0]
+
+
+def test_a_second_run_in_a_folder_is_refused_and_harms_nothing(recipe, tmp_path, whole):
+    """While the first is training; reading needs no lock."""
+    path, run = recipe(), tmp_path / "run"
+    words = ["train", path, "--out", run, "--set", "train.lr=0.002"]
+    pid = start([*words, "--set", "train.checkpoint_every=1"], tmp_path / "out", slow_from=3)
+    until(lambda: (run / "checkpoint/state.json").exists())
+    for resume in (False, True):
+        with pytest.raises(UserError, match=rf"run: process {pid} on .* is writing this run; wait for its end"):
+            train_recipe(path, out=run, overrides=["train.lr=0.002"], resume=resume)
+    assert Run.open(run).load_model("last")
+    assert wait(pid) == 0
+    assert results(run) == results(whole)
+    assert not (run / "lock").exists()
 
 
 def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_step(recipe, tmp_path):

@@ -184,7 +184,7 @@ def tried(draft: Draft, root: Path) -> Candidate | UserError:
         card = Path(place) / "card.toml"
         try:
             for path, text in {**draft.lists(card), card: draft.text("guess", card, root)}.items():
-                path.write_text(text, encoding="utf-8")
+                atomic.write(path, text)
             parsed = read_card(card)
             folders = [Folder(parsed, root, split) for split in parsed.splits]
             counts = _counted(folders)
