@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
@@ -12,11 +14,12 @@ from rich.table import Table
 
 from manyseg.data import pattern
 from manyseg.data.card import Card, builtin_cards, is_list, read_card
-from manyseg.data.files import write_image
+from manyseg.data.files import stream, write_image
 from manyseg.data.finding import Finding, merged, of_error
 from manyseg.data.folder import Folder
 from manyseg.data.histogram import Histogram, absences, single
 from manyseg.data.inspection import inspect_all
+from manyseg.data.parquet import cell_of
 from manyseg.data.sheet import contact_sheet
 from manyseg.errors import UserError
 from manyseg.progress import progress
@@ -79,15 +82,16 @@ def _strays(folder: Folder) -> Iterator[Finding]:
 def _shared_files(folders: Sequence[Folder]) -> Iterator[Finding]:
     """Find images that occur twice: in two splits an error, as evaluation would see what was trained on."""
     places = [(f.split, f.image_path(i)) for f in folders for i in range(len(f))]
-    places = [(split, path) for split, path in places if path.is_file()]
+    places = [(split, path) for split, path in places if path.is_file() or cell_of(path)]
     by_size = defaultdict(list)
     for place in places:
-        by_size[place[1].stat().st_size].append(place)
+        with suppress(OSError), stream(place[1]) as file:
+            by_size[file.seek(0, os.SEEK_END)].append(place)
     by_content = defaultdict(list)
     for group in by_size.values():
         if len(group) > 1:  # Files of different sizes are different: only the others are worth a hash.
             for split, path in group:
-                by_content[hashlib.blake2b(path.read_bytes()).digest()].append((split, path))
+                by_content[_content(path)].append((split, path))
     for (first, original), *copies in by_content.values():
         for split, path in copies:
             name = "" if path == original else f" under another name ({original})"
@@ -96,6 +100,11 @@ def _shared_files(folders: Sequence[Folder]) -> Iterator[Finding]:
             else:
                 fix = "remove it from one split, or scores are of images trained on"
                 yield Finding("error", f"the same image in splits '{first}' and '{split}'{name}", str(path), fix)
+
+
+def _content(path: Path) -> bytes:
+    with stream(path) as file:
+        return hashlib.blake2b(file.read()).digest()
 
 
 def print_cards() -> None:

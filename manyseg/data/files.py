@@ -8,14 +8,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
 from manyseg import atomic
+from manyseg.data.parquet import cell_of, read_cell
 from manyseg.errors import UserError
 
-__all__ = ["DataError", "Size", "image_size", "opened", "size_text", "write_image"]
+__all__ = ["DataError", "Size", "image_size", "opened", "size_text", "stream", "write_image"]
 
 # What Pillow raises for files that are broken in one way or another.
 BROKEN = (
@@ -69,11 +70,17 @@ class DataError(UserError):
         return cls(first.file, first.what, first.fix, first.values, first.place, faults[1:])
 
 
+def stream(path: Path) -> BinaryIO:
+    """Open a file, or a picture within a Parquet file, for reading."""
+    cell = cell_of(path)
+    return path.open("rb") if cell is None else BytesIO(read_cell(cell))
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """Open an image file; raises DataError if it is missing, or found broken before the block ends."""
     try:
-        with Image.open(path) as image:
+        with stream(path) as file, Image.open(file) as image:
             yield image
     except FileNotFoundError:
         raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None

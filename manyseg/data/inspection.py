@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from manyseg.data.encodings import Found, Regions, found_size
+from manyseg.data.files import stream
 from manyseg.data.finding import Finding, of_error
 from manyseg.data.folder import Folder, OpenedImage
 from manyseg.data.photo import read_rgb
@@ -90,7 +91,7 @@ def _is_whole(path: Path, image_format: str) -> bool:
     end = ENDS.get(image_format)
     if end is None:
         return False
-    with path.open("rb") as file:
+    with stream(path) as file:
         file.seek(0, os.SEEK_END)
         file.seek(max(0, file.tell() - TAIL))
         return end in file.read()

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from manyseg.data.parquet import rows
 from manyseg.errors import UserError
 
 __all__ = ["fields", "fill", "find", "read_list", "regex", "values"]
@@ -38,17 +39,28 @@ def fill(pattern: str, known: Mapping[str, str]) -> str:
 def find(root: Path, pattern: str, known: Mapping[str, str], names: tuple[str, ...]) -> list[str]:
     """List, sorted, the ids (made of `names`) of the files under `root` that match; hidden files are passed over."""
     text = fill(pattern, known)
-    folder = "/".join(text.split("{")[0].split("/")[:-1])
     matching = re.compile(regex(text))
-    found = []
+    matches = [match for path in _paths(root, text) if (match := matching.fullmatch(path))]
+    return sorted("/".join({**known, **match.groupdict()}[n] for n in names) for match in matches)
+
+
+def _paths(root: Path, text: str) -> Iterator[str]:
+    """Yield the files in the folder that a pattern begins with, or rows of Parquet files where it goes into them."""
+    outer, inside, cell = text.partition(".parquet/")
+    folder = "/".join(outer.split("{")[0].split("/")[:-1])
+    holding = re.compile(regex(f"{outer}.parquet"))
     # Links are followed: datasets are often assembled from links.
     for place, _, files in os.walk(root / folder, followlinks=True):
         base = Path(place).relative_to(root).as_posix()
         for name in files:
-            match = matching.fullmatch(name if base == "." else f"{base}/{name}")
-            if match and not name.startswith("."):
-                found.append("/".join({**known, **match.groupdict()}[n] for n in names))
-    return sorted(found)
+            if name.startswith("."):
+                continue
+            path = name if base == "." else f"{base}/{name}"
+            if not inside:
+                yield path
+            elif holding.fullmatch(path):
+                column = cell.split("/")[0]
+                yield from (f"{path}/{column}/{row}" for row in rows(root / path, column))
 
 
 def regex(pattern: str) -> str:

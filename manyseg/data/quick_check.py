@@ -20,6 +20,7 @@ from manyseg.data.finding import Finding, merged, of_error
 from manyseg.data.folder import Folder
 from manyseg.data.histogram import Histogram, absences, single
 from manyseg.data.inspection import Inspection, inspect_all
+from manyseg.data.parquet import cell_of
 from manyseg.errors import UserError
 from manyseg.progress import progress
 
@@ -113,7 +114,8 @@ def _hash(*texts: str) -> str:
 def _state(path: Path) -> str:
     """Return what changes when a file does: its path, size and time of change."""
     try:
-        found = path.stat()
+        cell = cell_of(path)
+        found = (path if cell is None else cell.file).stat()
     except OSError:
         return f"{path} -"
     return f"{path} {found.st_size} {found.st_mtime_ns}"

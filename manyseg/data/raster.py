@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from manyseg.data.files import DataError, opened
+from manyseg.data.files import DataError, opened, stream
 
 __all__ = ["read_colors", "read_index"]
 
@@ -33,7 +33,7 @@ def read_index(path: Path, *, wide: bool) -> np.ndarray:
 
 
 def _spread(path: Path) -> int:
-    with path.open("rb") as file:
+    with stream(path) as file:
         head = file.read(25)
     bits = head[24] if head.startswith(b"\x89PNG") and len(head) == 25 else 8
     return {2: 85, 4: 17}.get(bits, 1)

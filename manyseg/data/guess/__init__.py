@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from manyseg.data.guess.cells import cell_drafts
 from manyseg.data.guess.draft import Candidate, Draft, tried
 from manyseg.data.guess.drawn import drawn_drafts
 from manyseg.data.guess.masks import mask_drafts
@@ -16,7 +17,13 @@ from manyseg.errors import UserError
 
 __all__ = ["Candidate", "guess", "print_guess"]
 
-READERS: Sequence[Callable[[Tree], Iterator[Draft]]] = (mask_drafts, drawn_drafts, red_green_drafts, record_drafts)
+READERS: Sequence[Callable[[Tree], Iterator[Draft]]] = (
+    mask_drafts,
+    drawn_drafts,
+    red_green_drafts,
+    record_drafts,
+    cell_drafts,
+)
 """Each finds one family of layouts."""
 
 BRUSH = re.compile(r"task-\d+-annotation-\d+-by-\d+-tag-.+\.png")

@@ -21,7 +21,7 @@ from manyseg.data.guess.tree import Pairing, Tree, pairings, spread
 from manyseg.data.raster import read_colors, read_index
 from manyseg.errors import UserError
 
-__all__ = ["mask_drafts"]
+__all__ = ["is_masks_of_photos", "mask_draft", "mask_drafts"]
 
 JUDGED = 4
 """Pairs that are looked at, to tell photos from masks."""
@@ -53,13 +53,14 @@ def mask_drafts(tree: Tree) -> Iterator[Draft]:
     """Yield a draft for every folder or kind of masks that photos have."""
     tables = class_tables(tree)
     for pair in pairings(tree.images, tree.images):
-        if _is_masks_of_photos(tree, pair):
-            draft = _draft(tree, pair, tables)
+        if is_masks_of_photos(tree, pair):
+            draft = mask_draft(tree, pair, tables)
             if draft is not None:
                 yield draft
 
 
-def _is_masks_of_photos(tree: Tree, pair: Pairing) -> bool:
+def is_masks_of_photos(tree: Tree, pair: Pairing) -> bool:
+    """Say whether most of a few pairs look like a photo and its mask."""
     scores = []
     for place in spread(pair.both, JUDGED):
         try:
@@ -81,7 +82,8 @@ def _flatness(path: Path) -> float:
     return float(np.mean(same.all(-1) if same.ndim == 3 else same)) if same.size else 1.0
 
 
-def _draft(tree: Tree, pair: Pairing, tables: Sequence[ClassTable]) -> Draft | None:
+def mask_draft(tree: Tree, pair: Pairing, tables: Sequence[ClassTable]) -> Draft | None:
+    """Return the draft of masks by the values that they hold, or None if these are no classes."""
     files = spread([pair.others[p] for p in pair.both], SCANNED)
     scan = _scanned([tree.path(f) for f in files])
     if not scan.pixels or len(scan.pixels) > MOST_COLORS:
