@@ -20,8 +20,14 @@ EVERY = 10.0
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each of `total` items; stderr shows how many are done, and the time left."""
+def progress(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[[], None]]:
+    """Yield a function to call after each of `total` items; stderr shows how many are done, and the time left.
+
+    Of several processes that do the same, one should have it `shown`.
+    """
+    if not shown:
+        yield lambda: None
+        return
     console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if console.is_terminal:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())

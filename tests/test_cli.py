@@ -12,6 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import manyseg
+import manyseg.evaluation.evaluate as module
 from manyseg.cli import app
 from manyseg.errors import UserError
 
@@ -74,6 +75,27 @@ def test_training_leaves_a_folder_that_anyone_can_read(run):
         "checkpoint", "best", "samples",
     }  # fmt: skip
     assert (run / "taxonomy.tsv").read_text().splitlines()[0] == "unified\tfine\tcoarse"
+
+
+def test_training_ends_with_the_scores_of_all_datasets_and_where_everything_is(world, tmp_path, monkeypatch):
+    """And evaluates no weights twice."""
+    evaluated, visit = [], module.visit_batches
+
+    def note(method, folder, *rest):
+        evaluated.append(folder.space.name)
+        return visit(method, folder, *rest)
+
+    monkeypatch.setattr(module, "visit_batches", note)
+    shown = _say("train", _recipe(world, "ends"), "--out", tmp_path / "run", "--no-check").splitlines()
+    assert evaluated == ["fine", "coarse", "unseen"]
+    assert [line.split(" | ")[:2] for line in shown if line.startswith("| ")] == [
+        ["| dataset", "protocol"], ["| fine", "seen"], ["| coarse", "seen"], ["| unseen", "names"],
+    ]  # fmt: skip
+    places = [Path(line.partition(": ")[0]) for line in shown[-4:]]
+    assert [p.name for p in places] == ["report.html", "scores.json", "taxonomy.tsv", "best"]
+    assert all(p.exists() for p in places)
+    scores = json.loads((tmp_path / "run/scores.json").read_text())
+    assert manyseg.evaluate(tmp_path / "run").to_json() == scores
 
 
 def test_values_are_overridden_on_the_command_line(world, tmp_path):

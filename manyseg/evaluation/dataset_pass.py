@@ -28,6 +28,7 @@ from manyseg.inference.encoded_images import EncodedImages
 from manyseg.inference.options import Size, TestOptions
 from manyseg.inference.resize import resize
 from manyseg.methods.base import Method
+from manyseg.progress import progress
 
 __all__ = ["LabelledBatch", "all_reduce", "image_hashes", "visit_batches"]
 
@@ -54,12 +55,14 @@ def visit_batches(
     options: TestOptions | None,
     visit: Callable[[LabelledBatch], None],
     skip_bad: bool = False,
+    doing: str = "evaluating",
 ) -> tuple[str, ...]:
     """Show this rank's share of a folder to `visit`, batch by batch, the method in eval mode and without gradients.
 
-    Every file is read once. Returned are the ids of the images, of all ranks, that were left out with `skip_bad`
-    because their files are at fault; each is logged. Raises UserError if the folder has no label a pixel or every image
-    is at fault, and DataError for one that is without `skip_bad`, in all ranks alike.
+    stderr shows how far the first rank is with `doing`. Every file is read once. Returned are the ids of the images, of
+    all ranks, that were left out with `skip_bad` because their files are at fault; each is logged. Raises UserError if
+    the folder has no label a pixel or every image is at fault, and DataError for one that is without `skip_bad`, in all
+    ranks alike.
     """
     options = options or TestOptions()
     if folder.annotation not in ("dense", "segments"):
@@ -73,17 +76,22 @@ def visit_batches(
         if not skip_bad:
             raise error
         skipped.append(index)
+        done()
         log.warning("skipped: %s", error)
 
     stopped: UserError | None = None
+    rank, world = _place()
+    share = len(range(rank, len(folder), world))
     try:
-        with _frozen(method):
+        with _frozen(method), progress(f"{doing} '{folder.space.name}'", share, shown=rank == 0) as done:
             pixels = BATCH_PIXELS.get(method.device.type, BATCH_PIXELS["cuda"])
             for samples in _batches(folder, options, pixels, fault):
                 labels = torch.stack([sample.labels for sample in samples]).to(method.device, non_blocking=True)
                 image = torch.stack([sample.image for sample in samples])
                 images = EncodedImages(method, image, options, _size(labels))
                 visit(LabelledBatch(images, labels, tuple(sample.annotation for sample in samples)))
+                for _ in samples:
+                    done()
     except UserError as e:
         stopped = e
     outcomes = _gather((skipped, stopped))
@@ -122,7 +130,7 @@ def _batches(
     folder: Folder, options: TestOptions, pixels: int, fault: Callable[[int, UserError], None]
 ) -> Iterator[list[_Sample]]:
     """Yield this rank's images, those of one size together; an image that `fault` takes is left out."""
-    rank, world = (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
+    rank, world = _place()
     sizes: dict[int, Size] = {}
     for i in range(rank, len(folder), world):
         try:
@@ -178,6 +186,11 @@ def _frozen(method: Method) -> Iterator[None]:
 
 def _size(labels: Int[Tensor, "*B H W"]) -> Size:
     return labels.shape[-2], labels.shape[-1]
+
+
+def _place() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks."""
+    return (dist.get_rank(), dist.get_world_size()) if _distributed() else (0, 1)
 
 
 def _distributed() -> bool:

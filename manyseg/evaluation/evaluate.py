@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -62,23 +63,24 @@ def evaluate(
     fit: Mapping[str, Folder] | None = None,
     options: TestOptions | None = None,
     skip_bad: bool = False,
+    known: Mapping[str, DatasetScores] = MappingProxyType({}),
 ) -> Scores:
     """Score a method on datasets, each under one protocol: "seen" if it was trained on, else `relate`.
 
     "text" needs `encode`, which turns texts into unit vectors, but for a method that reads words itself. "labels" needs
     in `fit`, by dataset, a folder with other labelled images, on which the map is fitted. With `skip_bad` images whose
-    files are at fault are left out, and named in the scores. Raises UserError where something is missing, or a dataset
-    is there twice, and DataError for a file at fault.
+    files are at fault are left out, and named in the scores. Datasets in `known` have been scored before. Raises
+    UserError where something is missing, or a dataset is there twice, and DataError for a file at fault.
     """
     out: dict[str, DatasetScores] = {}
-    seen: dict[str, list[float]] = {}
     for folder in folders:
         name = folder.space.name
         if name in out:
             raise UserError(f"dataset '{name}' is to be evaluated twice; evaluate one split and protocol at a time")
-        if relate == "seen" or _trained_on(method, folder.space):
+        if name in known:
+            out[name] = known[name]
+        elif relate == "seen" or _trained_on(method, folder.space):
             out[name] = score_seen(method, folder, options, skip_bad)
-            seen[name] = out[name].confusion.iou.tolist()
         elif relate == "labels":
             if fit is None or name not in fit:
                 raise UserError(
@@ -95,6 +97,7 @@ def evaluate(
                 raise UserError(f"relating '{name}' by text needs a text encoder; give one, or use names")
             relation = relate_by_text(folder.space, method.taxonomy, encode)
             out[name] = score_related(method, folder, relation, relate, options, skip_bad)
+    seen = {name: d.confusion.iou.tolist() for name, d in out.items() if d.protocol == "seen"}
     return Scores(len(method.taxonomy.unified), out, Knowledge.of(method.taxonomy, seen) if seen else None)
 
 
@@ -263,7 +266,7 @@ def _tally(
         if activation is not None:
             sums.add_(class_sums(activation(batch.images.features), truth, classes))
 
-    visit_batches(method, folder, options, visit, skip_bad)
+    visit_batches(method, folder, options, visit, skip_bad, "statistics of")
     names = [UNIFIED if head == unified else head.name for head in heads]
     out: dict[tuple[str, ...], Tensor] = {("pixels", name): pixels}
     out |= {("counts", name, head): total[1:] for head, total in zip(names, counts, strict=True)}

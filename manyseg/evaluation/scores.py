@@ -93,8 +93,8 @@ class Scores:
         text = json.dumps(self.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
         atomic.write(path, text + "\n")
 
-    def to_markdown(self) -> str:
-        """Render a summary, its means by protocol, and a table of the classes of every dataset; values in per cent."""
+    def to_markdown(self, *, classes: bool = True) -> str:
+        """Render a summary, its means by protocol, and the `classes` of every dataset; values in per cent."""
         lines = [
             f"{self.unified_nodes} unified nodes.",
             "",
@@ -113,7 +113,7 @@ class Scores:
             )
             lines.append(f"| {name} | {d.protocol} | {' | '.join(map(str, values))} |")
         lines += ["", *self._means(), "", _LEGEND]
-        for name, d in self.datasets.items():
+        for name, d in self.datasets.items() if classes else ():
             lines += ["", f"### {name} ({d.protocol}: {PROTOCOLS[d.protocol]})", "", *_classes(d)]
             lines += ["", *_segments(d.panoptic)] if d.panoptic else []
         return "\n".join(lines) + "\n"

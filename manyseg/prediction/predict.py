@@ -27,6 +27,7 @@ from manyseg.labels import LabelSpace
 from manyseg.methods.base import Method
 from manyseg.prediction.drawing import mask_image, overlay
 from manyseg.prediction.panoptic_files import FORMATS
+from manyseg.progress import progress
 
 __all__ = ["PHOTOS", "find_space", "predict_paths", "read_photo"]
 
@@ -74,19 +75,21 @@ def predict_paths(
         raise UserError(f"{type(method).__name__} finds classes, not objects; leave --segments out")
     method.eval()
     failed: list[DataError] = []
-    for (path, _), name, target, picture in zip(images, names, targets, pictures, strict=True):
-        try:
-            image, native = read_photo(path, options.input_size)
-        except DataError as error:
-            log.warning("%s", error)
-            failed.append(error)
-            continue
-        encoded = EncodedImages(method, image[None], options, native)
-        found = encoded.label_maps([OutputSpace(space)])[0][0].cpu()
-        if writer:
-            writer.add(name, encoded.segments(space)[0])
-        write_image(target, mask_image(found, space))
-        write_image(picture, overlay(image, found, space), quality=90)
+    with progress("predicting", len(images)) as done:
+        for (path, _), name, target, picture in zip(images, names, targets, pictures, strict=True):
+            try:
+                image, native = read_photo(path, options.input_size)
+            except DataError as error:
+                log.warning("%s", error)
+                failed.append(error)
+                continue
+            encoded = EncodedImages(method, image[None], options, native)
+            found = encoded.label_maps([OutputSpace(space)])[0][0].cpu()
+            if writer:
+                writer.add(name, encoded.segments(space)[0])
+            write_image(target, mask_image(found, space))
+            write_image(picture, overlay(image, found, space), quality=90)
+            done()
     if len(failed) < len(images):
         _write_labels(out / "labels.json", space)
         if writer:

@@ -31,6 +31,7 @@ from manyseg.evaluation.scores import DatasetScores, Scores
 from manyseg.labels.files import spaces_to_json
 from manyseg.methods import Method
 from manyseg.methods.sources import propose_by_text
+from manyseg.progress import progress
 from manyseg.relate.statistics import Statistics
 from manyseg.report import environment, predict_samples, write_report, write_samples
 from manyseg.runs.folder import RunFolder
@@ -68,8 +69,15 @@ class Training:
         self.spaces = tuple(f.space for f in self.mixture.folders)
         self.stages = recipe.stages
         self.steps = sum(s.train.steps for s in self.stages)
+        self.best: tuple[str, Scores] | None = None
+        """The best scores while training, and the key of the weights that have them."""
         self.seen = [f for s in recipe.data.sets if _scorable(f := s.open_eval(recipe.base))]
         self.unseen = [f for s in recipe.data.unseen if _scorable(f := s.open_eval(recipe.base))]
+        names = [f.space.name for f in (*self.seen, *self.unseen)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise UserError(
+                f"{recipe.file}: dataset '{twice[0]}' is to be evaluated twice; give one of the cards another name"
+            )
         # Opened here, so that a split that is not there is an error before the first step.
         self.measured = {
             stage.name: [s.open_statistics(recipe.base) for s in recipe.data.sets]
@@ -130,8 +138,7 @@ class Training:
         if self.main:
             self.folder.write(_tables(method))
         with _trained("the last evaluation"):
-            folders = [*self.seen, *self.unseen]
-            scores = evaluate(method, folders, options=self.recipe.test, skip_bad=self.recipe.data.skip_bad)
+            scores = self._scores(method)
         if self.main:
             self._write_results(method, scores)
             checkpoint.discard_previous(self.folder.checkpoint)
@@ -250,11 +257,22 @@ class Training:
                 skip_bad=self.recipe.data.skip_bad,
             )
 
+    def _scores(self, method: Method) -> Scores:
+        """Score all datasets; those that this process has scored with the same weights are not scored again."""
+        test, skip_bad = self.recipe.test, self.recipe.data.skip_bad
+        # With less than full precision training evaluates otherwise than here.
+        exact, known = self.stages[-1].train.precision == "fp32", dict[str, DatasetScores]()
+        if exact and self.best is not None and self.best[0] == statistics_key(method, (), test):
+            known |= self.best[1].datasets
+        return evaluate(method, [*self.seen, *self.unseen], options=test, skip_bad=skip_bad, known=known)
+
     def _evaluate(self, method: Method) -> dict[str, train.Score]:
         if self.main:
             self.folder.write(_tables(method))
         with _trained("this evaluation"):
             scores = evaluate(method, self.seen, options=self.recipe.test, skip_bad=self.recipe.data.skip_bad)
+        if self.best is None or (scores.mean_miou_seen or 0.0) >= (self.best[1].mean_miou_seen or 0.0):
+            self.best = statistics_key(method, (), self.recipe.test), scores
         return {name: _score(d) for name, d in scores.datasets.items()}
 
     def _write_inputs(self, recipe: str, files: dict[str, Path | None]) -> None:
@@ -281,11 +299,23 @@ class Training:
         with self.folder.replacing("scores.json", "confusion.npz", "samples/*", "report.html"):
             scores.write(self.folder.path / "scores.json")
             atomic.write(self.folder.path / "confusion.npz", lambda file: np.savez_compressed(file, **counts))
-            for folder in (*self.seen, *self.unseen):
-                skipped = scores.datasets[folder.space.name].skipped
-                shown = predict_samples(method, folder, self.recipe.test, skipped)
-                write_samples(self.folder.path, folder.space, method.taxonomy.unified, shown)
-            console.print(f"{write_report(self.folder.path)}: the report of this run")
+            folders = (*self.seen, *self.unseen)
+            with progress("writing the report", len(folders) + 1) as done:
+                for folder in folders:
+                    skipped = scores.datasets[folder.space.name].skipped
+                    shown = predict_samples(method, folder, self.recipe.test, skipped)
+                    write_samples(self.folder.path, folder.space, method.taxonomy.unified, shown)
+                    done()
+                write_report(self.folder.path)
+                done()
+        console.print(scores.to_markdown(classes=False))
+        for path, what in (
+            (self.folder.report, "the report of this run"),
+            (self.folder.path / "scores.json", "the scores of every class"),
+            (self.folder.taxonomy, "the unified label space"),
+            (self.folder.best, "the weights that have these scores"),
+        ):
+            console.print(f"{path}: {what}")
 
 
 @contextmanager

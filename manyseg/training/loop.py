@@ -262,7 +262,7 @@ class _Stage:
     def _evaluate(self) -> None:
         self.method.eval()
         with self.average.swapped() if self.average else nullcontext(), torch.no_grad(), self._autocast():
-            with self.signals.held(False):
+            with self.signals.held(False), self.journal.paused():
                 scores = self.evaluate(self.method)
             known = [s["miou"] for s in scores.values() if s["miou"] is not None]
             mean = float(np.mean(known)) if known else None

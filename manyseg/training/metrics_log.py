@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,6 +79,17 @@ class MetricsLog:
             self._live.update(self._display())
         else:
             self._console.print(self._plain(line), soft_wrap=True, highlight=False, markup=False)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the display away for as long as something else is shown."""
+        if self._live:
+            self._live.stop()
+        try:
+            yield
+        finally:
+            if self._live:
+                self._live.start()
 
     def say(self, text: str) -> None:
         """Print one line of text above the display."""

@@ -1,5 +1,7 @@
 """The protocols of evaluation, with a method whose predictions are known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from manyseg.data import load
 from manyseg.data.files import DataError
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
-from manyseg.evaluation.evaluate import evaluate, score_mapped, score_related, score_seen
+from manyseg.evaluation.evaluate import collect, evaluate, score_mapped, score_related, score_seen
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
 from manyseg.inference.options import TestOptions
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
@@ -88,6 +90,21 @@ def test_a_bad_file_is_left_out_on_request_counted_and_named(tmp_path, caplog, f
     assert f"skipped: {path}" in caplog.text
 
 
+def test_it_is_shown_how_far_an_evaluation_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("manyseg.progress.QUIET", 0.0)
+    monkeypatch.setattr("manyseg.progress.EVERY", 0.0)
+    pairs = [([[0, 1]], [[0, 1]])] * 3
+    folder = write(tmp_path, "street", STREET.names, pairs)
+    (tmp_path / "street/masks/val-0.png").unlink()
+    evaluate(Echo(TAXONOMY), [folder], skip_bad=True)
+    collect(Echo(TAXONOMY), [folder], skip_bad=True)
+    shown = [line for line in capsys.readouterr().err.splitlines() if " left" in line]
+    assert [line.partition(",")[0] for line in shown] == [
+        "evaluating 'street': 1 of 3", "evaluating 'street': 2 of 3",
+        "statistics of 'street': 1 of 3", "statistics of 'street': 2 of 3",
+    ]  # fmt: skip
+
+
 def test_a_dataset_of_which_nothing_can_be_read_is_an_error_all_the_same(tmp_path):
     folder = write(tmp_path, "street", STREET.names, [([[0]], [[0]]), ([[1]], [[1]])])
     for path in (tmp_path / "street/masks").iterdir():
@@ -127,7 +144,8 @@ def test_relations_by_names_or_text_read_no_mask(tmp_path, monkeypatch, relate):
     monkeypatch.setattr(Folder, "read", lambda *_: pytest.fail("read a sample of the target"))
     monkeypatch.setattr(Folder, "read_annotation", lambda *_: pytest.fail("read a mask of the target"))
     related = []
-    monkeypatch.setattr("manyseg.evaluation.evaluate.score_related", lambda *args: related.append(args[2]))
+    scores = SimpleNamespace(protocol=relate)
+    monkeypatch.setattr("manyseg.evaluation.evaluate.score_related", lambda *a: related.append(a[2]) or scores)
     taxonomy = Taxonomy.disjoint([LabelSpace.of("a", ["road", "car", "sky"])])
     evaluate(Echo(taxonomy), [folder], relate=relate, encode=encode)
     np.testing.assert_array_equal(related[0], [[1, 0, 0], [0, 1, 0]])

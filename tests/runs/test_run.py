@@ -369,6 +369,13 @@ def test_weights_of_another_model_are_named(trained, tmp_path):
         Run.open(run).load_model()
 
 
+def test_a_dataset_that_would_be_evaluated_twice_is_refused_before_training(recipe, tmp_path):
+    recipe.write_text(RECIPE.replace('"unseen.toml", root = "unseen"', '"fine.toml", root = "fine"'))
+    with pytest.raises(UserError, match="dataset 'fine' is to be evaluated twice; give one of the cards another name"):
+        train_recipe(recipe, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_kind_of_annotation_that_the_method_cannot_take_is_refused_first(recipe, tmp_path, monkeypatch):
     overrides = ['data.sets.0.annotation="boxes"', "method.name=uniseg"]
     with pytest.raises(UserError, match=r"'fine' is annotated with boxes, but UniSeg .* learns from dense or segments"):
