@@ -126,22 +126,32 @@ def point_losses(
     ids: Int[Tensor, "B H W"],
     counts: Sequence[int],
     points: int,
+    generator: torch.Generator | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Sum the losses as `mask_losses` does, but on `points` random points of each mask, most of them near its border.
 
-    This is Mask2Former's importance sampling (Cheng et al. 2022); memory is N x 3 P whatever the image's size.
+    This is Mask2Former's importance sampling (Cheng et al. 2022); memory is N x 3 P whatever the image's size. All
+    masks choose among the same points, drawn from `generator`: so they do not depend on how images are divided.
     """
     image = torch.repeat_interleave(torch.arange(len(ids)), torch.tensor(counts)).to(ids.device, non_blocking=True)
     sure = int(UNCERTAIN * points)
     with torch.no_grad():
-        tried = torch.rand(len(logits), OVERSAMPLE * points, 2, device=logits.device)
+        tried = shared_points(OVERSAMPLE * points, len(logits), logits.device, generator)
         nearest = sample_bilinear(logits, tried).abs().topk(sure, 1, largest=False).indices
         chosen = tried.gather(1, nearest[..., None].expand(-1, -1, 2))
-        others = torch.rand(len(logits), points - sure, 2, device=logits.device)
+        others = shared_points(points - sure, len(logits), logits.device, generator)
         place = torch.cat([chosen, others], 1)
         truth = sample_ids(ids, image, place)
     focal, dice = focal_dice(sample_bilinear(logits, place), truth == segments[:, None], truth != IGNORE)
     return focal.sum(), dice.sum()
+
+
+def shared_points(
+    points: int, rows: int, device: torch.device, generator: torch.Generator | None
+) -> Float[Tensor, "N P 2"]:
+    """Draw places (x, y) from 0 to 1 on the CPU, and return them for each of N rows."""
+    drawn = torch.rand(points, 2, generator=generator).to(device, non_blocking=True)
+    return drawn.expand(rows, -1, -1)
 
 
 def sample_bilinear(maps: Float[Tensor, "N h w"], place: Float[Tensor, "N P 2"]) -> Float[Tensor, "N P"]:

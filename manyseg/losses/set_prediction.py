@@ -14,7 +14,7 @@ import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from manyseg.losses.mask import mask_losses, point_losses, sample_bilinear, sample_ids
+from manyseg.losses.mask import mask_losses, point_losses, sample_bilinear, sample_ids, shared_points
 from manyseg.losses.matching import Matches, SegmentTargets, match, pair_costs, resize_nearest
 
 __all__ = ["QueryOutput", "SetPredictionLoss", "class_loss"]
@@ -47,21 +47,25 @@ class SetPredictionLoss(nn.Module):
         # Lower bounds of the numbers that losses are divided by: one segment, and a positive weight.
         self.register_buffer("_min_normalizers", torch.tensor([1.0, 1e-6]), persistent=False)
 
-    def forward(self, outputs: Sequence[QueryOutput]) -> tuple[list[dict[str, Tensor]], list[Matches]]:
+    def forward(
+        self, outputs: Sequence[QueryOutput], generator: torch.Generator | None = None
+    ) -> tuple[list[dict[str, Tensor]], list[Matches]]:
         """Return the losses `class`, `focal` and `dice` of every batch, each weighted, and how it was matched.
 
-        All batches of a step are matched together, so that the host waits for the device only once.
+        All batches of a step are matched together, so that the host waits for the device only once. `generator`, of the
+        CPU, draws the points.
         """
-        matches = match([self._costs(output) for output in outputs])
+        matches = match([self._costs(output, generator) for output in outputs])
         normalizers = self._normalizers(outputs, matches)
-        return [self._losses(*each) for each in zip(outputs, matches, normalizers, strict=True)], matches
+        each = zip(outputs, matches, normalizers, strict=True)
+        return [self._losses(*one, generator) for one in each], matches
 
     @torch.no_grad()
-    def _costs(self, output: QueryOutput) -> Float[Tensor, "L B Q T"]:
+    def _costs(self, output: QueryOutput, generator: torch.Generator | None) -> Float[Tensor, "L B Q T"]:
         """Compare every block's queries with the targets, at mask resolution or at points that all masks share."""
         embedding, ids = output.embedding.float(), output.targets.ids
         if self.points:
-            place = torch.rand(len(ids), self.points, 2, device=ids.device)
+            place = shared_points(self.points, len(ids), ids.device, generator)
             image = torch.arange(len(ids), device=ids.device)
             ids, embedding = sample_ids(ids, image, place), _sample_all(embedding, place)
         else:
@@ -74,7 +78,13 @@ class SetPredictionLoss(nn.Module):
         ]
         return torch.stack(costs)
 
-    def _losses(self, output: QueryOutput, found: Matches, normalizers: Float[Tensor, " 2"]) -> dict[str, Tensor]:
+    def _losses(
+        self,
+        output: QueryOutput,
+        found: Matches,
+        normalizers: Float[Tensor, " 2"],
+        generator: torch.Generator | None,
+    ) -> dict[str, Tensor]:
         masks, start = [], 0
         pairs = output.masks[found.block, found.image, found.query]
         # Only the masks of matched queries are computed in training: the others are as large, and have no loss.
@@ -83,7 +93,7 @@ class SetPredictionLoss(nn.Module):
             start += count
         logits, ids = torch.cat(masks), output.targets.ids
         if self.points:
-            focal, dice = point_losses(logits, found.segment, ids, found.counts, self.points)
+            focal, dice = point_losses(logits, found.segment, ids, found.counts, self.points, generator)
         else:
             focal, dice = mask_losses(logits, found.segment, ids, found.counts)
         classes = _target_classes(output, found)

@@ -21,7 +21,7 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelSpace, Taxonomy
 from manyseg.methods.autouniseg_options import RENAMED, GraphOptions
-from manyseg.methods.base import Schedule, StagePlan, dense_labels
+from manyseg.methods.base import Schedule, StagePlan, dense_labels, step_seed
 from manyseg.methods.nodes import Combine, NodeMethod, plan_after_heads, plan_stage
 from manyseg.methods.rounding import Rounding
 from manyseg.methods.sources import StageStatistics, StageTaxonomy, StatisticsSource, TaxonomySource
@@ -107,7 +107,7 @@ class AutoUniSeg(NodeMethod):
         self.rounding = Rounding(classes, links, graph.prune)
         # Parts that the trainer keeps fixed before the first step stay so.
         self._network: list[nn.Parameter] | None = None
-        self._learning, self._rho = True, 0.0
+        self._learning, self._rho, self._seed = True, 0.0, 0
         self._map: _Map | None = None
         self._nodes: Tensor | None = None
         self._pass: Graph | None = None
@@ -190,7 +190,8 @@ class AutoUniSeg(NodeMethod):
 
     def _graph_pass(self) -> Graph:
         if self._pass is None:
-            self._pass = self.graph()
+            # Dropout is the same in all processes, for all of them learn one graph.
+            self._pass = self.graph(torch.Generator(self.device).manual_seed(self._seed))
         return self._pass
 
     def _soft(
@@ -216,7 +217,7 @@ class AutoUniSeg(NodeMethod):
         self._freeze(self._learning, edges)
         if not self._learning:
             return
-        self._nodes = None
+        self._nodes, self._seed = None, step_seed()
         self._rho = min(at / end, 1.0) if end else 1.0
         # The authors round every 100 steps of a turn of 20,000.
         if at == end or (edges and at % max(1, min(100, self.turn // 10)) == 0):

@@ -135,7 +135,12 @@ class Method(nn.Module, ABC):
         return {}
 
     def on_step(self, step: int) -> None:
-        """Prepare step number `step` (from 0) before its batches arrive. A hook; the default does nothing."""
+        """Prepare step number `step` (from 0) before its batches arrive. A hook; the default does nothing.
+
+        What is drawn in here, such as a `step_seed`, is the same in all processes; in `batch_loss` each process draws
+        its own numbers. Only what belongs to an image may be drawn there: a run is to be the same run whatever the
+        number of its processes.
+        """
 
     @property
     def activation(self) -> Callable[[Features], Float[Tensor, "B U h w"]] | None:
@@ -277,6 +282,11 @@ class PixelMethod(Method):
         index = RelationIndex.of(relation, self.device)
         scores = self.relate(self.unified(embedding), index)
         return scores.masked_fill(~index.matrix.any(1)[:, None, None], float("-inf"))
+
+
+def step_seed() -> int:
+    """Draw the seed of a generator from which `batch_loss` draws what all processes share; for `on_step`."""
+    return int(torch.randint(2**62, ()))
 
 
 def dense_labels(batch: Batch) -> Tensor:

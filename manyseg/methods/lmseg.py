@@ -25,7 +25,7 @@ from manyseg.inference.segments import SegmentMap, find_segments
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses.matching import Matches, SegmentTargets, targets_of_labels, targets_of_segments
 from manyseg.losses.set_prediction import QueryOutput, SetPredictionLoss
-from manyseg.methods.base import Method, dense_labels
+from manyseg.methods.base import Method, dense_labels, step_seed
 from manyseg.methods.query_classifiers import (
     MultiHeadClassifier,
     QueryClassifier,
@@ -54,9 +54,9 @@ class LMSeg(Method):
     offline package's. `prompt_tokens` learned vectors precede each text; with 0 the texts are encoded only once, which
     is much cheaper on a CPU. `guidance` is the order of the decoder's attention to the image and to the texts. In
     training each text of the step's other datasets is added to the guiding ones with the probability `other_words`
-    (ours): otherwise the list of texts only says which dataset it is. `points` is the number of sampled points on which
-    costs and mask losses are computed; 0 takes all pixels. `decoder_lr` is the learning rate of the decoder and the
-    texts as a multiple of train.lr: attention needs smaller steps than a pixel decoder.
+    (ours): otherwise the list of texts only says which dataset it is. `points` is the number of sampled points, the
+    same for all images, on which costs and mask losses are computed; 0 takes all pixels. `decoder_lr` is the learning
+    rate of the decoder and the texts as a multiple of train.lr: attention needs smaller steps than a pixel decoder.
 
     At inference `mask_threshold` is the least probability of a segment's class, and `overlap_threshold` the least share
     of a segment's own mask that is not covered by other segments (panoptic).
@@ -130,7 +130,7 @@ class LMSeg(Method):
         self.decoder_lr = decoder_lr
         self.mask_threshold, self.overlap_threshold = mask_threshold, overlap_threshold
         self._cached: dict[tuple[LabelSpace, torch.device], SpaceClassifier] = {}
-        self._warned = False
+        self._warned, self._seed = False, 0
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -156,23 +156,31 @@ class LMSeg(Method):
         All batches of a step are matched together, so that the host waits for the device only once.
         """
         classifiers = self._classifiers([batch.space for batch in batches])
+        # Words and points are the same in all processes.
+        generator = torch.Generator().manual_seed(self._seed)
         outputs = []
         for k, (one, batch, classifier) in enumerate(zip(features, batches, classifiers, strict=True)):
-            texts = self._guiding_texts(classifier, [*classifiers[:k], *classifiers[k + 1 :]])
+            texts = self._guiding_texts(classifier, [*classifiers[:k], *classifiers[k + 1 :]], generator)
             decoded = self.decoder(one.levels[-1], texts)
             classes = classifier.classify(decoded.queries)
             outputs.append(QueryOutput(classes, decoded.masks, one.embedding, _targets(batch)))
-        found, matches = self.loss(outputs)
+        found, matches = self.loss(outputs, generator)
         self._warn_of_few_queries(matches, batches)
         return cast(list[dict[str, Tensor]], found)
 
-    def _guiding_texts(self, own: SpaceClassifier, others: Sequence[SpaceClassifier]) -> Float[Tensor, "T C"] | None:
+    def on_step(self, step: int) -> None:
+        """Draw the seed of the words and points of this step."""
+        self._seed = step_seed()
+
+    def _guiding_texts(
+        self, own: SpaceClassifier, others: Sequence[SpaceClassifier], generator: torch.Generator
+    ) -> Float[Tensor, "T C"] | None:
         """Return a dataset's texts and some of the others'; these guide the decoder, but are no classes of a query."""
         if own.texts is None or not self.other_words or not others:
             return own.texts
         pool = torch.cat([other.texts[:-1] for other in others if other.texts is not None])
         # Drawn on the host: it would have to wait for the device to select by a mask there.
-        drawn = (torch.rand(len(pool)) < self.other_words).nonzero().flatten()
+        drawn = (torch.rand(len(pool), generator=generator) < self.other_words).nonzero().flatten()
         return torch.cat([own.texts, pool[drawn.to(pool.device, non_blocking=True)]])
 
     def _warn_of_few_queries(self, matches: Sequence[Matches], batches: Sequence[Batch]) -> None:

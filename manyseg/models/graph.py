@@ -81,17 +81,20 @@ class LabelGraph(nn.Module):
         for parameter in self.layers.parameters():
             nn.init.uniform_(parameter, -1 / math.sqrt(hidden), 1 / math.sqrt(hidden))
         self.outward = nn.Linear(hidden, channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def shares(self) -> Float[Tensor, "T U"]:
         """Return S: for every dataset, a softmax over its classes for every node (equation 2)."""
         return torch.cat([(part / TEMPERATURE).softmax(0) for part in torch.split(self.adjacency, self.sizes)])
 
-    def forward(self) -> Graph:
-        """Pass messages, and return the nodes' embeddings and shares. In float32, under autocast too."""
+    def forward(self, generator: torch.Generator | None = None) -> Graph:
+        """Pass messages, and return the nodes' embeddings and shares. In float32, under autocast too.
+
+        In training, dropout draws from `generator`, which is on the parameters' device.
+        """
         with torch.autocast(self.adjacency.device.type, enabled=False):
             shares = self.shares()
-            return Graph(self.outward(self._hidden(shares)), shares)
+            return Graph(self.outward(self._hidden(shares, generator)), shares)
 
     @torch.no_grad()
     def fitted(self, targets: Float[Tensor, "U C"]) -> tuple[Float[Tensor, "C H"], Float[Tensor, " C"]]:
@@ -109,16 +112,23 @@ class LabelGraph(nn.Module):
         weight = torch.linalg.solve(gram, targets.double() - bias).T @ hidden
         return weight.to(targets.dtype), bias.to(targets.dtype)
 
-    def _hidden(self, shares: Float[Tensor, "T U"]) -> Float[Tensor, "U H"]:
+    def _hidden(self, shares: Float[Tensor, "T U"], generator: torch.Generator | None = None) -> Float[Tensor, "U H"]:
         labels = self.labels if self.dataset is None else self.labels + self.dataset[self.datasets]
         nodes: Tensor
         classes, nodes = self.inward(labels).relu(), self.inward(self.unified).relu()
         for layer in self.layers:
-            classes, nodes = self.dropout(classes), self.dropout(nodes)
+            classes, nodes = self._drop(classes, generator), self._drop(nodes, generator)
             to_classes, to_nodes = aggregate(shares, classes, nodes)
             classes = layer(torch.cat([classes, to_classes], 1)).tanh()
             nodes = layer(torch.cat([nodes, to_nodes], 1)).tanh()
         return nodes
+
+    def _drop(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        # As torch's dropout, which takes no generator.
+        if not self.training or not self.dropout:
+            return x
+        kept = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=generator)
+        return x * kept / (1 - self.dropout)
 
 
 def aggregate(

@@ -106,6 +106,17 @@ def test_every_parameter_learns_and_dropout_is_for_training_alone():
     assert torch.equal(net().nodes, net().nodes)
 
 
+def test_dropout_is_torchs_but_drawn_from_a_generator():
+    net = graph(dropout=0.25)
+    x = torch.ones(200, 100)
+    found = [net._drop(x, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)]
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    assert found[0].unique().tolist() == pytest.approx([0, 1 / 0.75])
+    assert found[0].mean().item() == pytest.approx(1, abs=0.02)
+    assert net.eval()._drop(x, None) is x
+
+
 def test_a_linked_column_still_learns_unless_it_starts_saturated():
     """The gradient of a share p is p (1 - p) / 0.07: 1.29 at .9, and 9e-6 where the logits are 0 and 1."""
     for saturated, expected in ((False, 0.09 / 0.07), (True, 6.24874e-7 / 0.07)):

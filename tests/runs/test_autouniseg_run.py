@@ -15,7 +15,7 @@ from manyseg.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
 
-# Stages of 8, 4, 4 and 4 steps; dropout would draw other numbers in every process.
+# Stages of 8, 4, 4 and 4 steps.
 RECIPE = """
 [data]
 crop = [32, 32]
@@ -34,7 +34,6 @@ name = "autouniseg"
 features = "learned"
 hidden = 16
 turn = 2
-dropout = 0.0
 edge_lr = 50.0
 dataset_embedding = true
 [train]

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from words import write_encoder
 
+from manyseg.data.card import read_card
 from manyseg.data.world import DATASETS
+from manyseg.labels import Taxonomy
 from manyseg.runs.run import train_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +40,7 @@ checkpoint_every = 3
 accumulate = 2
 """
 
-# What torchrun starts: it trains, and says what each process holds after every evaluation.
+# What torchrun starts: it trains every recipe, and says what each process holds after every evaluation.
 SCRIPT = """
 import hashlib, json, os, sys
 import torch
@@ -48,7 +50,7 @@ from manyseg.errors import UserError
 from manyseg.runs.run import train_recipe
 
 torch.set_num_threads(1)
-recipe, out, rank = sys.argv[1], Path(sys.argv[2]), os.environ["RANK"]
+out, rank = Path(sys.argv[1]), os.environ["RANK"]
 evaluate, seen = stages.Training._evaluate, []
 
 
@@ -60,8 +62,11 @@ def telling(self, method):
 
 
 stages.Training._evaluate = telling
-train_recipe(recipe, out=out / "run")
-(out / f"rank{rank}.json").write_text(json.dumps(seen))
+for recipe in sys.argv[2:]:
+    seen.clear()
+    place = out / Path(recipe).stem
+    train_recipe(recipe, out=place / "two")
+    (place / f"rank{rank}.json").write_text(json.dumps(seen))
 # A fault is the same error in every process, and none waits for the others for ever.
 try:
     train_recipe(recipe, out=out / "odd", overrides=["data.sets.0.per_step=3"])
@@ -70,32 +75,54 @@ except UserError as e:
 torch.distributed.destroy_process_group()
 """
 
-
+# With what they draw at random in a training step, where they do: dropout, words, points.
 METHOD = {
+    "multihead": "",
     "union": "",
-    "lmseg": 'text = "{text}"\nprompt_tokens = 2\nqueries = 30\nblocks = 1\nattention_heads = 4',
+    "manual": 'taxonomy = "{table}"',
+    "uniseg": "",
+    "htss": 'taxonomy = "{table}"',
+    "lmseg": 'text = "{text}"\nprompt_tokens = 2\nqueries = 30\nblocks = 1\nattention_heads = 4\nother_words = 0.5\n'
+    "points = 32",
+    "autouniseg": 'init = "names"\ngraph = {{ features = "learned", hidden = 16, dropout = 0.5 }}',
 }
 
 
-@pytest.fixture(scope="module", params=METHOD)
-def both(request, world, tmp_path_factory):
-    """The folders of one run by one process and by two."""
-    recipe, out = world.folder / f"distributed-{request.param}.toml", tmp_path_factory.mktemp("two")
+@pytest.fixture(scope="module")
+def runs(world, tmp_path_factory):
+    """A folder for every method, with one run by one process and one by two."""
+    out = tmp_path_factory.mktemp("two")
     words = [w for classes in DATASETS.values() for name in classes for w in name.split()]
-    option = METHOD[request.param].format(text=write_encoder(out / "text", [*words, "background"]))
-    recipe.write_text(RECIPE.format(method=f'name = "{request.param}"\n{option}'))
+    table, text = out / "table.tsv", write_encoder(out / "text", [*words, "background"])
+    Taxonomy.by_name([read_card(world.folder / f"{name}.toml").space for name in ("fine", "partial")]).write(table)
+    recipes = []
+    for name in METHOD:
+        recipes.append(world.folder / f"{name}.toml")
+        option = METHOD[name].format(text=text, table=table)
+        recipes[-1].write_text(RECIPE.format(method=f'name = "{name}"\n{option}'))
     script = out / "script.py"
     script.write_text(SCRIPT)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     # CUDA_VISIBLE_DEVICES: gloo on the CPU even where there are GPUs.
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     with subprocess.Popen(
-        [*torchrun, str(recipe), str(out)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*torchrun, str(out), *map(str, recipes)],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as two:
-        train_recipe(recipe, out=out / "one")
-        text, _ = two.communicate(timeout=300)
-    assert two.returncode == 0, text
-    return out / "one", out
+        for recipe in recipes:
+            train_recipe(recipe, out=out / recipe.stem / "one")
+        said, _ = two.communicate(timeout=300)
+    assert two.returncode == 0, said
+    return out
+
+
+@pytest.fixture(params=METHOD)
+def both(request, runs):
+    """The folders of a method's runs by one process and by two."""
+    return runs / request.param / "one", runs / request.param / "two"
 
 
 def lines(folder):
@@ -103,37 +130,39 @@ def lines(folder):
 
 
 def test_two_processes_have_the_losses_of_one(both):
-    """Of a dataset with few labels too: the mean is over the labelled pixels of the global batch."""
-    one, two = lines(both[0]), lines(both[1] / "run")
-    assert len(one) == len(two) == 8
+    """Of a dataset with few labels too: the mean is over the labelled pixels of the global batch.
+
+    Sums are rounded otherwise; AdamW divides a gradient by its own size, and so makes such a difference larger. Another
+    dropout or other words would be a difference of more than 1e-2.
+    """
+    one, two = map(lines, both)
+    assert len(one) == len(two) >= 8
     for a, b in zip(one, two, strict=True):
         assert a["step"] == b["step"]
         if "losses" in a:
-            assert b["losses"] == pytest.approx(a["losses"], rel=1e-5)
-            assert b["loss"] == pytest.approx(a["loss"], rel=1e-5)
+            assert b["losses"] == pytest.approx(a["losses"], rel=1e-4)
+            assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
         else:
             assert b["mean_miou"] == pytest.approx(a["mean_miou"], abs=2e-3)
 
 
 def test_two_processes_hold_the_same_weights_scores_and_label_maps(both):
-    one, two = (
-        ([(both[1] / f"rank{r}.json").read_text() for r in (0, 1)]),
-        json.loads((both[1] / "rank0.json").read_text()),
-    )
-    assert one[0] == one[1]
-    assert len(two) == 2
-    assert two[0][1] != two[1][1]
-    assert (both[1] / "run/taxonomy.tsv").read_text() == (both[0] / "taxonomy.tsv").read_text()
+    texts = [(both[1].parent / f"rank{r}.json").read_text() for r in (0, 1)]
+    assert texts[0] == texts[1]
+    told = json.loads(texts[0])
+    assert len(told) >= 2
+    assert told[0][1] != told[-1][1]
+    assert (both[1] / "taxonomy.tsv").read_text() == (both[0] / "taxonomy.tsv").read_text()
 
 
 def test_two_processes_count_every_image_once(both):
-    scores = [json.loads((folder / "scores.json").read_text())["datasets"] for folder in (both[0], both[1] / "run")]
+    scores = [json.loads((folder / "scores.json").read_text())["datasets"] for folder in both]
     pixels = [{d: {c: v["pixels"] for c, v in s["classes"].items()} for d, s in found.items()} for found in scores]
     assert pixels[0] == pixels[1]
 
 
-def test_counts_that_processes_cannot_share_are_refused_by_all(both):
-    faults = [(both[1] / f"fault{r}.txt").read_text() for r in (0, 1)]
+def test_counts_that_processes_cannot_share_are_refused_by_all(runs):
+    faults = [(runs / f"fault{r}.txt").read_text() for r in (0, 1)]
     assert (
         faults[0] == faults[1] == "per_step of 'fine' is 3, which 2 processes cannot share evenly; use a multiple of 2"
     )
