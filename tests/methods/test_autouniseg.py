@@ -331,7 +331,7 @@ def test_the_authors_way_is_a_recipe(monkeypatch):
     # Equation 2 with logits 0 and 1 at a temperature of 0.07; one rate; mass decides; nothing starts at the heads.
     assert set(method.graph.adjacency.unique().tolist()) == {0.0, 1.0}
     assert {method.lr_factor(n) for n, _ in method.named_parameters()} == {1.0}
-    assert (method.graph.dropout.p, method.rounding.prune, method.turn) == (0.5, "mass", 20_000)
+    assert (method.graph.dropout, method.rounding.prune, method.turn) == (0.5, "mass", 20_000)
     assert method.head_means({"head.weight": torch.ones(9, 8, 1, 1)}) is None
     # Embeddings are directions, but not in the orthogonality loss, which is weighed by 10.
     pixels = torch.randn(1, 8, 2, 2)

@@ -12,7 +12,7 @@ from manyseg.methods.baselines import Manual, MultiHead, Union
 OPTIONS = {
     "manual": {"taxonomy": testing.toy_taxonomy()},
     # By the sum of a class's nodes it learns as far, but slower.
-    "autouniseg": {"init": "names", "combine": "lse", "graph": GraphOptions(features="learned", hidden=32, turn=20)},
+    "autouniseg": {"init": "names", "combine": "lse", "graph": GraphOptions(features="learned", hidden=32, turn=12)},
     "unified_nodes": {"init": "names"},
     "lmseg": {"queries": 12, "blocks": 2, "attention_heads": 4, "prompt_tokens": 0},
 }
