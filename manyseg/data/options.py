@@ -9,7 +9,15 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from manyseg.data.card import Card, builtin_cards, read_card
 from manyseg.errors import UserError
@@ -39,7 +47,7 @@ class AugmentOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     crop: tuple[int, int] = Field(
-        default=(512, 512), description="Height and width in pixels of what the network sees."
+        default=(512, 512), description="Height and width in pixels of what the network sees; one number is a square."
     )
     scale: tuple[float, float] = Field(default=(0.5, 2.0), description="Range of the random zoom; uniform.")
     short_side: int | None = Field(
@@ -59,6 +67,11 @@ class AugmentOptions(BaseModel):
     blur_sigma: tuple[float, float] = Field(
         default=(0.1, 2.0), description="Range of the blur's sigma in pixels of the crop."
     )
+
+    @field_validator("crop", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def _check_ranges(self) -> AugmentOptions:

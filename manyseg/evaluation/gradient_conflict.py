@@ -24,9 +24,7 @@ from manyseg.errors import UserError
 from manyseg.labels import Taxonomy
 from manyseg.losses import BinaryTargets
 from manyseg.methods import Method
-from manyseg.methods.base import dense_labels
-from manyseg.methods.baselines import Union
-from manyseg.methods.uniseg import UniSeg
+from manyseg.methods.base import NameClassifier, dense_labels
 
 __all__ = ["LOSSES", "Conflict", "conflicts_markdown", "measure_conflicts"]
 
@@ -73,11 +71,13 @@ class Conflict:
 def measure_conflicts(method: Method, steps: Iterable[Sequence[Batch]]) -> list[Conflict]:
     """Compare, step by step, the gradients that each two datasets send to the classifier, under each of `LOSSES`.
 
-    `method` is a trained `UniSeg` or `Union`, whose datasets share a node for every name; it is asked in eval mode and
-    left unchanged. A step is one batch a dataset, masks or segments; steps that lack one of two datasets do not count
-    for that pair. Raises UserError for other methods, boxes and tags, and where no two datasets ever meet.
+    `method` is trained and has a `name_classifier`, so that its datasets share a node for every name (`uniseg`,
+    `union`); it is asked in eval mode and left unchanged. A step is one batch a dataset, masks or segments; steps that
+    lack one of two datasets do not count for that pair. Raises UserError for other methods, boxes and tags, and where
+    no two datasets ever meet.
     """
-    if not isinstance(method, UniSeg | Union):
+    classifier = method.name_classifier
+    if classifier is None:
         raise UserError(
             f"{type(method).__name__} has no classifier that its datasets share by name; measure conflicts on a run of "
             "uniseg or union"
@@ -86,7 +86,7 @@ def measure_conflicts(method: Method, steps: Iterable[Sequence[Batch]]) -> list[
     method.eval()
     found: dict[tuple[str, str, str], list[tuple[np.ndarray, bool]]] = {}
     for step in steps:
-        gradients = {batch.space.name: _gradients(method, batch) for batch in step}
+        gradients = {batch.space.name: _gradients(method, classifier, batch) for batch in step}
         for (a, of_a), (b, of_b) in combinations(gradients.items(), 2):
             for loss in LOSSES:
                 inner = (of_a[loss] * of_b[loss]).sum(1)
@@ -119,19 +119,19 @@ def _conflict(
     return Conflict(loss, a, b, names, opposed, np.array([whole for _, whole in rows]))
 
 
-def _gradients(method: UniSeg | Union, batch: Batch) -> dict[str, Float[Tensor, "U C"]]:
+def _gradients(method: Method, classifier: NameClassifier, batch: Batch) -> dict[str, Float[Tensor, "U C"]]:
     """Return the gradient at the classifier's weights for each loss, from one pass through the network."""
     if not isinstance(batch.annotation, Dense | Segments):
         raise UserError(f"'{batch.space.name}' is trained on without a label a pixel; its conflicts cannot be measured")
     batch = batch.to(method.device)
     with torch.no_grad():
         embedding = method.pixel_encoder(batch.image).embedding
-    scores = method.unified(embedding) if isinstance(method, UniSeg) else method.head(embedding)
+    scores = classifier.logits(embedding)
     relation = torch.tensor(method.taxonomy.relations[batch.space.name])
     out = {}
     for name, loss in LOSSES.items():
         value = loss(scores, dense_labels(batch), relation)
-        (gradient,) = torch.autograd.grad(value, method.head.weight, retain_graph=True)
+        (gradient,) = torch.autograd.grad(value, classifier.weight, retain_graph=True)
         out[name] = gradient.flatten(1).double()
     return out
 

@@ -94,6 +94,11 @@ class Taxonomy:
         """The relations of all datasets, one below the other."""
         return np.concatenate([self.relations[s.name] for s in self.spaces])
 
+    @property
+    def shared(self) -> int:
+        """The number of nodes that have classes of several datasets."""
+        return sum(len({dataset for dataset, _ in members}) > 1 for members in self._members)
+
     @cached_property
     def _members(self) -> tuple[tuple[ClassKey, ...], ...]:
         found: list[list[ClassKey]] = [[] for _ in self.unified.names]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, final
+from typing import Any, ClassVar, NamedTuple, Protocol, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -25,7 +25,7 @@ from manyseg.labels.hierarchy import Hierarchy
 from manyseg.losses import RelationIndex
 from manyseg.models import Features, PixelEncoder
 
-__all__ = ["Method", "PixelMethod", "Schedule", "StagePlan"]
+__all__ = ["Method", "NameClassifier", "PixelMethod", "Schedule", "StagePlan", "step_seed"]
 
 
 class StagePlan(BaseModel):
@@ -58,6 +58,14 @@ class Schedule(Protocol):
     @property
     def warmup(self) -> int:
         """Steps in which the learning rate rises."""
+
+
+class NameClassifier(NamedTuple):
+    """A linear classifier of unified nodes that datasets share by name: every class has one node, of its own name."""
+
+    logits: Callable[[Float[Tensor, "B C h w"]], Float[Tensor, "B U h w"]]
+    weight: Float[Tensor, "U C *_"]
+    """A row for every node; what `logits` computes has a gradient in it."""
 
 
 class Method(nn.Module, ABC):
@@ -150,6 +158,11 @@ class Method(nn.Module, ABC):
 
         It is read where an option of a later stage is the statistics of a stage with this method (`StageStatistics`).
         """
+        return None
+
+    @property
+    def name_classifier(self) -> NameClassifier | None:
+        """What gradients of datasets are compared at (`evaluation.gradient_conflict`). A hook; none."""
         return None
 
     @property

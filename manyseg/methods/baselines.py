@@ -33,7 +33,7 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Relation, Taxonomy
 from manyseg.losses import RelationIndex
-from manyseg.methods.base import PixelMethod, dense_labels
+from manyseg.methods.base import NameClassifier, PixelMethod, dense_labels
 from manyseg.methods.sources import TaxonomySource, resolve_taxonomy
 from manyseg.models import PixelEncoder
 
@@ -181,6 +181,11 @@ class Union(_SharedSoftmax):
         ohem: float | None = None,
     ) -> None:
         super().__init__(pixel_encoder, spaces, Taxonomy.by_name(spaces, exact=exact), "all", ohem)
+
+    @property
+    def name_classifier(self) -> NameClassifier:
+        """The logits of all nodes, and their weights."""
+        return NameClassifier(self.head, self.head.weight)
 
 
 class Manual(_SharedSoftmax):

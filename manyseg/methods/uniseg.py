@@ -21,7 +21,7 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import BinaryTargets, RelationIndex
-from manyseg.methods.base import PixelMethod, Schedule, StagePlan, dense_labels
+from manyseg.methods.base import NameClassifier, PixelMethod, Schedule, StagePlan, dense_labels
 from manyseg.methods.sources import StageStatistics, StatisticsSource, resolve_statistics
 from manyseg.models import Features, PixelEncoder
 from manyseg.relate import PartOf, mine_calibrated, mine_published, part_of_tsv, read_part_of
@@ -123,6 +123,11 @@ class UniSeg(PixelMethod):
     def unified(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
         """Return the logits of all nodes, within plus and minus `scale`."""
         return self._logits(embedding, self.head.weight)
+
+    @property
+    def name_classifier(self) -> NameClassifier:
+        """The logits of all nodes, and the weights that their directions are taken of."""
+        return NameClassifier(self.unified, self.head.weight)
 
     def relate(self, unified: Float[Tensor, "B U h w"], index: RelationIndex) -> Float[Tensor, "B D h w"]:
         """Return the largest logit of each class's nodes: nodes do not compete, so nothing adds up."""

@@ -40,6 +40,12 @@ PHOTOS = TestOptions(max_side=2048)
 HIERARCHY = "hierarchy"
 """Asks for the deepest concept that is sure, at any level; on the whole image at once, whatever the options say."""
 
+UNSHARED = (
+    "datasets share no unified node: the %d nodes are the classes of all datasets side by side, and a picture mixes "
+    "their names. Predict in the labels of one dataset (--labels %s), or relate the datasets (`manyseg labels RUN -o "
+    "labels.tsv`) and train with the table (method.name=manual, method.taxonomy=labels.tsv)"
+)
+
 ORIENTATION = 0x0112
 log = logging.getLogger(__name__)
 
@@ -59,9 +65,9 @@ def predict_paths(
     `segments` also writes things and stuff in one of `panoptic_files.FORMATS`, with `values` for the classes.
 
     `labels` is the name of one of `spaces`, "unified", "hierarchy" where the method has one, or, for a language method,
-    words joined by commas. Raises UserError before anything is written if a path does not exist, a folder holds no
-    image, or an input would be overwritten; and at the end if images could not be read, each of which was logged, the
-    others being done.
+    words joined by commas. Where datasets share no unified node it is logged that "unified" says little. Raises
+    UserError before anything is written if a path does not exist, a folder holds no image, or an input would be
+    overwritten; and at the end if images could not be read, each of which was logged, the others being done.
     """
     space, out = find_space(method, spaces, labels), Path(out)
     images = _images([Path(p) for p in paths], out)
@@ -73,6 +79,9 @@ def predict_paths(
     writer = FORMATS[segments](out, space, values) if segments else None
     if writer and not method.finds_segments:
         raise UserError(f"{type(method).__name__} finds classes, not objects; leave --segments out")
+    taxonomy = method.taxonomy
+    if space is taxonomy.unified and len(taxonomy.spaces) > 1 and not taxonomy.shared:
+        log.warning(UNSHARED, len(space), spaces[0].name)
     method.eval()
     failed: list[DataError] = []
     with progress("predicting", len(images)) as done:

@@ -88,10 +88,19 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("steps", f"{done:,}".replace(",", "\u2009") if done else "none yet"),
         ("stages", " → ".join(name for name, *_ in record.stages) if len(record.stages) > 1 else ""),
         ("seed", str(record.recipe.get("seed", ""))),
-        ("unified nodes", str(record.scores.get("unified_nodes") or max(len(record.taxonomy) - 1, 0) or "")),
+        ("unified nodes", _nodes(record)),
         ("training time", f"{seconds / 60:.1f} min" if seconds else ""),
     ]
     return [(name, value) for name, value in facts if value]
+
+
+def _nodes(record: Record) -> str:
+    """Say how many unified nodes there are and, of several datasets, how many of these are shared."""
+    table = _taxonomy(record.taxonomy)
+    nodes = len(table["rows"]) or record.scores.get("unified_nodes")
+    if not nodes or len(table["header"]) < 3:
+        return str(nodes or "")
+    return f"{nodes}, of which {table['shared']} {'is' if table['shared'] == 1 else 'are'} shared by datasets"
 
 
 def _stage_seconds(record: Record) -> Iterable[float]:

@@ -350,6 +350,15 @@ def test_a_card_may_be_a_built_in_name(base):
         Mixture.open(data, base, seed=0)
 
 
+def test_a_crop_of_one_number_is_a_square():
+    found = options({"large": {"per_step": 1, "crop": 6}, "small": 1}, crop=12)
+    assert (found.crop, found.sets[0].crop) == ((12, 12), (6, 6))
+    with pytest.raises(ValidationError, match="at least 1 pixel"):
+        options({"large": 1}, crop=0)
+    with pytest.raises(ValidationError, match="crop"):
+        options({"large": 1}, crop=True)
+
+
 @pytest.mark.parametrize(
     ("sets", "data", "message"),
     [

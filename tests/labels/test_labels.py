@@ -185,3 +185,10 @@ def test_more_than_255_classes_work():
 def test_nodes_of_equal_names_stay_distinct():
     t = Taxonomy.disjoint([LabelSpace.of("a", ["x"]), LabelSpace.of("b", ["x"]), LabelSpace.of("c", ["x"])])
     assert len(set(t.unified.names)) == 3
+
+
+def test_a_node_is_shared_where_several_datasets_have_a_class_of_it():
+    spaces = [LabelSpace.of("a", ["x", "y"]), LabelSpace.of("b", ["u", "v"])]
+    groups = [[("a", "x"), ("b", "u")], [("a", "x"), ("a", "y")], [("b", "u"), ("b", "v")]]
+    assert Taxonomy.from_groups(spaces, groups).shared == 1
+    assert Taxonomy.disjoint(spaces).shared == 0

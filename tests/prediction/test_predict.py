@@ -102,6 +102,21 @@ def test_unified_labels_are_the_default(tmp_path, method):
     assert len(json.loads((tmp_path / "out/labels.json").read_text())["classes"]) == 5
 
 
+def test_unified_labels_of_datasets_that_share_none_are_said_to_mean_little(tmp_path, caplog):
+    photos = [photo(tmp_path / "a.png")]
+    for name, labels in (("multihead", "unified"), ("multihead", "street"), ("union", "unified")):
+        caplog.clear()
+        spaces = [STREET, PARK if name == "multihead" else LabelSpace.of("park", STREET.names)]
+        method = METHODS[name](PixelEncoder.build(backbone="tiny", pretrained=False, channels=16), spaces)
+        predict_paths(method, spaces, photos, labels, tmp_path / name / labels)
+        said = [m for m in caplog.messages if "side by side" in m]
+        assert len(said) == ((name, labels) == ("multihead", "unified"))
+        if said:
+            assert "the 5 unified nodes" in said[0]
+            assert "--labels street" in said[0]
+            assert "method.name=manual, method.taxonomy=labels.tsv" in said[0]
+
+
 def test_a_space_is_asked_by_name_and_anything_else_is_words():
     method = Brightness()
     assert find_space(method, [STREET, PARK], "park") is PARK

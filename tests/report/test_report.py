@@ -85,6 +85,17 @@ def test_the_mean_is_the_final_one_else_the_last_while_training(tmp_path: Path) 
     assert read_record(run(tmp_path / "c", [step(0)])).mean == (None, "no evaluation yet")
 
 
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [(["Street"], "2, of which 0 are shared"), (["road"], "1, of which 1 is shared"), (None, "<dd>1</dd>")],
+)
+def test_the_header_says_how_many_nodes_datasets_share(tmp_path: Path, other: list[str] | None, said: str) -> None:
+    folder = run(tmp_path / "r", [step(0)])
+    spaces = [LabelSpace.of("a", ["road"])] + ([LabelSpace.of("b", other)] if other else [])
+    Taxonomy.by_name(spaces).write(folder / "taxonomy.tsv")
+    assert said in write_report(folder).read_text()
+
+
 def test_broken_files_become_notes(tmp_path: Path) -> None:
     folder = run(tmp_path / "r", [step(0)])
     (folder / "recipe.toml").write_text("seed = ")
