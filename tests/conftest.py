@@ -5,9 +5,13 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import jaxtyping
 import pytest
 import torch
 from hypothesis import settings
+
+# Every function of the package checks the shapes and types of the arrays that it gets and returns.
+jaxtyping.install_import_hook("manyseg", "shapes.check_arrays")
 
 torch.set_num_threads(1)
 # How long an example takes says how busy the machine is.
@@ -21,6 +25,14 @@ def cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MANYSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture
+def unchecked():
+    """Let arrays pass that are not as annotated, for tests of what the package itself says of them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

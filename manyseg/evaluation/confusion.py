@@ -21,7 +21,7 @@ __all__ = ["Confusion", "count_pairs"]
 
 def count_pairs(
     truth: Int[Tensor, "*pixels"], predicted: Int[Tensor, "*pixels"], rows: int, columns: int
-) -> Int64[Tensor, "rows columns+1"]:
+) -> Int64[Tensor, "{rows} {columns}+1"]:
     """Count the pixels of every pair (truth, prediction), on their device.
 
     Pixels whose truth is IGNORE are not counted; a prediction of IGNORE ("no class") is the last column. Nothing is

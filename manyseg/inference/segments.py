@@ -1,6 +1,6 @@
 """From mask queries to segments: things and stuff that do not overlap.
 
-Axes: Q queries, D classes, N segments of an image, h w feature resolution, H W native size.
+Axes: Q queries, D classes, K = D + 1 with background, N segments of an image, h w feature resolution, H W native size.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SegmentMap(NamedTuple):
 
 @torch.no_grad()
 def find_segments(
-    classes: Float[Tensor, "Q D+1"],
+    classes: Float[Tensor, "Q K"],
     masks: Float[Tensor, "Q h w"],
     things: Bool[Tensor, " D"],
     size: tuple[int, int],

@@ -3,7 +3,8 @@
 All costs of a step (datasets, blocks, images) are computed on the device, moved to the host in one copy, matched there
 by scipy, and the pairs go back in one copy.
 
-Axes: L blocks, B images, Q queries, T segments of an image, D classes, P pixels or points that masks are compared at.
+Axes: L blocks, B images, Q queries, T segments of an image, K classes of a dataset and background,
+P pixels or points that masks are compared at.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _present(ids: Int[Tensor, "B H W"], count: int) -> Tensor:
 
 @torch.no_grad()
 def pair_costs(
-    probability: Float[Tensor, "B Q D+1"],
+    probability: Float[Tensor, "B Q K"],
     logits: Float[Tensor, "B Q P"],
     ids: Int[Tensor, "B P"],
     classes: Int[Tensor, "B T"],
@@ -103,7 +104,7 @@ def pair_costs(
     return torch.nan_to_num(cost, 1e9, 1e9, -1e9).masked_fill(classes[:, None] == IGNORE, torch.inf)
 
 
-def match(costs: Sequence[Float[Tensor, "L B Q T"]]) -> list[Matches]:
+def match(costs: Sequence[Float[Tensor, "L _ Q _"]]) -> list[Matches]:
     """Match the queries and segments of every block and image at the least sum of costs; one result for each batch.
 
     The batches may differ in B and T. Segments of infinite cost are absent.

@@ -1,7 +1,7 @@
 """The losses of a set of mask queries: each is matched with a segment, and learns its class and its mask.
 
-Axes: L blocks, B images, Q queries, T segments, D classes of one dataset, E channels of a pixel's embedding, N matched
-pairs, P points, h w feature resolution, H W native size.
+Axes: L blocks, B images, Q queries, T segments, K classes of one dataset and background, E channels of a
+pixel's embedding, N matched pairs, P points, h w feature resolution, H W native size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["QueryOutput", "SetPredictionLoss", "class_loss"]
 class QueryOutput(NamedTuple):
     """What the queries of all blocks predict for one batch, and its targets."""
 
-    classes: Float[Tensor, "L B Q D+1"]
+    classes: Float[Tensor, "L B Q K"]
     """Log-probabilities; the last class is background, for queries without a segment."""
     masks: Float[Tensor, "L B Q E"]
     """Mask embeddings: the logits of a mask are their products with `embedding`."""
@@ -123,7 +123,7 @@ class SetPredictionLoss(nn.Module):
 
 
 def class_loss(
-    classes: Float[Tensor, "L B Q D+1"],
+    classes: Float[Tensor, "L B Q K"],
     targets: Int[Tensor, "L B Q"],
     background_weight: float,
     weights: Float[Tensor, ""] | float,

@@ -4,8 +4,8 @@ Source: Zhou, Liu, Yu, Li, Wang, Wang, "LMSeg: Language-guided Multi-dataset Seg
 is not definite, this follows the authors' code (class loss as a weighted mean, deep supervision of every block). An
 exception are ignored pixels: they are left out of costs and losses here, and are negative there.
 
-Axes: B images, Q queries, D classes of one dataset, U unified nodes, C channels, E channels of a pixel's embedding,
-T texts, h w feature resolution, H W native size.
+Axes: B images, Q queries, D classes of one dataset, K of them and background, U unified nodes, C channels,
+E channels of a pixel's embedding, T texts, h w feature resolution, H W native size.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ class LMSeg(Method):
             out.append(find_segments(logp.exp(), logits, things, size, self.mask_threshold, self.overlap_threshold))
         return out
 
-    def _decode(self, features: Features, space: LabelSpace) -> tuple[Float[Tensor, "B Q D+1"], Float[Tensor, "B Q E"]]:
+    def _decode(self, features: Features, space: LabelSpace) -> tuple[Float[Tensor, "B Q K"], Float[Tensor, "B Q E"]]:
         """Return the last block's log-probabilities of classes, and its mask embeddings."""
         classifier = self._classifier(space)
         decoded = self.decoder(features.levels[-1], classifier.texts)
@@ -256,7 +256,7 @@ class LMSeg(Method):
         return super().load_state_dict(*args, **keywords)  # type: ignore[arg-type]
 
 
-def semantic_scores(classes: Float[Tensor, "B Q D+1"], masks: Float[Tensor, "B Q h w"]) -> Float[Tensor, "B D h w"]:
+def semantic_scores(classes: Float[Tensor, "B Q K"], masks: Float[Tensor, "B Q h w"]) -> Float[Tensor, "B K-1 h w"]:
     """Sum class probability times mask probability over all queries; background is left out.
 
     `classes` are log-probabilities, `masks` are logits.

@@ -3,7 +3,8 @@
 The first is LMSeg; the others are its paper's baselines in the same architecture ("MaskFormer + Multi-head" and
 "+ Manual-taxonomy"). All have one more class, the last, for "no object"; it is called background, as in the paper.
 
-Axes: L blocks, B images, Q queries, D classes of a label space, U unified nodes, C channels, A outputs of a softmax.
+Axes: L blocks, B images, Q queries, K classes of a label space and background, U unified nodes, C channels,
+A outputs of a softmax.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ MIN_TEMPERATURE = 0.01
 class SpaceClassifier(NamedTuple):
     """The classifier of one label space."""
 
-    texts: Float[Tensor, "D+1 C"] | None
+    texts: Float[Tensor, "K C"] | None
     """Embeddings of the names of its classes and of background, which guide the decoder; None without texts."""
-    classify: Callable[[Float[Tensor, "*lead Q C"]], Float[Tensor, "*lead Q D+1"]]
+    classify: Callable[[Float[Tensor, "*lead Q C"]], Float[Tensor, "*lead Q K"]]
     """Maps queries to log-probabilities of the classes, background last."""
 
 
@@ -90,10 +91,10 @@ class TextClassifier(QueryClassifier):
         temperature = self.log_temperature.exp().clamp(min=MIN_TEMPERATURE)
         return [self._classifier(self._embeddings(space, known), temperature) for space in spaces]
 
-    def _classifier(self, texts: Float[Tensor, "D+1 C"], temperature: Float[Tensor, ""]) -> SpaceClassifier:
+    def _classifier(self, texts: Float[Tensor, "K C"], temperature: Float[Tensor, ""]) -> SpaceClassifier:
         return SpaceClassifier(texts, lambda queries: cosine_logits(queries, texts, temperature).log_softmax(-1))
 
-    def _embeddings(self, space: LabelSpace, known: Float[Tensor, "N C"]) -> Float[Tensor, "D+1 C"]:
+    def _embeddings(self, space: LabelSpace, known: Float[Tensor, "N C"]) -> Float[Tensor, "K C"]:
         """Embed the names of a space and of background; `known` are the embeddings of the training spaces' names."""
         if space == self.taxonomy.unified:
             return self._node_embeddings(known)
@@ -103,7 +104,7 @@ class TextClassifier(QueryClassifier):
             return known[torch.tensor([self.position[text] for text in texts], device=known.device)]
         return self.text.encode(texts)
 
-    def _node_embeddings(self, known: Float[Tensor, "N C"]) -> Float[Tensor, "U+1 C"]:
+    def _node_embeddings(self, known: Float[Tensor, "N C"]) -> Float[Tensor, "K C"]:
         rows = []
         for node in range(len(self.taxonomy.unified)):
             members = {self._text(name) for _, name in self.taxonomy.members(node)}

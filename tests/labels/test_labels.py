@@ -140,7 +140,7 @@ def test_a_node_of_no_class_is_an_error():
 
 
 @pytest.mark.parametrize("bad", [np.ones((2, 1), bool), np.ones((1, 1), int)])
-def test_a_relation_of_wrong_shape_or_type_is_an_error(bad):
+def test_a_relation_of_wrong_shape_or_type_is_an_error(bad, unchecked):
     with pytest.raises(UserError, match="expected bool"):
         Taxonomy(LabelSpace.of("unified", "a"), (LabelSpace.of("s", ["x"]),), {"s": bad})
 

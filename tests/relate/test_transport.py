@@ -155,10 +155,12 @@ def test_thinning_drops_weak_nodes_of_classes_with_several_and_keeps_the_best():
 
 def test_a_node_with_a_hundredth_of_its_class_or_less_is_not_used():
     relation = np.array([[True, True, True, False]])
-    assert prune_by_usage(relation, np.array([[900, 95, 5, 10_000]]), np.zeros(4)).tolist() == [
+    assert prune_by_usage(relation, np.array([[900, 95, 5, 10_000]]), np.zeros(4, int)).tolist() == [
         [True, True, False, False]
     ]
-    assert prune_by_usage(relation, np.array([[990, 10, 0, 0]]), np.zeros(4)).tolist() == [[True, False, False, False]]
+    assert prune_by_usage(relation, np.array([[990, 10, 0, 0]]), np.zeros(4, int)).tolist() == [
+        [True, False, False, False]
+    ]
 
 
 def test_a_node_half_of_whose_pixels_have_no_label_is_still_used():
@@ -170,8 +172,8 @@ def test_a_node_half_of_whose_pixels_have_no_label_is_still_used():
 
 def test_a_class_without_pixels_keeps_all_its_nodes():
     relation = np.array([[True, True, False], [False, False, True]])
-    assert prune_by_usage(relation, np.array([[0, 0, 0], [0, 0, 9]]), np.zeros(3)).tolist() == relation.tolist()
+    assert prune_by_usage(relation, np.array([[0, 0, 0], [0, 0, 9]]), np.zeros(3, int)).tolist() == relation.tolist()
 
 
 def test_of_many_equally_rare_nodes_one_stays():
-    assert prune_by_usage(np.ones((1, 200), bool), np.ones((1, 200), int), np.zeros(200)).sum() == 1
+    assert prune_by_usage(np.ones((1, 200), bool), np.ones((1, 200), int), np.zeros(200, int)).sum() == 1
