@@ -17,6 +17,8 @@ import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
+    FiniteFloat,
+    PositiveInt,
     PrivateAttr,
     StrictStr,
     ValidationError,
@@ -45,6 +47,8 @@ class Card(BaseModel):
     `{split}` is the split's own name.
     `ignore`: raw values that are known, and mean that a pixel has no label. Any other raw value is an error, unless
     `ignore` has "*" where files name classes: vocabularies of tags and boxes can be too large to list.
+    `bands` are those of the image that are red, green and blue, counted from 1, or the one that is grey; `range` are
+    the values that are black and white.
     `merge` joins classes under a new name, and pixels of the classes in `drop` have no label; no file changes.
     `overlap` and `background` are for objects that are drawn: which one has a pixel under several ("smallest"; "last"
     or "first" in the order of the file; "none", where they are of several classes), and the class of pixels under no
@@ -59,6 +63,8 @@ class Card(BaseModel):
     instances: StrictStr | None = None
     annotations: StrictStr | None = None
     encoding: StrictStr
+    bands: tuple[PositiveInt, PositiveInt, PositiveInt] | tuple[PositiveInt] | None = None
+    range: tuple[FiniteFloat, FiniteFloat] | None = None
     splits: dict[str, StrictStr]
     ignore: tuple[StrictRaw, ...] = ()
     merge: dict[str, tuple[StrictStr, ...]] = {}
@@ -80,6 +86,8 @@ class Card(BaseModel):
     def _fits_together(self) -> Card:
         self._check_files()
         self._check_drawn()
+        if self.range is not None and self.range[0] >= self.range[1]:
+            raise ValueError(f"range = {list(self.range)}: black comes first, and is less than white")
         self._check_values()
         _ = self.members  # Its own checks, as has the label space: names, colours, at least one class.
         things = any(c.thing for c in self.space.classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from torchvision import tv_tensors
 
 from manyseg.data import pattern
 from manyseg.data.annotation import Annotation, Boxes, Dense, Segments, Tags, convert
+from manyseg.data.bands import Levels, band_size, opened_bands
 from manyseg.data.batch import Sample
 from manyseg.data.card import Card, is_list
 from manyseg.data.encodings import Found, ImageFiles, ImageTags, ObjectBoxes, found_size
@@ -43,6 +44,11 @@ class OpenedImage(NamedTuple):
     file: Image.Image
     turned: bool
     size: Size
+    levels: Levels | None = None
+
+    def rgb(self, least: Size | None = None) -> UInt8[Tensor, "3 h w"]:
+        """Decode it, at a reduced scale if that is possible and not smaller than `least` (height, width)."""
+        return read_rgb(self.file, least, self.turned, self.levels)
 
 
 class Folder:
@@ -98,6 +104,8 @@ class Folder:
 
     def size(self, index: int) -> Size:
         """Return the image's (height, width) from its header."""
+        if self.card.bands is not None:
+            return band_size(self.image_path(index))
         with opened(self.image_path(index)) as image:
             size = image_size(image)
             return size[::-1] if turned(image, self._turned_size(index, image.format)) else size
@@ -118,18 +126,22 @@ class Folder:
         self, index: int, annotated: Size | None = None, target: Callable[[Size], Size] | None = None
     ) -> tuple[UInt8[Tensor, "3 H W"], Size]:
         """Read the image alone, with its native size; `annotated` is the size it must have, `target` as in `read`."""
-        with self.opened(index, annotated) as (file, turn, native):
-            return read_rgb(file, None if target is None else target(native), turn), native
+        with self.opened(index, annotated) as photo:
+            return photo.rgb(None if target is None else target(photo.size)), photo.size
 
     @contextmanager
     def opened(self, index: int, annotated: Size | None = None) -> Iterator[OpenedImage]:
         """Open the image without decoding it; `annotated` is the size that it must have."""
-        with opened(self.image_path(index)) as file:
+        with self._photo(index) as file:
             turn = turned(file, annotated)
             native = image_size(file)[::-1] if turn else image_size(file)
             if annotated is not None and annotated != native:
                 raise self.files(index).unlike(annotated, native)
-            yield OpenedImage(file, turn, native)
+            yield OpenedImage(file, turn, native, None if self.card.bands else self.card.range)
+
+    def _photo(self, index: int) -> AbstractContextManager[Image.Image]:
+        path, card = self.image_path(index), self.card
+        return opened(path) if card.bands is None else opened_bands(path, card.bands, card.range)
 
     def read_annotation(self, index: int) -> Annotation:
         """Read the annotation alone."""
@@ -207,6 +219,7 @@ class Folder:
             self.mask_path(index),
             self.instances_path(index) if separate else None,
             None if card.annotations is None else self._path(card.annotations, index),
+            card.bands is not None,
         )
 
     def prepare(self) -> None:

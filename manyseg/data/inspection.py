@@ -14,7 +14,6 @@ from manyseg.data.encodings import Found, Regions, found_size
 from manyseg.data.files import stream
 from manyseg.data.finding import Finding, of_error
 from manyseg.data.folder import Folder, OpenedImage
-from manyseg.data.photo import read_rgb
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE
 
@@ -67,7 +66,7 @@ def inspect(folder: Folder, index: int, *, decode: bool) -> Inspection:
             findings += _decisions(image, path)
             if decode or not _is_whole(path, image.file.format or ""):
                 # The smallest scale of a JPEG is enough to find it truncated.
-                read_rgb(image.file, (1, 1), image.turned)
+                image.rgb((1, 1))
     except UserError as e:
         findings += of_error(e, folder.ids[index])
     return Inspection(findings, pixels)
@@ -107,9 +106,9 @@ def _decisions(image: OpenedImage, path: Path) -> Iterator[Finding]:
             what = "the image's EXIF orientation is not applied: annotations are taken to be of the pixels as stored"
             fix = "look at `manyseg data --sheet`; if they do not fit, turn the pixels and remove the EXIF entry"
             yield Finding("note", what, str(path), fix, f"orientation {orientation}")
-    if image.file.mode.startswith("I"):
+    if image.file.mode.startswith("I") and image.levels is None:
         highest = int(np.asarray(image.file).max())
         if highest < 1 << 15:
             what = f"grey image of 16 bits that is dark: white is 65535, and its brightest value is ({highest})"
-            fix = "multiply the values so that white is 65535, or save the image with 8 bits"
+            fix = f"write `range = [0, {highest}]` in the card, with the value that is white in all images"
             yield Finding("warning", what, str(path), fix)

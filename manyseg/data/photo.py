@@ -8,6 +8,7 @@ from jaxtyping import UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from manyseg.data.bands import Levels, to_bytes
 from manyseg.data.files import Size, image_size
 
 __all__ = ["read_rgb", "turned"]
@@ -25,11 +26,13 @@ def turned(image: Image.Image, annotated: Size | None) -> bool:
     return bool(image.getexif().get(0x0112, 1) >= 5)
 
 
-def read_rgb(image: Image.Image, least: Size | None = None, turn: bool = False) -> UInt8[Tensor, "3 h w"]:
+def read_rgb(
+    image: Image.Image, least: Size | None = None, turn: bool = False, levels: Levels | None = None
+) -> UInt8[Tensor, "3 h w"]:
     """Decode an opened picture as RGB; `turn` applies its EXIF orientation.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its scale where that is not smaller than `least` (height, width).
-    Alpha is dropped. Grey images of 16 bits are taken to use the full range.
+    Alpha is dropped. Grey images of 16 bits have black and white at `levels`, or use the full range.
     """
     if least is not None:
         height, width = least[::-1] if turn else least
@@ -37,10 +40,11 @@ def read_rgb(image: Image.Image, least: Size | None = None, turn: bool = False) 
     if turn:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        grey = (np.asarray(image).astype(np.float32) / 257).round().clip(0, 255).astype(np.uint8)
-        image = Image.fromarray(grey)
+        image = Image.fromarray(to_bytes(np.asarray(image), levels or (0, 65535)))
     elif image.mode == "F":
-        raise ValueError("floating-point pixels; save the image with 8 or 16 bits")
+        image = Image.fromarray(to_bytes(np.asarray(image), levels))
+    elif levels is not None:
+        raise ValueError("the card gives `range`, but 8 bits a colour were read; remove it, or give `bands` as well")
     pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
     # Left in the order of the file, colour last: a crop is cheaper to copy than the image.
     return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -14,6 +14,7 @@ from typing import ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int, Integer
 
+from manyseg.data.bands import band_size
 from manyseg.data.files import DataError, Size, image_size, opened, size_text
 from manyseg.data.finding import Finding
 from manyseg.labels import IGNORE
@@ -86,7 +87,10 @@ class RawValues(NamedTuple):
 
 
 class ImageFiles(NamedTuple):
-    """The files of one image; `name` is what records call it: the path of its mask, or else of the image."""
+    """The files of one image; `name` is what records call it: the path of its mask, or else of the image.
+
+    `banded` says that the card chooses bands of the image, which is then no picture of an ordinary format.
+    """
 
     id: str
     name: str
@@ -94,9 +98,12 @@ class ImageFiles(NamedTuple):
     mask: Path | None = None
     instances: Path | None = None
     annotations: Path | None = None
+    banded: bool = False
 
     def stored_size(self) -> Size:
         """Return the image's (height, width) as stored, from its header."""
+        if self.banded:
+            return band_size(self.image)
         with opened(self.image) as image:
             return image_size(image)
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from manyseg.data import pattern
 from manyseg.data.guess.cells import cell_drafts
 from manyseg.data.guess.draft import Candidate, Draft, tried
 from manyseg.data.guess.drawn import drawn_drafts
 from manyseg.data.guess.masks import mask_drafts
+from manyseg.data.guess.photos import photo_keys
 from manyseg.data.guess.records import record_drafts
 from manyseg.data.guess.red_green import red_green_drafts
-from manyseg.data.guess.tree import Tree
+from manyseg.data.guess.tree import Tree, spread
 from manyseg.errors import UserError
 
 __all__ = ["Candidate", "guess", "print_guess"]
@@ -40,6 +43,7 @@ def guess(folder: str | Path) -> list[Candidate]:
         raise UserError(f"{root}: there is no such folder; give the folder that holds images and annotations")
     tree = Tree(root)
     drafts = sorted((d for reader in READERS for d in reader(tree)), key=lambda d: d.rank)
+    drafts = [_with_photos(tree, draft) for draft in drafts]
     results = [tried(draft, root) for draft in drafts]
     found = [r for r in results if isinstance(r, Candidate)]
     if found:
@@ -57,6 +61,14 @@ def guess(folder: str | Path) -> list[Candidate]:
         f"{root}: no known layout; looked for photos with masks, or a JSON, XML or text file, of the same names; found "
         f"{tree.summary()}; write a card (docs/datasets.md), or name images and annotations alike"
     )
+
+
+def _with_photos(tree: Tree, draft: Draft) -> Draft:
+    """Add the keys that a draft's photos need."""
+    matching = re.compile(pattern.regex(draft.arrangement.patterns["image"]))
+    photos = [tree.path(f) for f in tree.images if matching.fullmatch(f)]
+    keys, unsure = photo_keys(spread(photos, 4))
+    return replace(draft, keys={**keys, **draft.keys}, unsure=(*draft.unsure, *unsure))
 
 
 def print_guess(folder: Path, out: Path | None, choice: int | None, *, force: bool = False) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from manyseg.data.encodings import Raw
 from manyseg.data.files import opened
 from manyseg.data.guess.draft import Draft, FoundClass, joined_by_name
+from manyseg.data.guess.photos import is_banded
 from manyseg.data.guess.splits import Arrangement, arranged
 from manyseg.data.guess.tables import ClassTable, TableRow, class_tables, hex_color
 from manyseg.data.guess.tree import Pairing, Tree, pairings, spread
@@ -64,7 +65,9 @@ def is_masks_of_photos(tree: Tree, pair: Pairing) -> bool:
     scores = []
     for place in spread(pair.both, JUDGED):
         try:
-            photo, mask = (_flatness(tree.path(files[place])) for files in (pair.images, pair.others))
+            mask = _flatness(tree.path(pair.others[place]))
+            path = tree.path(pair.images[place])
+            photo = 0.0 if is_banded(path) else _flatness(path)
         except UserError:
             continue
         hinted = MASK_WORDS.search(pair.other) is not None and not MASK_WORDS.search(pair.image)

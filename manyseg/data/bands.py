@@ -1,0 +1,107 @@
+"""Pictures of any number of bands and bits, such as satellites take: three bands are shown as red, green and blue."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+from PIL import Image
+
+from manyseg.data.files import DataError, Size
+from manyseg.errors import UserError
+
+__all__ = ["BandFacts", "Levels", "band_facts", "band_size", "opened_bands", "to_bytes"]
+
+Levels: TypeAlias = tuple[float, float]
+"""The values that become black and white."""
+
+
+def to_bytes(pixels: Shaped[np.ndarray, "*any"], levels: Levels | None) -> UInt8[np.ndarray, "*any"]:
+    """Map the `levels`, by default all that the type of whole numbers holds, to 0 .. 255; NaN becomes black.
+
+    Raises ValueError for floating-point values without levels.
+    """
+    if levels is None:
+        if pixels.dtype.kind not in "iu":
+            raise ValueError("floating-point pixels; give `range = [black, white]` in the card")
+        if pixels.dtype == np.uint8:
+            return pixels
+        levels = 0, float(np.iinfo(pixels.dtype).max)
+    low, high = levels
+    scaled = (pixels.astype(np.float32) - low) * (255 / (high - low))
+    out: np.ndarray = np.nan_to_num(scaled).round().clip(0, 255).astype(np.uint8)
+    return out
+
+
+@contextmanager
+def opened_bands(path: Path, bands: Sequence[int], levels: Levels | None) -> Iterator[Image.Image]:
+    """Read some bands, counted from 1, as a picture of 8 bits: three as red, green and blue, or one as grey.
+
+    Raises DataError if the file is missing or broken, or has no such band.
+    """
+    with _opened(path) as file:
+        if max(bands) > file.count:
+            what = f"`bands` names band {max(bands)}, but the image has {file.count}"
+            raise DataError(path, what, "correct `bands` in the card, or remove the image")
+        try:
+            pixels = np.moveaxis(to_bytes(file.read(list(bands)), levels), 0, -1)
+        except ValueError as e:
+            what, _, fix = str(e).partition("; ")
+            raise DataError(path, what, fix) from None
+    yield Image.fromarray(np.ascontiguousarray(pixels if len(bands) == 3 else pixels[..., 0]))
+
+
+def band_size(path: Path) -> Size:
+    """Return the image's (height, width) from its header."""
+    with _opened(path) as file:
+        return int(file.height), int(file.width)
+
+
+class BandFacts(NamedTuple):
+    """What a file says of its bands: how many, their type, which are red, green and blue if it says so.
+
+    `low` and `high` enclose all but one in a thousand of the values, if those were read.
+    """
+
+    bands: int
+    kind: str
+    colors: tuple[int, ...] = ()
+    low: float = 0
+    high: float = 0
+
+
+def band_facts(path: Path, *, values: bool = False) -> BandFacts:
+    """Read what a file says of its bands, and with `values` their range."""
+    with _opened(path) as file:
+        names = [color.name for color in file.colorinterp]
+        colors = tuple(names.index(c) + 1 for c in ("red", "green", "blue") if c in names)
+        facts = BandFacts(file.count, str(file.dtypes[0]), colors if len(colors) == 3 else ())
+        if not values:
+            return facts
+        low, high = np.nanpercentile(file.read().astype(np.float64), (0.1, 99.9))
+        if np.issubdtype(np.dtype(facts.kind), np.integer):
+            low, high = np.floor(low), np.ceil(high)
+        return facts._replace(low=float(low), high=float(high))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        import rasterio
+        from rasterio.errors import NotGeoreferencedWarning, RasterioError
+    except ImportError:
+        raise UserError(f"{path}: `bands` needs rasterio; pip install 'manyseg[bands]'") from None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path) as file:
+                yield file
+    except RasterioError as e:
+        if not path.exists():
+            raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
+        raise DataError(path, f"unreadable or truncated image ({' '.join(str(e).split())})", "fetch it again") from None
