@@ -345,6 +345,26 @@ def test_palettes_that_differ_from_file_to_file_are_read_as_colours(tmp_path):
     assert {v for c in candidate.draft.classes for v in c.values} == {"#000000", "#804080", "#00008e"}
 
 
+def test_numbers_of_objects_beside_masks_are_no_photos_and_are_pointed_out(tmp_path):
+    layouts.grey_named(tmp_path / "d")
+    for i, name in enumerate(NAMES):
+        mask(tmp_path / f"d/instances/{name}.png", layouts.index(i).astype(np.uint16) * 300)
+    first, second = guess(tmp_path / "d")
+    assert (first.draft.arrangement.patterns["image"], first.draft.arrangement.patterns["mask"]) == (
+        "images/{id}.jpg", "masks/{id}.png",
+    )  # fmt: skip
+    assert any('`instances = "instances/{id}.png"`' in line for line in first.unsure)
+    assert second.draft.arrangement.patterns["mask"] == "instances/{id}.png"
+
+
+def test_photos_that_are_as_flat_as_masks_are_told_apart_by_name(tmp_path):
+    for i, name in enumerate(NAMES):
+        mask(tmp_path / f"d/frames/{name}.png", layouts.colors(i))
+        mask(tmp_path / f"d/gt/{name}.png", layouts.index(i))
+    patterns = [c.draft.arrangement.patterns["image"] for c in guess(tmp_path / "d")]
+    assert patterns == ["frames/{id}.png"]
+
+
 def test_masks_of_black_and_white_are_background_and_foreground(tmp_path):
     photos(tmp_path / "d", "images/{}.jpg")
     for i, name in enumerate(NAMES):

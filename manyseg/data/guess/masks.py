@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +36,8 @@ FLAT = 0.6
 MOST_COLORS = 1000
 """More colours than that are no classes."""
 
+OBJECT_WORDS = re.compile(r"instanc|object", re.IGNORECASE)
+
 MASK_WORDS = re.compile(r"mask|label|annot|seg|gt|ground|truth|class", re.IGNORECASE)
 
 
@@ -53,15 +55,30 @@ class _Scan:
 def mask_drafts(tree: Tree) -> Iterator[Draft]:
     """Yield a draft for every folder or kind of masks that photos have."""
     tables = class_tables(tree)
-    for pair in pairings(tree.images, tree.images):
-        if is_masks_of_photos(tree, pair):
-            draft = mask_draft(tree, pair, tables)
-            if draft is not None:
-                yield draft
+    judged = [(pair, _likeness(tree, pair)) for pair in pairings(tree.images, tree.images)]
+    most = max((likeness for _, likeness in judged), default=0)
+    found = [pair for pair, likeness in judged if likeness == most > 0]
+    for pair in found:
+        draft = mask_draft(tree, pair, tables)
+        others = [p.other for p in found if p.image == pair.image and p is not pair]
+        numbers = [other for other in others if OBJECT_WORDS.search(other)]
+        if draft is not None and others and OBJECT_WORDS.search(pair.other):
+            yield replace(draft, rank=draft.rank + 10, title=f"{draft.title}, which may number objects")
+        elif draft is not None and numbers and draft.encoding == "index":
+            what = f'{numbers[0]} may number objects; then add `instances = "{numbers[0]}"`'
+            hint = f"{what}, and `thing = true` to the classes whose objects it tells apart"
+            yield replace(draft, unsure=(*draft.unsure, hint))
+        elif draft is not None:
+            yield draft
 
 
 def is_masks_of_photos(tree: Tree, pair: Pairing) -> bool:
     """Say whether most of a few pairs look like a photo and its mask."""
+    return _likeness(tree, pair) > 0
+
+
+def _likeness(tree: Tree, pair: Pairing) -> int:
+    """Say how much pairs look like photos and masks: 2 by their pixels, 1 by their names alone, 0 not at all."""
     scores = []
     for place in spread(pair.both, JUDGED):
         try:
@@ -71,8 +88,8 @@ def is_masks_of_photos(tree: Tree, pair: Pairing) -> bool:
         except UserError:
             continue
         hinted = MASK_WORDS.search(pair.other) is not None and not MASK_WORDS.search(pair.image)
-        scores.append(mask > FLAT and (photo < FLAT or (hinted and photo <= 1)))
-    return bool(scores) and sum(scores) > len(scores) / 2
+        scores.append(0 if mask <= FLAT else 2 if photo < FLAT else int(hinted))
+    return sorted(scores)[(len(scores) - 1) // 2] if scores else 0
 
 
 def _flatness(path: Path) -> float:
@@ -128,7 +145,12 @@ def _values(path: Path) -> tuple[str, list[str], dict[int, int]]:
         colors = [hex_color(palette[i : i + 3]) for i in range(0, len(palette) - 2, 3)]
         if mode in ("RGB", "RGBA"):
             return mode, [], _color_values(path)
-        values, counts = np.unique(read_index(path, wide=True), return_counts=True)
+        plane = read_index(path, wide=True)
+        if plane.dtype.itemsize <= 2:  # Much faster than sorting.
+            counts = np.bincount(plane.ravel())
+            values = np.flatnonzero(counts)
+            return mode, colors, {int(v): int(counts[v]) for v in values}
+        values, counts = np.unique(plane, return_counts=True)
         return mode, colors, dict(zip(values.tolist(), counts.tolist(), strict=True))
     except UserError:
         return "unreadable", [], {}

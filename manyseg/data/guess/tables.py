@@ -24,7 +24,9 @@ NAMES = re.compile(r"class|label|name|color|colour|categor|palette|config|meta|l
 """What the name of a file with a table of classes has in it."""
 
 VOID = re.compile(
-    r"(void|ignored?|ignore[ _]label|un-?labell?ed|undefined|unknown|don'?t[ _]care|no[ _]label)", re.IGNORECASE
+    r"void|ignored?|ignore[ _]label|un-?labell?ed|undefined|unknown|don'?t[ _]care|no[ _]label|out of roi"
+    r"|rectification border",
+    re.IGNORECASE,
 )
 """Names of what is no class."""
 

@@ -186,7 +186,7 @@ def _wider(image: str, other: str) -> Iterator[tuple[str, str]]:
             pair = ["/".join([*p[:i], "{scene}", *p[i + 1 :]]).replace("{id}", "{frame}") for p in (ours, theirs)]
             yield pair[0], pair[1]
     name, after = PurePosixPath(image).name, PurePosixPath(other).name
-    if after.startswith(name):  # The image's whole name, ending and all, is the id.
+    if after.startswith(name) and after != name:  # The image's whole name, ending and all, is the id.
         yield image.removesuffix(name) + "{id}", other.removesuffix(after) + after.replace(name, "{id}")
 
 
