@@ -31,5 +31,5 @@ def read_spaces(path: Path) -> tuple[LabelSpace, ...]:
             )
             for s in json.loads(path.read_text(encoding="utf-8"))
         )
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError) as e:
         raise UserError(f"{path}: missing or damaged ({e.__class__.__name__}); train the run again") from None

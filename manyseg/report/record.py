@@ -6,18 +6,69 @@ import csv
 import json
 import math
 import tomllib
-import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Int
 
 from manyseg.errors import UserError
 
 __all__ = ["Record", "read_record"]
+
+_Step = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
+class _Line(msgspec.Struct):
+    """What a line of metrics.jsonl must hold to be shown: losses of steps, or scores of an evaluation."""
+
+    step: _Step
+    stage: str = ""
+    loss: float | None = None
+    losses: dict[str, float] = {}
+    lr: float = 0.0
+    images_per_s: float = 0.0
+    data_wait: float = 0.0
+    seconds: float = 0.0
+    eval: dict[str, dict[str, float | None]] | None = None
+    mean_miou: float | None = None
+
+
+class _Class(msgspec.Struct):
+    iou: float | None = None
+    pixels: _Step | None = None
+
+
+class _Dataset(msgspec.Struct):
+    protocol: str = "seen"
+    miou: float | None = None
+    pixel_accuracy: float | None = None
+    pq: float | None = None
+    classes: dict[str, _Class] = {}
+    skipped: list[str] = []
+
+
+class _Knowledge(msgspec.Struct):
+    area: float
+    concepts: int
+    measured: int
+    curve: list[tuple[float, float]]
+
+
+class _Axes(msgspec.Struct):
+    knowledgeability: _Knowledge | None = None
+
+
+class _Scores(msgspec.Struct):
+    """What scores.json must hold to be shown."""
+
+    datasets: dict[str, _Dataset] = {}
+    unified_nodes: int | None = None
+    mean_miou_seen: float | None = None
+    axes: _Axes | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +167,7 @@ def _object(path: Path, notes: list[str]) -> dict[str, Any]:
     text = _text(path, notes)
     try:
         value = json.loads(text or "{}")
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         notes.append(f"{path.name} is not JSON ({e})")
         return {}
     return value if isinstance(value, dict) else {}
@@ -124,9 +175,10 @@ def _object(path: Path, notes: list[str]) -> dict[str, Any]:
 
 def _scores(path: Path, notes: list[str]) -> dict[str, Any]:
     scores = _object(path, notes)
-    datasets = scores.get("datasets", {})
-    if not isinstance(datasets, dict) or not all(isinstance(d, dict) for d in datasets.values()):
-        notes.append(f"{path.name} has no table of datasets; write it with `manyseg eval RUN --json`")
+    try:
+        msgspec.convert(scores, _Scores)
+    except msgspec.ValidationError as e:
+        notes.append(f"{path.name} is damaged ({e}); write it with `manyseg eval RUN --json`")
         return {}
     return scores
 
@@ -158,7 +210,7 @@ def _confusions(path: Path, notes: list[str]) -> dict[str, Int[np.ndarray, "D D"
         # numpy leaves the file open when it cannot read it.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
+    except Exception as e:  # A damaged archive can make numpy raise almost anything.
         notes.append(f"{path.name} cannot be read ({e.__class__.__name__})")
         return {}
     square = {n: a for n, a in found.items() if a.ndim == 2 and a.shape[0] == a.shape[1]}
@@ -171,9 +223,11 @@ def _metrics(path: Path, notes: list[str]) -> tuple[list[dict[str, Any]], list[d
     for text in _text(path, notes).splitlines():
         try:
             line = json.loads(text)
-            line["step"] = int(line["step"])
+            known = msgspec.convert(line, _Line)
+            if known.loss is None and known.eval is None:
+                raise ValueError(text)
             lines.append(line)
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, RecursionError, msgspec.ValidationError):
             broken += bool(text.strip())
     if broken:
         notes.append(f"metrics.jsonl: {broken} line{'s' * (broken > 1)} cut off or broken, left out")

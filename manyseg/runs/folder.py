@@ -12,7 +12,6 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from io import BufferedReader, BytesIO
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -74,10 +73,34 @@ class RunFolder:
         """Whether the run has come to its end: the report is written last."""
         return self.report.exists()
 
+    def check(self, *patterns: str) -> None:
+        """Raise UserError for the first file of these names or patterns that is not as the run wrote it.
+
+        Files that the manifest does not have are not looked at: they are being written, or it was removed on purpose.
+        """
+        wrong = self.damaged(*patterns)
+        if wrong and wrong == self.damaged(*patterns):  # Once more: a run could have been replacing them just now.
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            path = self.path / wrong[0]
+            state = "is not as the run wrote it" if path.is_file() else "is missing"
+            raise UserError(
+                f"{path}: {state}{more}: damaged or edited; restore it, or remove {self.manifest} to take all files as "
+                "they are"
+            )
+
+    def damaged(self, *patterns: str) -> list[str]:
+        """List the files of these names or patterns that are not as the manifest says."""
+        entries = {n: e for n, e in self._entries().items() if any(fnmatchcase(n, p) for p in patterns)}
+        return [name for name, entry in entries.items() if not self._whole(name, entry)]
+
+    def recorded(self, name: str, content: bytes) -> bool:
+        """Say whether the manifest has this content for the file."""
+        return self._entries().get(name) == _entry(content)
+
     def write(self, files: Mapping[str, str | bytes]) -> None:
         """Replace the files that are to have another content, by their names in the folder; the others stay."""
         contents = {name: text.encode() if isinstance(text, str) else text for name, text in files.items()}
-        known, given = self._entries(), {n: _entry(BytesIO(c)) for n, c in contents.items()}
+        known, given = self._entries(), {n: _entry(c) for n, c in contents.items()}
         changed = {n: c for n, c in contents.items() if known.get(n) != given[n] or not self._whole(n, given[n])}
         with self.replacing(*changed):
             for name, content in changed.items():
@@ -122,9 +145,8 @@ class RunFolder:
 
 def _entry_of(path: Path) -> _Entry:
     with path.open("rb") as file:
-        return _entry(file)
+        return _Entry(sha256=hashlib.file_digest(file, "sha256").hexdigest(), bytes=file.tell())
 
 
-def _entry(file: BytesIO | BufferedReader) -> _Entry:
-    digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return _Entry(bytes=file.tell(), sha256=digest)
+def _entry(content: bytes) -> _Entry:
+    return _Entry(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())

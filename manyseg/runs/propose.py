@@ -30,6 +30,7 @@ from manyseg.relate import (
     read_part_of,
 )
 from manyseg.relate.statistics import UNIFIED
+from manyseg.runs.folder import RunFolder
 from manyseg.runs.proposal_text import describe_difference, describe_mined, describe_taxonomy
 from manyseg.runs.recipe import Recipe, read_recipe
 from manyseg.runs.run import Run
@@ -165,4 +166,6 @@ def _run_confusion(run: Run, source: Source) -> Counts:
 
 def _mined(run: Run | None) -> tuple[PartOf, ...]:
     file = None if run is None else run.folder / "relations.tsv"
+    if run is not None:
+        RunFolder(run.folder).check("relations.tsv")
     return read_part_of(file, run.taxonomy) if run is not None and file is not None and file.exists() else ()

@@ -70,11 +70,13 @@ class Run:
             raise UserError(
                 f"--set {past[0]}: a run is trained already; only keys of [test] can be set, as test.flip=true"
             )
+        RunFolder(folder).check("recipe.toml", "spaces.json", "files/*", "stages/*.tsv", "stages/*.npz")
         return cls(folder, read_recipe(folder / "recipe.toml", overrides), read_spaces(folder / "spaces.json"))
 
     @cached_property
     def taxonomy(self) -> Taxonomy:
         """The unified label space that the run ended with, or has reached."""
+        RunFolder(self.folder).check("taxonomy.tsv")
         return Taxonomy.read(self.folder / "taxonomy.tsv", self.spaces)
 
     @property

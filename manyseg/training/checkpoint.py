@@ -1,8 +1,8 @@
 """Folders of tensors that survive a kill, a full disk and a damaged file.
 
-A checkpoint is a folder of safetensors files and `state.json`, which holds what is no tensor and the SHA-256 of every
-file. It is written aside (`<name>.writing`), synced, and renamed; the one before it stays as `<name>.previous`, and is
-read where the newer one is damaged. Nothing is ever unpickled.
+A checkpoint is a folder of safetensors files and `state.json`, which holds what is no tensor, the SHA-256 of every
+file, and that of all this itself. It is written aside (`<name>.writing`), synced, and renamed; the one before it stays
+as `<name>.previous`, and is read where the newer one is damaged. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -32,13 +32,24 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """Load `<name>.safetensors` into CPU memory."""
-        return load_file(self.folder / f"{name}.safetensors")
+        """Load `<name>.safetensors` into CPU memory; raises UserError if there is none or it holds no tensors."""
+        path = self.folder / f"{name}.safetensors"
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as e:
+            raise UserError(f"{path}: not a file of tensors ({' '.join(str(e).split())}); train the run again") from e
 
     def load_into(self, module: torch.nn.Module) -> None:
-        """Load the file `model` into `module`; raises UserError where names or shapes differ."""
+        """Load the file `model`; raises UserError where names or shapes differ, or a weight is not finite."""
+        tensors = self.tensors("model")
+        bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]
+        if bad:
+            raise UserError(
+                f"{self.folder}: {len(bad)} of {len(tensors)} weights are not finite, the first is {bad[0]}; train the "
+                "run again, with a lower train.lr or with train.clip"
+            )
         try:
-            module.load_state_dict(self.tensors("model"))
+            module.load_state_dict(tensors)
         except RuntimeError as e:
             reason = " ".join(str(e).split())[:240]
             raise UserError(f"{self.folder}: the weights do not fit this recipe's model ({reason})") from e
@@ -61,7 +72,8 @@ def write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mappin
             save_file({k: v.detach().to("cpu", copy=True).contiguous() for k, v in tensors.items()}, path)
             atomic.sync(path)
             sums[path.name] = _sum(path)
-        atomic.write(aside / "state.json", json.dumps({"sha256": sums, "state": dict(state)}, indent=1))
+        record = {"sha256": sums, "state": dict(state)}
+        atomic.write(aside / "state.json", json.dumps({**record, "own_sha256": _own_sum(record)}, indent=1))
         for name in sums:
             # Some releases of safetensors make files that only their owner may read.
             shutil.copymode(aside / "state.json", aside / name)
@@ -90,10 +102,13 @@ def read(folder: Path) -> Checkpoint:
     """Read a checkpoint's state and check its files; raises UserError naming the missing or damaged one."""
     try:
         record = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        own = record.pop("own_sha256")
+        if own != _own_sum(record):
+            raise ValueError("SHA-256")
         sums, state = dict(record["sha256"]), dict(record["state"])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: there is no checkpoint (no state.json)") from None
-    except (ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(f"{folder / 'state.json'}: damaged ({e.__class__.__name__}); train the run again") from e
     for name, expected in sums.items():
         path = folder / name
@@ -132,6 +147,10 @@ def settle(folder: Path) -> str:
 def discard_previous(folder: Path) -> None:
     """Remove the spare checkpoint that `write` left."""
     shutil.rmtree(previous(folder), ignore_errors=True)
+
+
+def _own_sum(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _sum(path: Path) -> str:

@@ -329,7 +329,7 @@ class _Stage:
             self.scaler.load_state_dict(saved.state["scaler"])
             if self.average:
                 self.average.load(saved.tensors("average"))
-            self.step, self.seconds = saved.state["step"], saved.state["seconds"]
+            self.step, self.seconds = int(saved.state["step"]), float(saved.state["seconds"])
         if main:
             cut(log, self.step)
         self.accelerator.wait_for_everyone()

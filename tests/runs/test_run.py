@@ -298,6 +298,23 @@ def test_resuming_with_another_recipe_names_what_changed(trained, world):
         train_recipe(world.folder / "trained.toml", out=trained, resume=True, overrides=changes)
 
 
+def test_what_did_not_change_is_not_written_again(recipe, tmp_path, monkeypatch):
+    """A run that goes on leaves its inputs as they are."""
+
+    def stop(self, method):
+        raise KeyboardInterrupt
+
+    names = ("recipe.toml", "spaces.json", "environment.json")
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.Training, "_evaluate", stop)
+        found = []
+        for resume in (False, True):
+            with pytest.raises(KeyboardInterrupt):
+                train_recipe(recipe, out=tmp_path / "run", resume=resume, check=False)
+            found.append([(tmp_path / "run" / name).stat().st_ino for name in names])
+    assert found[0] == found[1]
+
+
 def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_run_goes_on_from_there(recipe, tmp_path, monkeypatch):
     def full(folder):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -350,7 +367,7 @@ def test_the_default_folder_bears_the_recipes_name(recipe, tmp_path, monkeypatch
     ("name", "message"),
     [
         ("recipe.toml", "no run is there"),
-        ("spaces.json", "spaces.json: missing or damaged"),
+        ("spaces.json", "spaces.json: is missing"),
         ("best/state.json", "best: there is no checkpoint"),
         ("best/model.safetensors", "best/model.safetensors: missing"),
     ],
@@ -365,6 +382,7 @@ def test_a_missing_part_of_a_run_is_named(trained, tmp_path, name, message):
 def test_weights_of_another_model_are_named(trained, tmp_path):
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     (run / "recipe.toml").write_text((run / "recipe.toml").read_text().replace("channels = 8", "channels = 12"))
+    (run / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"best: the weights do not fit this recipe's model .*size mismatch"):
         Run.open(run).load_model()
 
