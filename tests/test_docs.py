@@ -83,3 +83,14 @@ def test_the_example_of_an_encoding_reads_what_it_says(tmp_path):
     strict = names["NumpyMasks"](raw._replace(others_ignored=False))
     with pytest.raises(DataError, match="value 9 is not in the card"):
         strict.read(files)
+
+
+def test_every_promise_names_tests_that_are_there():
+    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
+    assert rows
+    for row in rows:
+        found = re.findall(r"`(tests/[\w/]+\.py)::(test_\w+)`", row)
+        assert found, row
+        for file, name in found:
+            assert f"\ndef {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"

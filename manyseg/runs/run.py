@@ -7,6 +7,7 @@ stages ended with. `recipe.toml`, `spaces.json`, `files/` and weights are all th
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -132,8 +133,11 @@ def train_recipe(
     existing run is refused, and so is always a folder into which another process writes. `data_root` is where relative
     roots of datasets start; see `read_recipe`. Without `check`, files are not checked before the first step. SIGINT,
     SIGTERM and SIGHUP end the run after the step in hand, which is saved, with Interrupted; in an evaluation they end
-    it at once, as what was trained is saved by then. Launched by torchrun or accelerate, every process calls this.
+    it at once, as what was trained is saved by then. Launched by torchrun or accelerate, every process calls this; what
+    torchrun starts again goes on as with `resume`.
     """
+    # A run that torchrun starts again after a fault goes on by itself.
+    resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     read = read_recipe(recipe, overrides, data_root)
     folder = Path(out) if out is not None else Path("runs") / Path(recipe).stem
     with StopSignals() as signals:
@@ -150,11 +154,20 @@ def train_recipe(
             words += [] if check else ["--no-check"]
             words += [w for o in overrides for w in ("--set", o)]
             raise Interrupted(e.signal, f"{e}: {training.outcome(words)}" if training.main else "") from None
+        except RuntimeError as e:
+            if training.accelerator.num_processes == 1 or not _lost_another(e):
+                raise
+            raise UserError(f"{folder}: another process of this run has ended, and says why; this one ends too") from e
         except OSError as e:
             if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
                 raise
             raise UserError(f"{folder}: cannot be written ({e}); make room there, then go on with --resume") from e
     return folder
+
+
+def _lost_another(error: RuntimeError) -> bool:
+    """Say whether a collective operation failed because another process is there no more."""
+    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
 
 
 def evaluate_run(

@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 
 from manyseg import cli
 from manyseg.errors import UserError
+from manyseg.runs import stages
 from manyseg.runs.run import Run, train_recipe
 from manyseg.training import loop
 
@@ -68,6 +69,8 @@ def start(words, out, slow_from=99, **environment):
         def slow(self, draws):
             if self.step >= slow_from:
                 time.sleep(1)
+            if os.environ.get("FAILS") and self.step == 2:
+                raise UserError("step 2: planted")
             update(self, draws)
 
         loop._Stage._update = slow
@@ -165,20 +168,21 @@ def test_a_second_run_in_a_folder_is_refused_and_harms_nothing(recipe, tmp_path,
     assert not (run / "lock").exists()
 
 
-def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_step(recipe, tmp_path):
-    path, run = recipe(), tmp_path / "run"
+def ranks(path, place, **second):
+    """Return what `start` needs for each of two processes; the environment of the second has `second`."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
-    common = {
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "CUDA_VISIBLE_DEVICES": "",
-        "OMP_NUM_THREADS": "1",
-    }
-    words = ["train", path, "--out", run]
-    pids = [start(words, tmp_path / f"out{r}", slow_from=2, RANK=str(r), LOCAL_RANK=str(r), **common) for r in (0, 1)]
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    words = ["train", path, "--out", place / "run"]
+    both = [common | {"RANK": str(r), "LOCAL_RANK": str(r)} for r in (0, 1)]
+    return [(words, place / f"out{r}", both[r] | (second if r else {})) for r in (0, 1)]
+
+
+def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_step(recipe, tmp_path):
+    run = tmp_path / "run"
+    pids = [start(words, out, slow_from=2, **environment) for words, out, environment in ranks(recipe(), tmp_path)]
     until(lambda: len(lines(run)) >= 2)
     os.kill(pids[1], signal.SIGTERM)
     assert [wait(pid) for pid in pids] == [143, 143]
@@ -189,3 +193,26 @@ def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_step(recipe, 
     assert f"step {saved} of 8 is saved; to go on: launch the 2 processes as before, each with: manyseg" in told[0][0]
     assert told[1] == []
     assert not any("Traceback" in text for text in texts)
+
+
+def test_an_error_of_one_of_two_processes_ends_both_and_is_not_buried(recipe, tmp_path):
+    pids = [start(words, out, **environment) for words, out, environment in ranks(recipe(), tmp_path, FAILS="1")]
+    assert [wait(pid) for pid in pids] == [1, 1]
+    texts = [(tmp_path / f"out{r}").read_text() for r in (0, 1)]
+    assert texts[1].splitlines()[-1] == "error: step 2: planted"
+    end = f"error: {tmp_path}/run: another process of this run has ended, and says why; this one ends too"
+    assert texts[0].splitlines()[-1] == end
+    assert not any("Traceback" in text for text in texts)
+
+
+def test_what_a_launcher_starts_again_goes_on_by_itself(recipe, tmp_path, monkeypatch, capsys):
+    def stop(self, method):
+        raise UserError("planted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.Training, "_evaluate", stop)
+        with pytest.raises(UserError, match="planted"):
+            train_recipe(recipe(), out=tmp_path / "run")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    train_recipe(recipe(), out=tmp_path / "run")
+    assert "going on after step 8 of 8" in capsys.readouterr().out
