@@ -27,6 +27,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from difflib import unified_diff
+from functools import cache
 from itertools import islice, pairwise
 from pathlib import Path
 from py_compile import PycInvalidationMode
@@ -160,12 +161,12 @@ def _mutable(node: ast.AST) -> Iterator[ast.expr]:
 
 
 def draw(root: Path, seed: int, count: int) -> list[Mutation]:
-    """Draw mutations of the heart, each as likely as any other, in the order of files and lines."""
+    """Draw mutations of the heart, each as likely as any other; the first of more are the same."""
     every = [m for f in HEART for p in sorted((root / "manyseg" / f).rglob("*.py")) for m in _mutations_of(root, p)]
     order = random.Random(seed).sample(range(len(every)), len(every))
     chosen = list(islice((i for i in order if _is_python(every[i].after)), count))
     print(f"{len(chosen)} of {len(every)} mutations of {', '.join(HEART)}; seed {seed}", flush=True)
-    return [every[i] for i in sorted(chosen)]
+    return [every[i] for i in chosen]
 
 
 def _mutations_of(root: Path, path: Path) -> Iterator[Mutation]:
@@ -212,6 +213,7 @@ def _module(path: Path) -> str:
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
 def _imports(path: Path) -> set[str]:
     out: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -332,7 +334,7 @@ def _run(root: Path, options: argparse.Namespace) -> None:
         __import__(name)
     numbered = enumerate(draw(root, options.seed, options.count))
     drawn = [(n, m) for n, m in numbered if options.only is None or n in options.only]
-    files = {m.path: tests_of(root, m.path) for _, m in drawn}
+    files = {path: tests_of(root, path) for path in {m.path for _, m in drawn}}
     whole = run_tests(root, sorted({f for found in files.values() for f in found}), options.budget)
     if whole.failed:
         sys.exit(f"tests fail without a mutation: {whole.failed}\n{_tail(root)}")

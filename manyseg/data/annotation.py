@@ -83,7 +83,7 @@ class Boxes(NamedTuple):
         count = torch.zeros(b * classes * (h + 1) * (w + 1), device=keep.device)
         for y, x, sign in ((y0, x0, 1), (y0, x1, -1), (y1, x0, -1), (y1, x1, 1)):
             count.index_add_(0, ((plane * (h + 1) + y) * (w + 1) + x).flatten(), (sign * keep).flatten())
-        q = count.view(b, classes, h + 1, w + 1).cumsum(2).cumsum(3)[..., :h, :w].round().clamp(min=0)
+        q = count.view(b, classes, h + 1, w + 1).cumsum(2).cumsum(3)[..., :h, :w]
         return q / q.sum(1, keepdim=True).clamp(min=1)
 
 

@@ -28,6 +28,16 @@ def test_a_box_ends_before_its_last_coordinate_and_is_cut_at_the_image():
     assert q[2].sum() == 1
 
 
+def test_a_box_covers_the_pixels_whose_centres_lie_in_it():
+    q = stack([_boxes([[0.4, 0, 2.5, 4], [0.6, 0, 2.6, 4]], [0, 1])]).soft(2, (4, 4))[0]
+    assert q[:, 0].tolist() == [[1, 0.5, 0, 0], [0, 0.5, 1, 0]]
+
+
+def test_a_box_without_a_class_covers_nothing():
+    q = stack([_boxes([[0, 0, 4, 4], [0, 0, 2, 4]], [IGNORE, 1])]).soft(2, (4, 4))[0]
+    assert q[:, 0].tolist() == [[0, 0, 0, 0], [1, 1, 0, 0]]
+
+
 def test_nested_boxes_of_one_class_change_nothing():
     q = stack([_boxes([[0, 0, 4, 4], [1, 1, 2, 2]], [1, 1])]).soft(2, (4, 4))[0]
     assert torch.equal(q[1], torch.ones(4, 4))

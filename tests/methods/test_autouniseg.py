@@ -84,6 +84,11 @@ def test_orthogonality_of_two_equal_unit_rows_and_of_two_orthogonal_ones():
     equal, apart = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.eye(2)
     assert orthogonality(equal).item() == pytest.approx(0.34657, abs=1e-5)
     assert orthogonality(apart).item() == pytest.approx(4.8e-6, abs=1e-7)
+    # By default ten times that of directions is added to the losses.
+    method = build({"dropout": 0.0})
+    method.on_step(0)
+    expected = 10 * orthogonality(method.graph().nodes, normalise=True)
+    torch.testing.assert_close(method.shared_loss()["orthogonality"], expected)
     # Growing norms lower it, but not of directions.
     assert orthogonality(0.1 * apart).item() > 0.3
     assert orthogonality(0.1 * apart, normalise=True).item() == pytest.approx(4.8e-6, abs=1e-7)
@@ -96,18 +101,34 @@ def test_annealing_goes_from_the_soft_map_to_the_boolean_one():
     method = build({"turn": 8, "edge_start": 0.0})
     batch = testing.toy_batches()[0]
     method.train()
-    losses = {}
-    for number in (0, 3, 6):
+    for number, weights in ((0, [1]), (2, [2 / 3, 1 / 3]), (6, [1])):
         method.on_step(number)
-        assert method._rho == number / 6
         with torch.no_grad():
             features = method.pixel_encoder(batch.image.float())
             scores = method.train_scores(features.embedding, batch.space)
             parts = scores.split(len(batch.space), 1)
-            losses[number] = method.pixel_loss(scores, batch).item()
+            loss = method.pixel_loss(scores, batch).item()
             apart = [cross_entropy(p, batch.annotation.labels).item() for p in parts]
-        assert len(parts) == (2 if number == 3 else 1)
-        assert losses[number] == pytest.approx(sum(apart) / len(apart), rel=1e-5)
+        assert loss == pytest.approx(sum(w * x for w, x in zip(weights, apart, strict=True)), rel=1e-5)
+    # Soft and Boolean map differ, so that exchanged weights would show.
+    method.on_step(2)
+    soft, hard = method.train_scores(features.embedding, batch.space).split(len(batch.space), 1)
+    assert not torch.allclose(soft, hard, rtol=0.01)
+
+
+def test_the_adjacency_learns_from_scores_of_the_soft_map_and_not_from_messages_alone():
+    method = build({"turn": 8, "dropout": 0.0, "edge_start": 0.0})
+    method.train()
+    method.on_step(0)
+    p, weight, space = torch.randn(1, 8, 2, 2), torch.randn(1, 4, 2, 2), method.spaces[0]
+    graph = method.graph()
+    expected = torch.einsum("du,uc,bchw->bdhw", graph.shares[:4], graph.nodes, p)
+    found, wanted = (
+        torch.autograd.grad((scores * weight).sum(), method.graph.adjacency)[0]
+        for scores in (method.train_scores(p, space), expected)
+    )
+    torch.testing.assert_close(found, wanted)
+    assert wanted.abs().max() > 1e-6
 
 
 def test_who_learns_when_and_that_the_others_stand_still_to_the_last_bit():

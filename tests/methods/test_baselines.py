@@ -1,6 +1,5 @@
 """The baselines on hand-computed values: a "network" that passes its image on makes every number checkable."""
 
-import inspect
 import math
 
 import pydantic
@@ -10,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from manyseg import losses, testing
+from manyseg.config import keywords
 from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
@@ -327,11 +327,10 @@ def test_a_relation_of_another_shape_is_refused():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_options_of_a_method_are_typed_keywords_that_a_recipe_can_check(name):
-    keywords = [p for p in inspect.signature(METHODS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    assert keywords
-    hints = inspect.get_annotations(METHODS[name].__init__, eval_str=True)
-    for p in keywords:
-        pydantic.TypeAdapter(hints[p.name], config={"arbitrary_types_allowed": True})
+    options = keywords(METHODS[name].__init__, "Options")
+    assert options.model_fields
+    with pytest.raises(pydantic.ValidationError, match="Extra inputs"):
+        options.model_validate({"no_such_option": 1})
 
 
 # Boxes and tags.

@@ -104,6 +104,29 @@ def test_the_temperature_starts_at_007_and_never_falls_below_001(encoder):
 # Words.
 
 
+def test_the_defaults_are_what_the_paper_states(encoder):
+    """100 queries, 6 blocks, 8 prompt vectors, temperature 0.07, image then text, weights of 20, 1 and 0.1."""
+
+    def default(**options):
+        torch.manual_seed(0)
+        pixel_encoder = PixelEncoder.build(backbone="tiny", pretrained=False, channels=16)
+        return LMSeg(pixel_encoder, (A, B), text=encoder, **options).eval()
+
+    method = default()
+    assert (len(method.decoder.start), len(method.decoder.blocks)) == (100, 6)
+    assert len(method.classes.text.prompt) == 8
+    assert (method.loss.focal_weight, method.loss.dice_weight, method.loss.background_weight) == (20, 1, 0.1)
+    with torch.no_grad():
+        level = torch.randn(1, 32, 2, 3)
+        texts = method.classes([A])[0].texts
+        found, image_first, text_first = (
+            m.decoder(level, texts).queries[-1]
+            for m in (method, default(guidance="image_first"), default(guidance="text_first"))
+        )
+    assert torch.equal(found, image_first)
+    assert not torch.allclose(found, text_first)
+
+
 def test_other_datasets_words_guide_in_training_and_are_no_answers(encoder, monkeypatch):
     batches = [batch(A, blocks(A)), batch(B, blocks(B))]
     told = {}

@@ -259,6 +259,15 @@ def test_parts_of_parts_may_not_exclude_each_other():
     assert calibrated(**links) == {("lane", "vehicle")}
 
 
+@pytest.mark.parametrize(("vehicle", "car"), [(0.4, 0.35), (0.35, 0.4)])
+def test_what_a_class_is_part_of_by_way_of_another_counts_against_later_relations(vehicle, car):
+    """A lane within vehicle, which is within car, is no truck, whichever of the two links is the surer."""
+    links = {"lane": {"vehicle": vehicle, "truck": 0.3}, "vehicle": {"car": car}}
+    assert calibrated(**links) == {("lane", "vehicle"), ("vehicle", "car")}
+    del links["vehicle"]
+    assert calibrated(**links) == {("lane", "vehicle"), ("lane", "truck")}
+
+
 def test_a_class_has_no_relation_into_a_dataset_that_has_its_name():
     twin = LabelSpace.of("twin", ["car", "bus"])
     taxonomy = Taxonomy.by_name((F, twin))
