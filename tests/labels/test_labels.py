@@ -175,6 +175,7 @@ def test_colours_are_the_given_ones_else_all_different_for_neighbours():
     space = LabelSpace("s", (LabelClass("a", color=(1, 2, 3)), *(LabelClass(f"c{i}") for i in range(30))))
     assert space.colors[0].tolist() == [1, 2, 3]
     assert len({tuple(c) for c in space.colors.tolist()}) == 31
+    assert (space.colors[1:].max(1) >= round(0.65 * 255)).all()  # None is too dark to be seen.
 
 
 def test_more_than_255_classes_work():

@@ -73,11 +73,10 @@ def test_folding_the_map_into_the_nodes_changes_no_score():
 def test_the_soft_log_sum_exp_weighs_probabilities_by_shares():
     method = build(combine="lse")
     nodes, shares = torch.eye(2, 8), torch.tensor([[0.75, 0.5], [0.25, 0.5]])
-    p = torch.zeros(1, 8, 1, 1)
-    p[0, :2, 0, 0] = torch.tensor([1.0, 2.0])
-    found = method._soft(nodes, shares, p).flatten().tolist()
-    e = math.exp(1), math.exp(2)
-    assert found == pytest.approx([math.log(0.75 * e[0] + 0.5 * e[1]), math.log(0.25 * e[0] + 0.5 * e[1])])
+    p = torch.zeros(3, 8, 1, 1)
+    p[:, :2, 0, 0] = z = torch.tensor([[1.0, 2.0], [-50.0, 3.0], [200.0, 190.0]])
+    found = method._soft(nodes, shares, p)[:, :, 0, 0]
+    torch.testing.assert_close(found, (z[:, None] + shares.log()).logsumexp(-1))
 
 
 def test_orthogonality_of_two_equal_unit_rows_and_of_two_orthogonal_ones():

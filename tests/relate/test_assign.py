@@ -39,6 +39,14 @@ def test_fewer_nodes_than_classes_is_an_error_with_both_numbers():
         min_cost_assignment(np.zeros((2, 3)))
 
 
+def test_as_many_nodes_as_classes_are_one_each():
+    assert min_cost_assignment(np.array([[1.0, 0.0], [0.0, 1.0]])).tolist() == [1, 0]
+
+
+def test_a_single_pixel_decides_where_there_is_no_other():
+    assert map_by_iou(np.array([[0, 1], [1, 0]])).tolist() == [[False, True], [True, False]]
+
+
 def test_a_cost_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="1 of 4 costs"):
         min_cost_assignment(np.array([[0.0, np.inf], [0.0, 0.0]]))

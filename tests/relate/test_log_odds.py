@@ -57,6 +57,16 @@ def test_two_detectors_of_independent_errors_add_up_their_log_odds_above_the_bas
     assert found[0, 7] == IMPOSSIBLE
 
 
+def test_where_one_detector_says_the_same_of_all_doubtful_pairs_there_is_no_correlation():
+    spaces = [LabelSpace.of("a", [*NAMES, "lake"]), LabelSpace.of("b", [*NAMES, "wall"])]
+    H = np.full((6, 6), 2) + np.diag([78] * 5 + [0])
+    H[5] = [0, 1, 2, 3, 4, 5]
+    classes, known = evidence(spaces, {("a", "b"): H, ("b", "a"): H})
+    found = with_confusion(classes, known, cluster_numbers([*((i, i + 6) for i in range(5)), (5,), (11,)]))
+    assert np.isfinite(found).all()
+    assert (found[known.same_name] > SURE).all()
+
+
 @pytest.mark.parametrize("names", [NAMES[:4], [*NAMES, "wall"]], ids=["few names", "nothing but equal names"])
 def test_where_the_two_cannot_be_calibrated_by_each_other_log_odds_are_added(names):
     pairs = [(i, i + len(names)) for i in range(len(names))]

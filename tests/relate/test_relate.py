@@ -193,6 +193,13 @@ def test_known_negatives_find_the_odds_that_generated_the_pairs():
     assert -a / b == pytest.approx(0.55 + 0.02 * np.log(50), abs=0.02)
 
 
+def test_without_a_pair_the_odds_are_those_of_the_prior():
+    """Even half-way between 0.5 and 1, and 4 at 1."""
+    a, b = log_odds_against_negatives(np.array([]), np.array([]))
+    assert a + 0.75 * b == pytest.approx(0, abs=1e-4)
+    assert a + b == pytest.approx(4, abs=1e-4)
+
+
 def test_odds_from_few_pairs_and_no_negatives_stay_finite():
     a, b = log_odds_against_negatives(np.array([1.0, 0.2]), np.array([]))
     assert b > 0
@@ -277,6 +284,15 @@ def test_equal_names_have_cosine_one_and_a_description_moves_a_class():
     )
     changed = text_similarity(described, meaning(river=[0, 0, 1], bank=[0, 1]))
     assert changed[0, 1] < 1 - 1e-3
+
+
+def test_a_template_may_name_the_dataset_of_a_class():
+    classes = JointClasses((LabelSpace.of("street", ["thing"]), LabelSpace.of("home", ["thing"])))
+    encode = meaning(street=[1, 0], home=[0, 1])
+    assert text_similarity(classes, encode)[0, 1] == pytest.approx(1)
+    # Of both classes one text is equal, the other orthogonal.
+    named = text_similarity(classes, encode, ("{}", "{} in a {dataset}"))
+    assert named[0, 1] == pytest.approx(0.5, abs=1e-6)
 
 
 def test_confusion_rates_read_both_directions_and_know_what_was_never_seen():
