@@ -91,7 +91,7 @@ class _Axis:
     def of(cls, cells: int, pixels: int, device: torch.device) -> _Axis:
         # Pixel i lies at ((2i + 1) cells - pixels) / 2 pixels: in whole numbers, so that all devices agree.
         position = ((2 * torch.arange(pixels, device=device) + 1) * cells - pixels).clamp(min=0)
-        before = (position // (2 * pixels)).clamp(max=cells - 1)
+        before = position // (2 * pixels)
         share = (position - before * 2 * pixels).float() / (2 * pixels)
         return cls(before, (before + 1).clamp(max=cells - 1), share)
 

@@ -84,6 +84,6 @@ class UnifiedNodes(NodeMethod):
         """Divide the steps: two fifths for heads, which say what is confused with what, the others for the nodes."""
         if train.steps < 2:
             raise UserError("train.steps is 1; unified_nodes needs 2 at least, one for each of its stages")
-        steps = min(max(1, round(0.4 * train.steps)), train.steps - 1)
+        steps = max(1, round(0.4 * train.steps))
         heads, start = plan_after_heads(options, train, steps)
         return [heads, plan_stage(train, "nodes", train.steps - steps, start)]

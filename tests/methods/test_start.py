@@ -100,6 +100,13 @@ def test_features_are_read_from_files_in_recipe_order_and_centred(tmp_path):
         centred = label_features(spaces, tmp_path / name, None, True, True)
         assert centred.mean(0).tolist() == [0, 0]
         assert centred.std() == pytest.approx(1)
+    # Of a single class there is no mean to take off.
+    np.savez(tmp_path / "one.npz", a=raw[:1])
+    assert label_features(spaces[:1], tmp_path / "one.npz", None, True, True).tolist() == raw[:1].tolist()
+
+
+def test_the_merge_programme_has_the_papers_reward_and_our_pair_cost():
+    assert (MergeOptions().tau, MergeOptions().pair_cost, MergeOptions().reward) == (0.4, 0.4, 0.5)
 
 
 @pytest.mark.parametrize(("rows", "message"), [
