@@ -200,6 +200,23 @@ def test_without_a_pair_the_odds_are_those_of_the_prior():
     assert a + b == pytest.approx(4, abs=1e-4)
 
 
+def test_the_odds_of_a_few_pairs_are_the_most_likely_ones_under_the_prior():
+    candidates, negatives = np.array([0.90025, 0.80025, 0.20025]), np.array([0.10025, 0.20025, 0.30025, 0.30025])
+    centre = (1 + 0.30025) / 2  # Half-way from the upper quartile of the negatives to 1.
+
+    def cost(at_centre, rise):
+        e, f = (np.exp(at_centre + rise * (s - centre) / (1 - centre)) for s in (candidates, negatives))
+        k = 3 / 4
+        fit = (np.log1p(k * (1 + e)) - np.log1p(e)).sum() + np.log1p(k * (1 + f)).sum()
+        return fit + 0.5 * ((at_centre / 2) ** 2 + ((rise - 4) / 20) ** 2)
+
+    a, b = log_odds_against_negatives(candidates, negatives)
+    best = (a + b * centre, b * (1 - centre))
+    assert best[0] != pytest.approx(0, abs=0.05)
+    for x, y in ((0.1, 0), (-0.1, 0), (0, 0.5), (0, -0.5)):
+        assert cost(best[0] + x, best[1] + y) > cost(*best)
+
+
 def test_odds_from_few_pairs_and_no_negatives_stay_finite():
     a, b = log_odds_against_negatives(np.array([1.0, 0.2]), np.array([]))
     assert b > 0
