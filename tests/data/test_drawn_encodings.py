@@ -160,6 +160,14 @@ def test_labelme_rectangles_circles_and_bitmaps_have_an_area_and_lines_have_none
     assert abs(int((labels == 1).sum()) - 24 - np.pi * 25) < 6
 
 
+def test_a_number_that_nothing_can_hold_is_an_error_of_its_file(tmp_path):
+    folder = opened(tmp_path, "labelme")
+    path = tmp_path / "data" / f"{folder.ids[0]}.json"
+    path.write_text(path.read_text().replace("20", "1e999"))
+    with pytest.raises(DataError, match=r"\.json: the JSON holds what no field can hold \(Number out of range"):
+        folder.read(0)
+
+
 def test_labelme_shapes_of_one_group_are_one_object(tmp_path):
     parts = [
         {"label": "car", "points": [[x, 4], [x + 4, 8]], "shape_type": "rectangle", "group_id": group}

@@ -205,6 +205,14 @@ def test_photos_without_a_mask_are_left_out_by_lists_and_named(tmp_path):
     assert [f for f in check(card, tmp_path / "d") if f.severity == "error"] == []
 
 
+def test_photos_with_another_ending_than_most_are_counted(tmp_path):
+    masked(tmp_path / "d", NAMES)
+    (tmp_path / f"d/images/{NAMES[0]}.jpg").rename(tmp_path / f"d/images/{NAMES[0]}.JPG")
+    unsure = guess(tmp_path / "d")[0].unsure
+    left_out = f"1 pictures with another ending are left out, such as images/{NAMES[0]}.JPG; give all photos one ending"
+    assert left_out in unsure
+
+
 def test_masks_in_folders_of_scenes_are_paired_by_scene_and_frame(tmp_path):
     for scene in ("s1", "s2", "s3"):
         masked(tmp_path / "d", ["0", "1"], f"{scene}/color/{{}}.jpg", f"{scene}/label/{{}}.png")

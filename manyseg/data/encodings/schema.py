@@ -135,7 +135,9 @@ def load_json(path: Path, schema: Any = Any) -> Any:
             # Python's own spelling of NaN and infinities is no JSON; as text it is found where it stands.
             data = json.dumps(json.loads(data, parse_constant=str)).encode()
             return msgspec.json.decode(data, type=schema, strict=False)
-    except msgspec.ValidationError:
-        raise
+    except msgspec.ValidationError as e:
+        if schema is not Any:
+            raise
+        raise DataError(path, f"the JSON holds what no field can hold ({e})", "correct or remove it") from None
     except (ValueError, RecursionError) as e:
         raise DataError(path, f"unreadable or truncated JSON ({e})", "fetch the file again") from None

@@ -15,7 +15,7 @@ from manyseg.data.guess.masks import mask_drafts
 from manyseg.data.guess.photos import photo_keys
 from manyseg.data.guess.records import record_drafts
 from manyseg.data.guess.red_green import red_green_drafts
-from manyseg.data.guess.tree import Tree, spread
+from manyseg.data.guess.tree import Tree, ending, spread
 from manyseg.errors import UserError
 
 __all__ = ["Candidate", "guess", "print_guess"]
@@ -64,10 +64,16 @@ def guess(folder: str | Path) -> list[Candidate]:
 
 
 def _with_photos(tree: Tree, draft: Draft) -> Draft:
-    """Add the keys that a draft's photos need."""
-    matching = re.compile(pattern.regex(draft.arrangement.patterns["image"]))
-    photos = [tree.path(f) for f in tree.images if matching.fullmatch(f)]
+    """Add the keys that a draft's photos need, and say which photos its pattern leaves out."""
+    patterns = [re.compile(pattern.regex(p)) for p in draft.arrangement.patterns.values()]
+    image = draft.arrangement.patterns["image"]
+    photos = [tree.path(f) for f in tree.images if re.fullmatch(pattern.regex(image), f)]
     keys, unsure = photo_keys(spread(photos, 4))
+    alike = re.compile(pattern.regex(image.removesuffix(ending(image))) + r"\.\w+")
+    left_out = [f for f in tree.images if alike.fullmatch(f) and not any(p.fullmatch(f) for p in patterns)]
+    if left_out:
+        fix = "give all photos one ending"
+        unsure = (*unsure, f"{len(left_out)} pictures with another ending are left out, such as {left_out[0]}; {fix}")
     return replace(draft, keys={**keys, **draft.keys}, unsure=(*draft.unsure, *unsure))
 
 

@@ -21,6 +21,7 @@ from manyseg.data.guess.splits import Arrangement
 from manyseg.data.guess.tree import spread
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE
+from manyseg.progress import progress
 
 __all__ = ["Candidate", "Draft", "FoundClass", "joined_by_name", "tried"]
 
@@ -206,16 +207,18 @@ def _counted(folders: Sequence[Folder]) -> Counts:
     chosen = spread(places, COUNTED)
     classes = len(folders[0].space)
     rows, errors = [], []
-    for k, index in chosen:
-        try:
-            annotation = folders[k].read(index).annotation
-        except UserError as e:
-            errors.append(e)
-            continue
-        dense = isinstance(annotation, Dense | Segments)
-        labels = annotation.labels if isinstance(annotation, Dense | Segments) else annotation.classes
-        row = np.bincount(labels.numpy().ravel().astype(np.int64) + 1, minlength=classes + 1)
-        rows.append(np.roll(row, -1))  # IGNORE is the last.
+    with progress("counting pixels", len(chosen)) as done:
+        for k, index in chosen:
+            done()
+            try:
+                annotation = folders[k].read(index).annotation
+            except UserError as e:
+                errors.append(e)
+                continue
+            dense = isinstance(annotation, Dense | Segments)
+            labels = annotation.labels if isinstance(annotation, Dense | Segments) else annotation.classes
+            row = np.bincount(labels.numpy().ravel().astype(np.int64) + 1, minlength=classes + 1)
+            rows.append(np.roll(row, -1))  # IGNORE is the last.
     if not rows:
         raise errors[0]
     unsure = [f"{len(errors)} of {len(chosen)} images cannot be read, the first: {errors[0]}"] if errors else []

@@ -16,6 +16,7 @@ from manyseg.data.guess.splits import arranged
 from manyseg.data.guess.tables import ClassTable, class_tables, is_void
 from manyseg.data.guess.tree import Pairing, Place, Tree, pairings, spread
 from manyseg.errors import UserError
+from manyseg.progress import progress
 
 __all__ = ["drawn_drafts", "overlap_key"]
 
@@ -118,14 +119,16 @@ def _read(tree: Tree, pair: Pairing, name: str, places: Sequence[Place]) -> _Rea
     numbering = _Numbering()
     encoding = ENCODINGS[name](RawValues(numbering, False, np.zeros(1, bool), {}))
     out = _Reading()
-    for place in places:
-        try:
-            values = _values(encoding, _files(tree, pair, place), numbering)
-        except UserError as e:
-            out.error = e
-            continue
-        out.read += 1
-        out.values.update(values)
+    with progress(f"reading annotations ({name})", len(places)) as done:
+        for place in places:
+            done()
+            try:
+                values = _values(encoding, _files(tree, pair, place), numbering)
+            except UserError as e:
+                out.error = e
+                continue
+            out.read += 1
+            out.values.update(values)
     return out
 
 

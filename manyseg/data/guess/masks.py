@@ -21,6 +21,7 @@ from manyseg.data.guess.tables import ClassTable, TableRow, class_tables, hex_co
 from manyseg.data.guess.tree import Pairing, Tree, pairings, spread
 from manyseg.data.raster import read_colors, read_index
 from manyseg.errors import UserError
+from manyseg.progress import progress
 
 __all__ = ["is_masks_of_photos", "mask_draft", "mask_drafts"]
 
@@ -119,8 +120,9 @@ def mask_draft(tree: Tree, pair: Pairing, tables: Sequence[ClassTable]) -> Draft
 
 def _scanned(paths: Sequence[Path]) -> _Scan:
     scan = _Scan()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress("reading masks", len(paths)) as done:
         for mode, palette, values in pool.map(_values, paths):
+            done()
             scan.modes[mode] += 1
             scan.pixels.update(values)
             for value in values:

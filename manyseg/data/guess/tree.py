@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 
 from manyseg.data import pattern
 
-__all__ = ["IMAGES", "Pairing", "Place", "Tree", "pairings", "spread", "with_split"]
+__all__ = ["IMAGES", "Pairing", "Place", "Tree", "ending", "pairings", "spread", "with_split"]
 
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".gif"})
 """Endings of pictures, in small letters."""
