@@ -55,7 +55,7 @@ def init_recipe(folders: Sequence[Path], out: Path, *, force: bool = False) -> N
     atomic.write(out, _recipe(found, sizes, out))
     for one in found:
         unsure = len(one.candidate.unsure)
-        ask = f"; {unsure} lines with a question mark" if unsure else ""
+        ask = f"; with a question mark: {unsure}" if unsure else ""
         print(f"{one.card}: {one.candidate.summary()}{ask}")
     print(f"{out}: {len(found)} datasets; read the cards first, where they have a question mark")
     print(f"next: manyseg train {out} --out runs/a")

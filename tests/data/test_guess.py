@@ -15,6 +15,7 @@ from manyseg.cli import app
 from manyseg.data import load, read_card
 from manyseg.data.check import check
 from manyseg.data.guess import guess
+from manyseg.data.guess.tree import pairings
 from manyseg.data.mixture import Mixture
 from manyseg.data.options import DataOptions
 from manyseg.errors import UserError
@@ -218,6 +219,26 @@ def test_masks_in_folders_of_scenes_are_paired_by_scene_and_frame(tmp_path):
         masked(tmp_path / "d", ["0", "1"], f"{scene}/color/{{}}.jpg", f"{scene}/label/{{}}.png")
     card = read_card(guess(tmp_path / "d")[0].write(tmp_path / "c.toml")[-1])
     assert (card.image, card.mask) == ("{scene}/color/{frame}.jpg", "{scene}/label/{frame}.png")
+
+
+def names_of(root_pattern, scenes, frames):
+    return [root_pattern.format(s=s, f=f) for s in range(scenes) for f in range(frames)]
+
+
+@pytest.mark.parametrize(
+    ("image", "other"),
+    [
+        ("a/{{split}}/c{s:02}/c{s:02}_{f:06}_000019_left8bit.png", "b/{{split}}/c{s:02}/c{s:02}_{f:06}_000019_ids.png"),
+        ("s{s:04}/color/{f:06}.jpg", "s{s:04}/label/{f:06}.png"),
+        ("images/s{s:04}/{f:06}.png", "labels/s{s:04}/{f:06}.png"),
+        ("img_{s:03}_{f:03}.jpg", "mask_{s:03}_{f:03}.png"),
+    ],
+)
+def test_names_that_recur_in_many_folders_are_paired_within_their_own(image, other):
+    images, others = ([n.replace("{split}", "train") for n in names_of(p, 60, 4)] for p in (image, other))
+    best = pairings(images + others, images + others)
+    pair = next(p for p in best if set(p.images.values()) == set(images))
+    assert [(pair.images[p], pair.others[p]) for p in pair.both] == list(zip(images, others, strict=True))
 
 
 def test_a_folder_with_a_test_split_alone_beside_train_is_evaluated_on_it(tmp_path):

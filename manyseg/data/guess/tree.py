@@ -7,7 +7,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from itertools import takewhile
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
@@ -26,6 +27,9 @@ SAMPLE = 300
 
 TOO_COMMON = 50
 """A part of a name that more files than this have in common says nothing of which belong together."""
+
+RULES = 16
+"""Ways in which names may correspond that are tried on all files, those with most examples first."""
 
 ENOUGH = 0.2
 """A pairing with a smaller part of the pairs of the best one is a coincidence."""
@@ -111,13 +115,16 @@ class _File(NamedTuple):
     keys: tuple[_Key, ...]
 
 
+@lru_cache(maxsize=1 << 18)
 def _taken_apart(file: str) -> _File:
     path = PurePosixPath(file)
     folder, split = with_split(path.parent.as_posix())
     stem = path.name.removesuffix(path.suffix)
     pieces = re.split(r"([_.\- ])", stem)
-    keys = [_Key("".join(pieces[:n]), "", "".join(pieces[n:]) + path.suffix) for n in range(len(pieces), 0, -2)][:4]
-    if len(pieces) > 2:
+    # A number tells images apart: it is a part of the id, not of what stands around it.
+    lengths = takewhile(lambda n: n == len(pieces) or not pieces[n + 1].isdecimal(), range(len(pieces), 0, -2))
+    keys = [_Key("".join(pieces[:n]), "", "".join(pieces[n:]) + path.suffix) for n in lengths]
+    if len(pieces) > 2 and not pieces[0].isdecimal():
         keys.append(_Key("".join(pieces[2:]), "".join(pieces[:2]), path.suffix))
     return _File(tuple(p for p in folder.split("/") if p != "."), split, tuple(k for k in keys if k.text))
 
@@ -146,15 +153,16 @@ def pairings(images: Sequence[str], others: Sequence[str]) -> list[Pairing]:
             holders[key.text].append((file, key))
     rules = Counter[tuple[str, str]]()
     for file in spread(images, SAMPLE):
-        for key in sorted(apart[file].keys, key=lambda k: -len(k.text)):
+        for key in apart[file].keys:  # The longest first.
             near = [(o, k) for o, k in holders[key.text] if o != file and apart[o].split == apart[file].split]
-            if near and len(near) <= TOO_COMMON:
-                rules.update({_rule(apart[file], key, apart[o], k) for o, k in near})
+            suggested = {_rule(apart[file], key, apart[o], k) for o, k in _nearest(apart, file, near)}
+            if suggested:
+                rules.update(suggested)
                 break
     for rule in list(rules):
         for wider in _wider(*rule):
             rules[wider] += rules[rule]
-    found = [pair for rule, _ in rules.most_common(40) if (pair := _paired(*rule, images, others)).both]
+    found = [pair for rule, _ in rules.most_common(RULES) if (pair := _paired(*rule, images, others)).both]
     found.sort(key=lambda p: (-len(p.both), len(p.images), len(p.image) + len(p.other)))
     kept: list[Pairing] = []
     seen = set[tuple[str, str]]()
@@ -164,6 +172,25 @@ def pairings(images: Sequence[str], others: Sequence[str]) -> list[Pairing]:
             seen |= files
             kept.append(_narrowed(pair, images, others))
     return kept
+
+
+def _nearest(apart: Mapping[str, _File], file: str, near: list[tuple[str, _Key]]) -> list[tuple[str, _Key]]:
+    """Where a part of a name is in too many files, leave those that share most folders with `file`, from either end."""
+    if len(near) <= TOO_COMMON:
+        return near
+    ours = apart[file].folders
+    kept = []
+    for turn in (1, -1):
+        shared = [_shared(ours[::turn], apart[other].folders[::turn]) for other, _ in near]
+        most = [one for one, count in zip(near, shared, strict=True) if count == max(shared) > 0]
+        kept += most if len(most) <= TOO_COMMON else []
+    return kept
+
+
+def _shared(ours: Sequence[str], theirs: Sequence[str]) -> int:
+    """Count the folders that two paths have in common before they differ."""
+    same = [a == b for a, b in zip(ours, theirs, strict=False)]
+    return [*same, False].index(False)
 
 
 def _rule(image: _File, image_key: _Key, other: _File, other_key: _Key) -> tuple[str, str]:
@@ -211,9 +238,8 @@ def _narrowed(pair: Pairing, images: Iterable[str], others: Iterable[str]) -> Pa
     if "{id}" not in pair.image:
         return pair
     parts = [i.split("/")[:-1] for _, i in pair.both]
-    first, last = min(parts), max(parts)
-    same = [a == b for a, b in zip(first, last, strict=False)]
-    shared = first[: [*same, False].index(False)]
+    first = min(parts)
+    shared = first[: _shared(first, max(parts))]
     if not shared:
         return pair
     inner = "/".join([*shared, "{id}"])
