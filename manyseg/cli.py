@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -72,6 +73,10 @@ def options(
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one line on stderr and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Characters that a terminal cannot show are spelled by their numbers.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except UserError as e:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import json
 import re
@@ -10,19 +9,20 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
-from manyseg.errors import UserError
+from manyseg.errors import UserError, close
+from manyseg.textfile import read_text
 
 __all__ = [
     "check",
-    "close",
     "flatten",
     "keywords",
     "merge_tables",
     "override",
+    "parse_toml",
     "read_toml",
     "replace_values",
     "to_toml",
@@ -36,11 +36,27 @@ M = TypeVar("M", bound=BaseModel)
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file; raises UserError if there is none or it is not TOML."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: there is no such file") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: not TOML ({e})") from None
+        text = read_text(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path}: there is no such file; correct its name") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder; give a TOML file") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: neither UTF-8 nor UTF-16 (byte {e.start}); save it as UTF-8 text") from None
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path}: cannot be read ({e}); correct its name or its permissions") from None
+    return parse_toml(text, str(path))
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Parse TOML; raises UserError that begins with `where` if it is none."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as e:
+        fix = "correct it there (names of other signs than A-Z a-z 0-9 _ - are written in quotes)"
+        raise UserError(f"{where}: not TOML: {e}; {fix}") from None
+    except RecursionError:
+        raise UserError(f"{where}: tables or lists are nested too deep; 100 levels are enough for all") from None
 
 
 def override(tree: dict[str, Any], assignment: str) -> None:
@@ -76,11 +92,20 @@ def keywords(function: Callable[..., Any], name: str, *, partial: bool = False) 
     return create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
 
 
-def check(
-    schema: type[M], data: Any, file: Path, where: Sequence[str] = (), renamed: Mapping[str, str] = MappingProxyType({})
-) -> M:
-    """Validate a table; raises UserError with one line about the first fault: file, key, what is valid.
+FIRST = {"extra_forbidden": 0, "missing": 2}
+"""Which of several faults is told: the lowest."""
 
+
+def check(
+    schema: type[M],
+    data: Any,
+    file: Path | str,
+    where: Sequence[str] = (),
+    renamed: Mapping[str, str] = MappingProxyType({}),
+) -> M:
+    """Validate a table; raises UserError with one line about a fault: file, key, what is valid.
+
+    A key that is not known comes first: it may be another one that is missing, misspelt.
     `renamed` says of keys of earlier versions, which are errors, what they are now.
     """
     for key in data if isinstance(data, Mapping) else ():
@@ -88,8 +113,11 @@ def check(
             raise UserError(f"{file}: {'.'.join((*where, key))}: is now {renamed[key]}")
     try:
         return schema.model_validate(data)
+    except UserError as e:
+        raise UserError(f"{file}: {e}") from None
     except ValidationError as e:
-        fault = e.errors(include_url=False, include_context=False)[0]
+        faults = e.errors(include_url=False, include_context=False)
+        fault = min(faults, key=lambda f: FIRST.get(f["type"], 1))
         more = f" (and {e.error_count() - 1} more)" if e.error_count() > 1 else ""
         location = _location(fault["loc"], data)
         place = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in (*where, *location)).lstrip(".")
@@ -125,12 +153,6 @@ def replace_values(model: M, replace: Callable[[tuple[str, ...], Any], Any], whe
     return type(model).model_construct(model.model_fields_set, **values)
 
 
-def close(word: str, known: Sequence[str]) -> str:
-    """Return `, did you mean '...'?` for the nearest known word, or nothing."""
-    found = difflib.get_close_matches(word, known, n=1)
-    return f", did you mean '{found[0]}'?" if found else ""
-
-
 def _location(loc: Sequence[int | str], data: Any) -> list[int | str]:
     """Cut pydantic's location to the keys of the data; the rest names members of unions."""
     out: list[int | str] = []
@@ -146,9 +168,13 @@ def _location(loc: Sequence[int | str], data: Any) -> list[int | str]:
 
 
 def _schema_at(schema: type[BaseModel], location: Sequence[int | str]) -> type[BaseModel]:
+    named = False
     for key in location:
-        if isinstance(key, str):
-            schema = next(_models(schema.model_fields[key].annotation))
+        if isinstance(key, str) and not named:
+            annotation = schema.model_fields[key].annotation
+            schema, named = next(_models(annotation)), get_origin(annotation) is dict
+        else:
+            named = False  # A key of a table of names.
     return schema
 
 

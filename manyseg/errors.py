@@ -1,8 +1,10 @@
 """The errors that end a command in one line: a user's mistake or broken data, and a signal."""
 
+import difflib
+from collections.abc import Sequence
 from signal import Signals
 
-__all__ = ["Interrupted", "UserError"]
+__all__ = ["Interrupted", "UserError", "close"]
 
 
 class UserError(Exception):
@@ -21,3 +23,9 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, signal: int, message: str | None = None) -> None:
         super().__init__(f"stopped by {Signals(signal).name}" if message is None else message)
         self.signal, self.status = signal, 128 + signal
+
+
+def close(word: str, known: Sequence[str]) -> str:
+    """Return `, did you mean '...'?` for the nearest known word, or nothing."""
+    found = difflib.get_close_matches(word, known, n=1) if len(word) <= 100 else []
+    return f", did you mean '{found[0]}'?" if found else ""

@@ -1,6 +1,7 @@
 """The command line as a person would type it."""
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -220,3 +221,22 @@ def test_the_version_is_printed_and_is_the_packages_own():
     assert _say("--version") == f"manyseg {manyseg.__version__}\n"
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "manyseg.__version__"}
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_terminal_that_cannot_show_a_name_gets_it_spelled(tmp_path, encoding):
+    (tmp_path / "card.toml").write_text(
+        'name = "d"\nimage = "{id}.jpg"\nmask = "{id}.png"\nencoding = "index"\nsplits = { train = "train.txt" }\n'
+        '[classes]\n"道路" = 0\n',
+        encoding="utf-8",
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "manyseg.cli", "labels", "card.toml", "--by", "names", "-o", "t.tsv"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert rb"\u9053\u8def" in ended.stdout
+    assert "道路" in (tmp_path / "t.tsv").read_text(encoding="utf-8")

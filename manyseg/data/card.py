@@ -6,7 +6,7 @@ values, `"#rrggbb"` colours, COCO category ids, or tags.
 
 from __future__ import annotations
 
-import tomllib
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from importlib.resources import files
@@ -21,17 +21,17 @@ from pydantic import (
     PositiveInt,
     PrivateAttr,
     StrictStr,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
-from manyseg.config import close
+from manyseg.config import check, parse_toml, read_toml
+from manyseg.data import pattern
 from manyseg.data.classes import CardClass, StrictRaw, join_classes
 from manyseg.data.encodings import ENCODINGS, Encoding, Overlap, Raw, RawValues, Said
 from manyseg.data.encodings.masks import parse_color
 from manyseg.data.pattern import fields
-from manyseg.errors import UserError
+from manyseg.errors import UserError, close
 from manyseg.labels import IGNORE, LabelClass, LabelSpace
 
 __all__ = ["Card", "CardClass", "builtin_cards", "builtin_text", "read_card"]
@@ -78,8 +78,8 @@ class Card(BaseModel):
     @classmethod
     def _known_encoding(cls, name: str) -> str:
         if name not in ENCODINGS:
-            known = ", ".join(f"'{e}'" for e in ENCODINGS)
-            raise ValueError(f"Input should be {known}; it is '{name}'{close(name, list(ENCODINGS))}")
+            known = ", ".join(ENCODINGS)
+            raise ValueError(f"is no encoding{close(name, list(ENCODINGS))}; there are: {known}")
         return name
 
     @model_validator(mode="after")
@@ -105,6 +105,10 @@ class Card(BaseModel):
         names = fields(self.image)
         if not names or ("id" in names and len(names) > 1):
             raise ValueError(f"image = \"{self.image}\" needs '{{id}}', or else names like '{{scene}}' and '{{frame}}'")
+        for key in ("image", *sorted(given)):
+            pattern.check_below(key, getattr(self, key))
+        for split, value in self.splits.items():
+            pattern.check_below(f"splits.{split}", value)
         # A file of annotations is of one image, or of all.
         for key in given if self.reader.per_image else given - {"annotations"}:
             other = set(fields(getattr(self, key)))
@@ -263,32 +267,13 @@ def read_card(name_or_path: str | Path) -> Card:
     """
     name = str(name_or_path)
     if name in builtin_cards():
-        return _parse(f"card '{name}'", builtin_text(name))
-    try:
-        text = Path(name).read_text(encoding="utf-8")
-    except FileNotFoundError:
+        return check(Card, parse_toml(builtin_text(name), name), f"card '{name}'")
+    if not os.path.exists(name):
+        known = builtin_cards()
         raise UserError(
-            f"{name}: there is no such card; give the path of a .toml file, or one of: {', '.join(builtin_cards())}"
-        ) from None
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{name}: the card cannot be read ({e}); save it as UTF-8 TOML") from None
-    card = _parse(name, text)
+            f"{name}: there is no such card{close(name, known)}; give the path of a .toml file, or one of: "
+            f"{', '.join(known)}"
+        )
+    card = check(Card, read_toml(Path(name)), name)
     card._place = Path(name).parent
     return card
-
-
-def _parse(where: str, text: str) -> Card:
-    try:
-        return Card.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as e:
-        raise UserError(f"{where}: not valid TOML: {e}") from None
-    except ValidationError as e:
-        error = e.errors()[0]
-        key = ".".join(str(k) for k in error["loc"])
-        if error["type"] == "extra_forbidden":
-            model = CardClass if error["loc"][0] == "classes" else Card
-            raise UserError(f"{where}: unknown key '{key}'; valid keys: {', '.join(model.model_fields)}") from None
-        message = str(error["msg"]).removeprefix("Value error, ")
-        raise UserError(f"{where}: {key + ': ' if key else ''}{message}") from None
-    except UserError as e:
-        raise UserError(f"{where}: {e}") from None

@@ -6,16 +6,18 @@ The label space and every encoding follow what `join_classes` returns.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, field_validator, model_validator
 
-from manyseg.config import close
 from manyseg.data.encodings.masks import parse_color
+from manyseg.errors import close
 
 __all__ = ["CardClass", "StrictRaw", "join_classes"]
 
 StrictRaw = StrictInt | StrictStr
+
+Channel = Annotated[StrictInt, Field(ge=0, le=255)]
 
 
 class CardClass(BaseModel):
@@ -29,7 +31,7 @@ class CardClass(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: tuple[StrictRaw, ...] = ()
-    color: tuple[int, int, int] | None = None
+    color: tuple[Channel, Channel, Channel] | None = None
     thing: bool | None = None
     description: str = ""
     synonyms: tuple[str, ...] = ()

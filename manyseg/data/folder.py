@@ -201,12 +201,22 @@ class Folder:
         return ids
 
     def _fill(self, text: str, index: int) -> str:
+        return pattern.fill(text, self._known(index))
+
+    def _known(self, index: int) -> dict[str, str]:
+        """Return what the names in braces stand for."""
         value = self.card.splits[self.split]
         split = self.split if is_list(value) else value
-        return pattern.fill(text, {"split": split, **pattern.values(pattern.fields(self.card.image), self.ids[index])})
+        return {"split": split, **pattern.values(pattern.fields(self.card.image), self.ids[index])}
 
     def _path(self, text: str, index: int) -> Path:
         return self.root / self._fill(text, index)
+
+    def own_paths(self, index: int) -> list[str]:
+        """Return where the files are that are of one image alone, as text: for much work on many images."""
+        card, known = self.card, self._known(index)
+        own = [card.image, card.mask, card.instances, card.annotations if card.reader.per_image else None]
+        return [f"{self.root}/{pattern.fill(text, known)}" for text in own if text is not None]
 
     def files(self, index: int) -> ImageFiles:
         """Return where the files of an image are."""

@@ -14,6 +14,7 @@ from manyseg.data.encodings import Found, Regions, found_size
 from manyseg.data.files import stream
 from manyseg.data.finding import Finding, of_error
 from manyseg.data.folder import Folder, OpenedImage
+from manyseg.data.raster import value_counts
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE
 
@@ -75,11 +76,14 @@ def inspect(folder: Folder, index: int, *, decode: bool) -> Inspection:
 def _count(found: Found, *, objects: bool) -> dict[int, int]:
     """Count what each class has; with `objects` only pixels of which it is known whose they are."""
     if isinstance(found, Regions):
-        pixels = np.bincount(found.plane.ravel(), minlength=len(found.classes))
-        used = (pixels > 0) & (found.classes != IGNORE)
-        if objects:
-            used &= found.known
-        counts = np.bincount(found.classes[used], pixels[used])
+        classes = np.where(found.known, found.classes, IGNORE) if objects else found.classes
+        if found.plane.dtype.itemsize <= 2:
+            values = value_counts(found.plane)
+            rows = np.flatnonzero(values)
+            rows = rows[classes[rows] != IGNORE]
+            counts = np.bincount(classes[rows], values[rows])
+        else:
+            counts = np.bincount(classes.take(found.plane).ravel() + 1)[1:]
     else:
         counts = np.bincount(found.classes)
     return {int(d): int(counts[d]) for d in np.flatnonzero(counts)}

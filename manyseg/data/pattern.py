@@ -10,19 +10,28 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from manyseg.data.parquet import rows
 from manyseg.errors import UserError
+from manyseg.textfile import read_text
 
-__all__ = ["fields", "fill", "find", "read_list", "regex", "values"]
+__all__ = ["check_below", "fields", "fill", "find", "read_list", "regex", "values"]
 
 FIELD = re.compile(r"\{(\w+)\}")
 
 
+@lru_cache
 def fields(pattern: str) -> tuple[str, ...]:
     """List the names in braces, in order of appearance, without `split`."""
     return tuple(dict.fromkeys(n for n in FIELD.findall(pattern) if n != "split"))
+
+
+def check_below(what: str, path: str) -> None:
+    """Raise UserError for a path or id that leads out of the dataset's root."""
+    if path.startswith(("/", "\\")) or ".." in re.split(r"[/\\]", path) or "\0" in path:
+        raise UserError(f"{what} = {path!r} leads out of the dataset's root; give a root that all its files are below")
 
 
 def values(names: tuple[str, ...], image_id: str) -> dict[str, str]:
@@ -83,10 +92,10 @@ def read_list(path: Path) -> list[str]:
     Raises UserError for a missing file, and for an id that is listed twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such split list; write it (one id a line), or correct the card") from None
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, ValueError) as e:
         raise UserError(f"{path}: the split list cannot be read ({e}); save it as UTF-8 text, one id a line") from None
     first: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
@@ -96,5 +105,6 @@ def read_list(path: Path) -> list[str]:
                 f"{path}: '{image_id}' is listed twice, in lines {first[image_id]} and {number}; remove one"
             )
         if image_id:
+            check_below(f"{path}, line {number}", image_id)
             first[image_id] = number
     return list(first)

@@ -95,15 +95,11 @@ def _cache_file(folder: Folder) -> Path:
 def _card(folder: Folder) -> str:
     """Return a digest of all that decides, beside an image's own files, what is found in it."""
     shared = None if folder.card.reader.per_image else folder.files(0).annotations
-    return _hash(version("manyseg"), folder.card.model_dump_json(), "" if shared is None else _state(shared))
+    return _hash(version("manyseg"), folder.card.model_dump_json(), "" if shared is None else _state(str(shared)))
 
 
 def _digest(folder: Folder, index: int) -> str:
-    files = folder.files(index)
-    paths = [files.image, files.mask, files.instances]
-    if folder.card.reader.per_image:
-        paths.append(files.annotations)
-    return _hash(*(_state(path) for path in paths if path is not None))
+    return _hash(*map(_state, folder.own_paths(index)))
 
 
 def _hash(*texts: str) -> str:
@@ -111,11 +107,11 @@ def _hash(*texts: str) -> str:
     return hashlib.blake2b("\0".join(texts).encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
-def _state(path: Path) -> str:
+def _state(path: str) -> str:
     """Return what changes when a file does: its path, size and time of change."""
     try:
-        cell = cell_of(path)
-        found = (path if cell is None else cell.file).stat()
-    except OSError:
+        cell = cell_of(Path(path))
+        found = os.stat(path if cell is None else cell.file)
+    except (OSError, ValueError):
         return f"{path} -"
     return f"{path} {found.st_size} {found.st_mtime_ns}"

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from manyseg.data.files import DataError, opened, stream
 
-__all__ = ["read_colors", "read_index"]
+__all__ = ["read_colors", "read_index", "value_counts"]
 
 
 def read_index(path: Path, *, wide: bool) -> np.ndarray:
     """Read a raster of indices: grey or palette, UInt8[H, W], or UInt16[H, W] where `wide` allows 16 bits.
 
-    A palette's colours mean nothing. Raises DataError for colours, and for 16 bits where 8 were promised.
+    A file of 32 bits gives Int32[H, W] where its values need them. A palette's colours mean nothing.
+    Raises DataError for colours, and for 16 bits where 8 were promised.
     """
     with opened(path) as image:
         image.load()
@@ -25,7 +27,9 @@ def read_index(path: Path, *, wide: bool) -> np.ndarray:
             return np.asarray(image).astype(np.uint8)
         if image.mode.startswith("I"):
             if wide:
-                return np.asarray(image).astype(np.uint16)
+                plane = np.asarray(image)
+                fits = plane.dtype.itemsize == 2 or (plane.min() >= 0 and plane.max() < 1 << 16)
+                return plane.astype(np.uint16 if fits else np.int32)
             fix = "give the 8-bit label file, or list 65535 under `ignore` if 16 bits are meant"
             raise DataError(path, "16-bit mask where 8-bit indices were promised", fix)
         fix = 'give the index PNG, or use encoding = "color"'
@@ -46,3 +50,10 @@ def read_colors(path: Path) -> np.ndarray:
             raise DataError(path, f"{image.mode} mask where colours were promised", "give the RGB PNG")
         rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB")).astype(np.int32)
     return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+
+
+def value_counts(plane: np.ndarray) -> np.ndarray:
+    """Count the pixels of each value of UInt8[H, W] or UInt16[H, W]: Int64[N], from value 0 on."""
+    if plane.dtype == np.uint8:  # A quarter of the time of bincount, which widens to 64 bits.
+        return np.array(Image.fromarray(plane).histogram())
+    return np.bincount(plane.ravel())

@@ -6,6 +6,7 @@ Only numpy is needed here, so that labels can be inspected without loading a dee
 from __future__ import annotations
 
 import colorsys
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,9 @@ IGNORE = -1
 
 SEPARATOR = "|"
 """Joins several classes of one dataset in one cell of a taxonomy table."""
+
+UNSPELLABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters, line separators, and halves of characters: text files do not give them back."""
 
 ClassKey = tuple[str, str]
 """(dataset, class): one class of one dataset, by their names."""
@@ -41,10 +45,25 @@ class LabelClass:
     synonyms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.name.strip():
-            raise UserError("a class has an empty name; give every class a name")
-        if any(c in self.name for c in "\t\n\r" + SEPARATOR):
-            raise UserError(f"class name {self.name!r} contains a tab, a line break or '{SEPARATOR}'; rename the class")
+        _check_name("class", self.name, SEPARATOR, 1000)
+        if self.color is not None and not all(0 <= v <= 255 for v in self.color):
+            raise UserError(f"the colour of class '{self.name}' is {list(self.color)}; give red, green, blue in 0..255")
+
+
+def _check_name(what: str, name: str, forbidden: str, longest: int) -> None:
+    """Raise UserError for a name that does not survive the files that it is written to."""
+    if not name.strip():
+        raise UserError(f"a {what} has an empty name; give every {what} a name")
+    fault = ""
+    if found := UNSPELLABLE.search(name) or re.search(f"[{re.escape(forbidden)}]", name):
+        fault = f"contains {found[0]!r}"
+    elif name != name.strip():
+        fault = "begins or ends with a space"
+    elif len(name.encode()) > 2 * longest or len(name) > longest:
+        fault = f"is too long ({len(name)} characters); {longest} are enough"
+    if fault:
+        shown = repr(name if len(name) <= 60 else f"{name[:57]}...")
+        raise UserError(f"{what} name {shown} {fault}; rename the {what}")
 
 
 @dataclass(frozen=True)
@@ -55,8 +74,7 @@ class LabelSpace:
     classes: tuple[LabelClass, ...]
 
     def __post_init__(self) -> None:
-        if not self.name.strip():
-            raise UserError("a label space has an empty name; give it one")
+        _check_name("dataset", self.name, "/\\", 100)  # Names of files begin with it.
         if not self.classes:
             raise UserError(f"label space '{self.name}' has no class; it needs at least one")
         seen: set[str] = set()

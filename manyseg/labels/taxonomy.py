@@ -7,7 +7,6 @@ node u.
 from __future__ import annotations
 
 import csv
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,10 +17,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from manyseg import atomic
-from manyseg.errors import UserError
+from manyseg.errors import UserError, close
 from manyseg.labels.joint import JointClasses
 from manyseg.labels.names import node_names, normalise
 from manyseg.labels.spaces import SEPARATOR, ClassKey, LabelClass, LabelSpace
+from manyseg.textfile import read_table, read_text, table_text
 
 __all__ = ["Relation", "Taxonomy"]
 
@@ -47,6 +47,8 @@ class Taxonomy:
         names = [s.name for s in self.spaces]
         if twice := [name for name, n in Counter(names).items() if n > 1]:
             raise UserError(f"two datasets are called '{twice[0]}'; give one of the cards another name")
+        if self.unified.name in names:
+            raise UserError(f"a dataset is called '{self.unified.name}', as all of them together are; rename its card")
         if set(names) != set(self.relations):
             raise UserError(f"taxonomy relates {sorted(self.relations)} but its datasets are {sorted(names)}")
         used = np.zeros(len(self.unified), bool)
@@ -167,15 +169,13 @@ class Taxonomy:
 
     def to_tsv(self) -> str:
         """Render the table: first column `unified`, then a column a dataset, several classes joined with `|`."""
-        out = io.StringIO()
-        writer = csv.writer(out, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
-        writer.writerow(["unified", *(s.name for s in self.spaces)])
-        for u, node in enumerate(self.unified.names):
-            cells = (
-                SEPARATOR.join(s.names[d] for d in np.flatnonzero(self.relations[s.name][:, u])) for s in self.spaces
-            )
-            writer.writerow([node, *cells])
-        return out.getvalue()
+        rows = [["unified", *(s.name for s in self.spaces)]]
+        for node, members in zip(self.unified.names, self._members, strict=True):
+            cells: dict[str, list[str]] = {s.name: [] for s in self.spaces}
+            for dataset, name in members:
+                cells[dataset].append(name)
+            rows.append([node, *map(SEPARATOR.join, cells.values())])
+        return table_text(rows)
 
     @classmethod
     def read(cls, path: str | Path, spaces: Sequence[LabelSpace]) -> Taxonomy:
@@ -187,12 +187,13 @@ class Taxonomy:
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8-sig")
+            rows = list(read_table(read_text(path)))
         except FileNotFoundError:
-            raise UserError(f"{path}: there is no such taxonomy file") from None
+            raise UserError(f"{path}: there is no such taxonomy file; correct its name") from None
         except UnicodeDecodeError as e:
             raise UserError(f"{path}: not UTF-8 text (byte {e.start}); save the table as UTF-8 TSV") from None
-        rows = [r for r in csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE) if any(r)]
+        except (OSError, ValueError, csv.Error) as e:
+            raise UserError(f"{path}: cannot be read as a table ({e}); save it as UTF-8 TSV") from None
         return cls.from_groups(spaces, *_parse(path, rows, spaces))
 
 
@@ -212,42 +213,45 @@ def _node_classes(
 
 
 def _parse(
-    path: Path, rows: Sequence[Sequence[str]], spaces: Sequence[LabelSpace]
+    path: Path, rows: Sequence[tuple[int, list[str]]], spaces: Sequence[LabelSpace]
 ) -> tuple[list[list[ClassKey]], list[str]]:
-    if not rows or rows[0][0].strip() not in ("unified", "universal"):
+    header = rows[0][1] if rows else [""]
+    if header[0] not in ("unified", "universal"):
         raise UserError(f"{path}: the first row must start with 'unified', then name one dataset a column")
-    header = [h.strip() for h in rows[0]]
     columns = {s.name: _column(header, s.name) for s in spaces}
     for name, column in columns.items():
         if column is None:
             raise UserError(f"{path}: no column for dataset '{name}'; the columns are: {', '.join(header[1:])}")
     groups: list[list[ClassKey]] = []
-    names: list[str] = []
-    for number, row in enumerate(rows[1:], 2):
-        node = row[0].strip()
+    names: dict[str, int] = {}
+    for number, row in rows[1:]:
+        node = row[0]
         if header[0] == "universal" and node == "unlabeled":
             continue
         if not node:
             raise UserError(f"{path}, row {number}: the node has no name; fill the first column")
         if node in names:
-            raise UserError(f"{path}, row {number}: node '{node}' is named twice; join the rows or rename one")
+            raise UserError(
+                f"{path}, row {number}: node '{node}' is named in row {names[node]} too; join the rows or rename one"
+            )
         group = []
         for space in spaces:
             column = columns[space.name]
             assert column is not None
-            for label in _cell(row[column] if column < len(row) else ""):
+            for label in _cell(row[column] if column < len(row) else "", braces=header[0] == "universal"):
                 if label not in space.positions:
                     raise UserError(
                         f"{path}, row {number}, column '{header[column]}': '{label}' is not a class of "
-                        f"'{space.name}'; its classes are: {', '.join(space.names[:8])}{' ...' * (len(space) > 8)}"
+                        f"'{space.name}'{close(label, space.names)}; its classes are: "
+                        f"{', '.join(space.names[:8])}{' ...' * (len(space) > 8)}"
                     )
                 group.append((space.name, label))
         if group:
             groups.append(group)
-            names.append(node)
+            names[node] = number
     if not groups:
         raise UserError(f"{path}: no row names a class of {', '.join(s.name for s in spaces)}")
-    return groups, names
+    return groups, list(names)
 
 
 def _column(header: Sequence[str], name: str) -> int | None:
@@ -258,8 +262,8 @@ def _column(header: Sequence[str], name: str) -> int | None:
     return versions[0] if len(versions) == 1 else None
 
 
-def _cell(text: str) -> list[str]:
-    text = text.strip()
-    if text.startswith("{") and text.endswith("}"):
+def _cell(text: str, *, braces: bool) -> list[str]:
+    """List the classes that a cell names; in MSeg's dialect they are in `braces`."""
+    if braces and text.startswith("{") and text.endswith("}"):
         return [p.strip() for p in text[1:-1].split(",") if p.strip()]
     return [p.strip() for p in text.split(SEPARATOR) if p.strip()]

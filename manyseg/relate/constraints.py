@@ -6,11 +6,11 @@ cannot_link = ["street:wall = park:wall"]
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from manyseg.config import read_toml
 from manyseg.errors import UserError
 from manyseg.labels import ClassKey, JointClasses, LabelSpace
 
@@ -34,12 +34,7 @@ class Constraints:
     @classmethod
     def read(cls, path: str | Path, spaces: Sequence[LabelSpace]) -> Constraints:
         """Read the TOML file about classes of `spaces`; raises UserError naming the file and the faulty entry."""
-        try:
-            table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-        except (FileNotFoundError, IsADirectoryError):
-            raise UserError(f"{path}: there is no such file of constraints") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-            raise UserError(f'{path}: not a TOML file ({e}); write lines like must_link = ["a:car = b:auto"]') from None
+        table = read_toml(Path(path))
         if old := sorted(RENAMED.keys() & table.keys()):
             raise UserError(f"{path}: the key '{old[0]}' is now called '{RENAMED[old[0]]}'; rename it")
         if unknown := sorted(table.keys() - set(KEYS)):

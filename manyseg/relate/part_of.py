@@ -10,7 +10,6 @@ Axes: D classes of one dataset, U unified nodes.
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from jaxtyping import Bool, Float
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.relate.proposal import ClassPair
+from manyseg.textfile import read_table, read_text, table_text
 
 __all__ = ["PartOf", "add_mined", "mine_calibrated", "mine_published", "part_of_tsv", "read_part_of"]
 
@@ -181,12 +181,9 @@ def add_mined(pairs: Sequence[ClassPair], mined: Sequence[PartOf], taxonomy: Tax
 
 def part_of_tsv(relations: Sequence[PartOf]) -> str:
     """Render the table that `read_part_of` reads: a row for each relation, its score, the threshold exceeded."""
-    out = io.StringIO()
-    writer = csv.writer(out, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE, quotechar=None)
-    writer.writerow([*COLUMNS, "score", "threshold"])
-    for r in relations:
-        writer.writerow([*r[:3], *("" if np.isnan(v) else f"{v:.4f}" for v in (r.score, r.threshold))])
-    return out.getvalue()
+    rows: list[list[str]] = [[*COLUMNS, "score", "threshold"]]
+    rows += [[*r[:3], *("" if np.isnan(v) else f"{v:.4f}" for v in (r.score, r.threshold))] for r in relations]
+    return table_text(rows)
 
 
 def read_part_of(path: Path, taxonomy: Taxonomy) -> tuple[PartOf, ...]:
@@ -195,15 +192,16 @@ def read_part_of(path: Path, taxonomy: Taxonomy) -> tuple[PartOf, ...]:
     Raises UserError naming file and row for a class or node that is unknown.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"{path}: there is no such table of relations") from None
+        rows = list(read_table(read_text(path)))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such table of relations; correct its name") from None
     except UnicodeDecodeError as e:
         raise UserError(f"{path}: not UTF-8 text (byte {e.start}); save the table as UTF-8 TSV") from None
-    rows = list(csv.reader(io.StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE))
-    if not rows or tuple(c.strip() for c in rows[0][:3]) != COLUMNS:
+    except (OSError, ValueError, csv.Error) as e:
+        raise UserError(f"{path}: cannot be read as a table ({e}); save it as UTF-8 TSV") from None
+    if not rows or tuple(rows[0][1][:3]) != COLUMNS:
         raise UserError(f"{path}: the first row must start with {', '.join(COLUMNS)}, separated by tabs")
-    found = [_parse(path, number, row, taxonomy) for number, row in enumerate(rows[1:], 2) if any(row)]
+    found = [_parse(path, number, row, taxonomy) for number, row in rows[1:]]
     return tuple(r for r in found if r is not None)
 
 
@@ -216,7 +214,7 @@ def _parse(path: Path, number: int, row: Sequence[str], taxonomy: Taxonomy) -> P
             known = f"{', '.join(space.names[:8])}{' ...' * (len(space) > 8)}"
             raise UserError(f"{path}, row {number}: '{name}' is no class of '{space.name}'; there are: {known}")
     try:
-        return PartOf(dataset, label, node, *(float(v) if v else np.nan for v in (score, threshold)))
+        return PartOf(dataset, label, node, *(float(v.replace(",", ".")) if v else np.nan for v in (score, threshold)))
     except ValueError:
         raise UserError(
             f"{path}, row {number}: score and threshold are numbers, or empty; they are '{score}', '{threshold}'"

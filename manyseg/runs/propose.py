@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -11,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from manyseg.atomic import check_target
+from manyseg.config import read_toml
 from manyseg.data import Folder, builtin_cards, read_card
 from manyseg.errors import UserError
 from manyseg.evaluation.evaluate import collect
@@ -137,8 +137,8 @@ def _propose(
 
 def _is_recipe(path: Path) -> bool:
     try:
-        return "data" in tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return "data" in read_toml(path)
+    except UserError:
         return False  # Then it is read as a card, which says what is wrong with it.
 
 

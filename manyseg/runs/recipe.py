@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
-from manyseg.config import check, close, keywords, merge_tables, override, read_toml, replace_values
+from manyseg.config import check, keywords, merge_tables, override, read_toml, replace_values
 from manyseg.data.card import builtin_cards
 from manyseg.data.options import DataOptions
-from manyseg.errors import UserError
+from manyseg.errors import UserError, close
 from manyseg.inference.options import TestOptions
 from manyseg.labels import LabelSpace
 from manyseg.methods import METHODS, Method, StagePlan, import_method

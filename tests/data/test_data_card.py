@@ -2,7 +2,7 @@
 
 import pytest
 
-from manyseg.data import builtin_cards, read_card
+from manyseg.data import Folder, builtin_cards, read_card
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass
 
@@ -70,29 +70,37 @@ def test_a_tag_without_a_value_is_its_name(read):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("ignore = [255]", "ignores = [255]", r"unknown key 'ignores'; valid keys: name, image, mask"),
-        ("road = 0", "road = { value = 0, colour = 1 }", "unknown key 'classes.road.colour'; valid keys: value, color"),
+        (
+            "ignore = [255]",
+            "ignores = [255]",
+            r"ignores: unknown key, did you mean 'ignore'\?; valid keys: a",
+        ),
+        (
+            "road = 0",
+            "road = { value = 0, colour = 1 }",
+            r"road.colour: unknown key, did you mean 'color'\?; valid keys: c",
+        ),
         ("road = 0", "road = 3", "value 3 belongs to both 'road' and 'parked car'"),
         ("road = 0", "road = 255", "value 255 belongs to both 'road' and 'ignore'"),
         ("road = 0", "road = []", "class 'road' has no value"),
         ("road = 0", "road = -1", "'road': value -1 is not a whole number from 0 to 65535"),
         ("road = 0", 'road = "#000000"', "'road': value '#000000' is not a whole number"),
-        ("road = 0", "road = 0.5", "classes.road.value"),
+        ("road = 0", "road = 0.5", r"classes.road: Input should be a valid integer \(it is 0.5\)"),
         (
             "road = 0",
             'road = { value = 0, color = "red" }',
             'road.color: "red" is not a colour; write "#rrggbb"',
         ),
-        ("road = 0", '"ro|ad" = 0', r"contains a tab, a line break or '\|'"),
+        ("road = 0", '"ro|ad" = 0', r"class name 'ro\|ad' contains '\|'"),
         ('mask = "masks/{id}.png"', "", "encoding 'index' needs the key `mask`"),
         ("ignore = [255]", 'annotations = "a.json"', "encoding 'index' does not read the key `annotations`"),
-        ('"index"', '"rle"', "encoding: Input should be 'index'"),
+        ('"index"', '"rle"', "encoding: is no encoding"),
         ("images/{id}.jpg", "images/one.jpg", "needs '{id}'"),
         ("masks/{id}.png", "masks/{name}.png", r"`mask` has the names \['name'\] but `image` has \['id'\]"),
         ('train = "train.txt", val = "val.txt"', "", "`splits` is empty"),
         ('train = "train.txt", val = "val.txt"', 'train = "a", val = "b"', "`image` has no '{split}'"),
         ('"index"', '"instance_ids"', "no class has `thing = true`"),
-        ("road = 0", "road = 0\nroad = 1", "not valid TOML"),
+        ("road = 0", "road = 0\nroad = 1", "not TOML"),
     ],
 )
 def test_a_fault_in_a_card_is_named_in_one_line(read, old, new, message):
@@ -110,3 +118,38 @@ def test_a_card_that_does_not_exist_lists_those_that_come_with_the_package():
 def test_a_card_is_found_by_its_name():
     assert "ade20k" in builtin_cards()
     assert len(read_card("ade20k").space) == 150
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_card_is_read_as_an_editor_saves_it(tmp_path, encoding):
+    text = SMALLEST.replace("road", '"道路"').replace("\n", "\r\n")
+    (tmp_path / "card.toml").write_bytes(text.encode(encoding))
+    assert "道路" in read_card(tmp_path / "card.toml").space.names
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("masks/{id}", "../masks/{id}", r"mask = '../masks/{id}.png' leads out of the dataset's root"),
+        ("masks/{id}", "/masks/{id}", "leads out of the dataset's root"),
+        ('"train.txt"', '"../train.txt"', "splits.train = '../train.txt' leads out of"),
+        ("mask =", "msk =", r"msk: unknown key, did you mean 'mask'\?"),
+        ("splits", "split", r"split: unknown key, did you mean 'splits'\?"),
+        ("index", "indx", r"encoding: is no encoding, did you mean 'index'\?"),
+        ("road = 0", "road = { value = 0, color = [0, 0, 256] }", r"classes.road.color\[2\]: .*255"),
+        ("road = 0", "road = { value = 0, color = [0, 0, -1] }", r"classes.road.color\[2\]: .*0"),
+        ('"street"', f'"{"x" * 400}"', "is too long"),
+        ('"street"', '"a\\u0000"', "contains"),
+    ],
+)
+def test_what_a_card_may_not_say_is_named(tmp_path, old, new, message):
+    (tmp_path / "card.toml").write_text(SMALLEST.replace(old, new, 1))
+    with pytest.raises(UserError, match=message):
+        read_card(tmp_path / "card.toml")
+
+
+def test_an_id_that_leads_out_of_the_root_is_refused(tmp_path):
+    (tmp_path / "card.toml").write_text(SMALLEST)
+    (tmp_path / "train.txt").write_text("a\n../../secret\n")
+    with pytest.raises(UserError, match=r"train.txt, line 2 = '../../secret' leads out of the dataset's root"):
+        Folder(read_card(tmp_path / "card.toml"), tmp_path)

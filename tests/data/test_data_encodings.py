@@ -474,3 +474,23 @@ def test_segments_agree_with_the_dense_labels_wherever_they_are_known(data, regi
     for c in range(classes):
         present = {p for p in set(plane.ravel().tolist()) if cls[p] == c and known[p]}
         assert int((of == c).sum()) == (len(present) if things[c] else bool(present))
+
+
+@pytest.mark.parametrize(("value", "classes"), [(65536 + 300, "b = 300"), (300 - 65536, "b = 300"), (-1, "b = 65535")])
+def test_a_value_of_32_bits_is_not_taken_for_another(dataset, tmp_path, value, classes):
+    plane = np.zeros((4, 4), np.int32)
+    plane[:, 2:] = value
+    folder = dataset(f'mask = "{{id}}.tif"\nencoding = "index"\n[classes]\na = 0\n{classes}\n', size=(4, 4))
+    Image.fromarray(plane).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=f"not in the card: value {value} on 8 pixels"):
+        folder.read(0)
+
+
+def test_ids_of_objects_of_32_bits_are_told_apart(dataset, tmp_path):
+    ids = np.array([[1, 65537], [0, 1]], np.int32)
+    card = (
+        'mask = "m/{id}.png"\ninstances = "{id}i.tif"\nencoding = "index"\n[classes]\na = { value = 1, thing = true }\n'
+    )
+    folder = dataset(card, size=(2, 2), m=np.ones((2, 2), np.uint8))
+    Image.fromarray(ids).save(tmp_path / "ai.tif")
+    assert segments(folder.read(0).annotation) == {0: [1, 2]}

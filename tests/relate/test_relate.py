@@ -479,7 +479,7 @@ def test_cannot_link_also_keeps_a_part_out_of_a_coarse_class():
         ('must_link = ["a:Road"]', "write it as"),
         ("must_link = [3]", "write it as"),
         ("should = []", "unknown key 'should'"),
-        ("must_link = [", "not a TOML file"),
+        ("must_link = [", "not TOML"),
         ("must = []", "the key 'must' is now called 'must_link'"),
         ("must_not = []", "the key 'must_not' is now called 'cannot_link'"),
         ('cannot_link = ["a:Road = b:tree"]', "there is no 'b:tree' among the datasets' classes"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from manyseg.data.encodings.base import UNKNOWN_VALUE, Encoding, ImageFiles, Regions
 from manyseg.data.files import DataError, Size, image_size, opened, size_text
-from manyseg.data.raster import read_colors, read_index
+from manyseg.data.raster import read_colors, read_index, value_counts
 from manyseg.labels import IGNORE
 
 __all__ = ["Color", "Index", "InstanceIds", "count_values", "parse_color"]
@@ -58,16 +58,16 @@ class _Mask(Encoding):
             table[entries[value]] = position
         return table
 
-    def codes(self, mask: Path, plane: np.ndarray) -> np.ndarray:
-        """Return the class of every pixel; raises DataError if there are values that the card does not know."""
-        beyond = plane.size and (plane.min() < 0 or plane.max() >= len(self.table))
-        # `take` is twice as fast as table[plane].
-        codes: np.ndarray = self.table.take(plane, mode="clip") if beyond else self.table.take(plane)
-        if beyond:
-            codes[(plane < 0) | (plane >= len(self.table))] = UNKNOWN
-        if codes.size and codes.min() == UNKNOWN:
-            raise DataError(mask, "not in the card", UNKNOWN_VALUE, count_values(plane[codes == UNKNOWN], self.spelled))
-        return codes
+    def check(self, mask: Path, plane: np.ndarray) -> None:
+        """Raise DataError if there are values that the card does not know."""
+        if plane.dtype.itemsize <= 2:
+            values = np.flatnonzero(value_counts(plane))
+            known = values[values < len(self.table)]
+            if len(known) == len(values) and (self.table[known] != UNKNOWN).all():
+                return
+        unknown = (plane < 0) | (plane >= len(self.table)) | (self.table.take(plane, mode="clip") == UNKNOWN)
+        if unknown.any():
+            raise DataError(mask, "not in the card", UNKNOWN_VALUE, count_values(plane[unknown], self.spelled))
 
     def spelled(self, value: int) -> Any:
         """Spell a value as cards do."""
@@ -93,9 +93,9 @@ class Index(_Mask):
         assert files.mask is not None
         wide = max(v for v in self.raw.positions if isinstance(v, int)) > 255
         plane = read_index(files.mask, wide=wide)
-        codes = self.codes(files.mask, plane)
+        self.check(files.mask, plane)
         if files.instances is not None:
-            return self._with_instances(files.mask, codes, files.instances)
+            return self._with_instances(files.mask, self.table.take(plane), files.instances)
         return Regions(plane, self.table, np.ones(len(self.table), bool))
 
     def _with_instances(self, mask: Path, labels: np.ndarray, path: Path) -> Regions:
@@ -108,14 +108,12 @@ class Index(_Mask):
         if raw.shape != labels.shape:
             what = f"instances of {size_text(raw.shape)} for a mask of {size_text(labels.shape)} ({mask.name})"
             raise DataError(path, what, "give both the size of the image")
-        values = np.flatnonzero(np.bincount(raw.ravel()))
-        compact = np.zeros(values[-1] + 1, np.int64)
-        compact[values] = np.arange(len(values))
+        values, compact = np.unique(raw, return_inverse=True)
         width = len(self.raw.identified) + 1
         classes = np.tile(np.arange(IGNORE, width - 1), len(values))
         single = np.repeat(~np.isin(values, NO_INSTANCE), width)
         known = single | ~self.raw.identified[classes] | (classes == IGNORE)
-        return Regions(compact[raw] * width + (labels + 1), classes, known)
+        return Regions(compact.reshape(raw.shape) * width + (labels + 1), classes, known)
 
 
 class InstanceIds(_Mask):
@@ -134,7 +132,7 @@ class InstanceIds(_Mask):
         """Read the mask."""
         assert files.mask is not None
         plane = read_index(files.mask, wide=True)
-        self.codes(files.mask, plane)
+        self.check(files.mask, plane)
         known = np.ones(len(self.table), bool)
         # A thing without a number is a group; stuff has no number.
         known[:1000] = ~self.raw.identified[self.table[:1000]] | (self.table[:1000] < 0)
@@ -161,5 +159,5 @@ class Color(_Mask):
         """Read the mask."""
         assert files.mask is not None
         plane = read_colors(files.mask)
-        self.codes(files.mask, plane)
+        self.check(files.mask, plane)
         return Regions(plane, self.table, np.ones(len(self.table), bool))

@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import msgspec
 
 from manyseg.data.files import DataError
+from manyseg.textfile import decode
 
 __all__ = ["Coordinate", "Fault", "Identifier", "Name", "Side", "checked", "load_json", "read_bytes", "shown"]
 
@@ -112,7 +113,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         data = path.read_bytes()
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return data.decode("utf-16").encode()
+            return decode(data).encode()
     except FileNotFoundError:
         raise DataError(path, "there is no such annotation file", "check the card and the root") from None
     except (OSError, UnicodeDecodeError) as e:

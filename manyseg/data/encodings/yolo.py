@@ -10,6 +10,7 @@ import numpy as np
 from manyseg.data.encodings.base import Encoding, ImageFiles, ObjectBoxes
 from manyseg.data.encodings.drawn import DrawnEncoding, Shape, polygon
 from manyseg.data.files import DataError, Size
+from manyseg.textfile import read_text
 
 __all__ = ["YoloBoxes", "YoloSegments"]
 
@@ -29,12 +30,12 @@ def read_lines(path: Path) -> list[_Line]:
     Raises DataError naming the line and the value at fault.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path)
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as e:
         raise DataError(path, f"cannot be read ({e})", "save it as text") from None
-    return [_line(path, n, line.split()) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    return [_line(path, n, line.split()) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
 
 
 def _line(path: Path, number: int, words: list[str]) -> _Line:
