@@ -52,7 +52,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     """Parse TOML; raises UserError that begins with `where` if it is none."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
+    except ValueError as e:  # Also a number of thousands of digits.
         fix = "correct it there (names of other signs than A-Z a-z 0-9 _ - are written in quotes)"
         raise UserError(f"{where}: not TOML: {e}; {fix}") from None
     except RecursionError:
@@ -67,15 +67,22 @@ def override(tree: dict[str, Any], assignment: str) -> None:
         raise UserError(f"--set {assignment}: not of the form table.key=value, such as train.lr=1e-3")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     node: Any = tree
     try:
         for key in keys[:-1]:
-            node = node[int(key)] if isinstance(node, list) else node.setdefault(key, {})
-        node[int(keys[-1]) if isinstance(node, list) else keys[-1]] = value
+            node = node[_position(key)] if isinstance(node, list) else node.setdefault(key, {})
+        node[_position(keys[-1]) if isinstance(node, list) else keys[-1]] = value
     except (ValueError, IndexError, TypeError, AttributeError):
         raise UserError(f"--set {assignment}: the recipe has no place '{path.strip()}'") from None
+
+
+def _position(key: str) -> int:
+    """Read a place in a list, from 0 on; raises ValueError for anything else."""
+    if not key.isdecimal():
+        raise ValueError(key)
+    return int(key)
 
 
 def keywords(function: Callable[..., Any], name: str, *, partial: bool = False) -> type[BaseModel]:

@@ -1,8 +1,11 @@
 """Tables of options: how they are merged and gone through."""
 
+import pytest
 from pydantic import BaseModel
 
-from manyseg.config import keywords, merge_tables, replace_values
+from manyseg.config import keywords, merge_tables, read_toml, replace_values
+from manyseg.errors import UserError
+from manyseg.runs.recipe import read_recipe
 
 
 class Inner(BaseModel):
@@ -33,3 +36,36 @@ def test_values_are_replaced_wherever_they_are_and_what_was_given_is_still_known
 
 def test_a_partial_schema_asks_for_no_option():
     assert keywords(options, "Options", partial=True).model_validate({}).count is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("train.accumulate=100000", "train.accumulate: .*1024"),
+        ("data.workers=500", "data.workers: .*256"),
+        ("data.scale=[1e9, 1e9]", r"data.scale\[0\]: .*100"),
+        ("data.scale=[nan, 1.0]", r"data.scale\[0\]: .*"),
+        ("data.crop=[1000000, 32]", r"data.crop\[0\]: .*16384"),
+        ("test.scales=[1e9]", r"test.scales\[0\]: .*16"),
+        ("train.lr=inf", "train.lr: .*finite"),
+        ("seed=99999999999999999999999", "seed: "),
+        ("data.sets.-1.per_step=3", "--set data.sets.-1.per_step=3: the recipe has no place"),
+        ("data.sets.7.per_step=3", "the recipe has no place"),
+        ("dta.crop=[32, 32]", r"dta: unknown key, did you mean 'data'\\?"),
+        ("train.stps=3", r"train.stps: unknown key, did you mean 'steps'\\?"),
+    ],
+)
+def test_what_no_machine_can_do_is_refused_with_its_limit(tmp_path, change, message):
+    (tmp_path / "recipe.toml").write_text(
+        "[data]\nsets = [{ card = 'c.toml', root = '.', per_step = 1 }]\n[method]\nname = 'multihead'\n[train]\n"
+        + ("" if "stps" in change else "steps = 1\n")
+    )
+    with pytest.raises(UserError, match=message):
+        read_recipe(tmp_path / "recipe.toml", [change])
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 5000 + "]" * 5000, "a = " + "9" * 5000])
+def test_what_toml_cannot_hold_is_one_line(tmp_path, text):
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(UserError, match=r"x.toml: "):
+        read_toml(tmp_path / "x.toml")

@@ -12,8 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from manyseg.data import pattern
-from manyseg.data.card import Card, builtin_cards, is_list, read_card
+from manyseg.data.card import Card, builtin_cards, read_card
+from manyseg.data.completeness import strays, unread, unused
 from manyseg.data.files import stream, write_image
 from manyseg.data.finding import Finding, merged, of_error
 from manyseg.data.folder import Folder
@@ -56,7 +56,9 @@ def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], di
             results = inspect_all(folder, range(len(folder)), decode=True, done=done)
         findings += [finding for r in results for finding in r.findings]
         histograms[split] = Histogram.of(card.space, results)
-        findings += _strays(folder)
+        findings += strays(folder)
+    findings += unread(folders)
+    findings += unused(folders)
     findings += _shared_files(folders)
     findings += absences(card.space, histograms)
     if "train" in histograms and card.kind in ("dense", "segments"):
@@ -64,24 +66,9 @@ def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], di
     return merged(findings), histograms
 
 
-def _strays(folder: Folder) -> Iterator[Finding]:
-    """Find masks without an image, where the images are all those in a folder."""
-    split = folder.card.splits[folder.split]
-    if folder.card.mask is None or is_list(split):
-        return
-    names = pattern.fields(folder.card.image)
-    known = set(folder.ids)
-    for image_id in pattern.find(folder.root, folder.card.mask, {"split": split}, names):
-        if image_id not in known:
-            path = pattern.fill(folder.card.mask, {"split": split, **pattern.values(names, image_id)})
-            yield Finding(
-                "warning", "mask without an image", str(folder.root / path), "add the image or remove the mask"
-            )
-
-
 def _shared_files(folders: Sequence[Folder]) -> Iterator[Finding]:
     """Find images that occur twice: in two splits an error, as evaluation would see what was trained on."""
-    places = [(f.split, f.image_path(i)) for f in folders for i in range(len(f))]
+    places = [(f.split, Path(f.own_paths(i)[0])) for f in folders for i in range(len(f))]
     places = [(split, path) for split, path in places if path.is_file() or cell_of(path)]
     by_size = defaultdict(list)
     for place in places:
@@ -135,7 +122,8 @@ def print_check(card: str | Path, root: str | Path, *, histogram: bool = False, 
             write_image(sheet, contact_sheet(folder))
             print(f"contact sheet of split '{folder.split}': {sheet}")
     errors = sum(f.severity == "error" for f in findings)
+    warnings = sum(f.severity == "warning" for f in findings)
     images = sum(len(Folder(parsed, root, split)) for split in histograms)
     if errors:
         raise UserError(f"{root}: {errors} kinds of error in {images} images; correct them before training")
-    print(f"{root}: {images} images in {len(histograms)} splits, {len(findings)} warnings, no errors")
+    print(f"{root}: {images} images in {len(histograms)} splits, {warnings} warnings, no errors")

@@ -27,7 +27,14 @@ BROKEN = (
     IndexError,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
+    # A damaged header leads Pillow into any of these.
+    TypeError,
+    KeyError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
 )
 
 Size = tuple[int, int]
@@ -84,14 +91,27 @@ def opened(path: Path) -> Iterator[Image.Image]:
             yield image
     except FileNotFoundError:
         raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
+    except IsADirectoryError:
+        raise DataError(path, "a folder, where an image was promised", "correct the card's pattern") from None
+    except PermissionError:
+        raise DataError(path, "the file may not be read", "allow it, or remove its id from the split") from None
+    except UserError:
+        raise
+    except Image.DecompressionBombError:
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
+        what = f"its header asks for more than {limit} million pixels"
+        raise DataError(path, what, "make it smaller, or cut it and its annotation into tiles") from None
     except BROKEN as e:
-        raise DataError(path, f"unreadable or truncated image ({_reason(e)})", "fetch the file again") from None
+        fix = "fetch or export the file again, or remove its id from the split"
+        raise DataError(path, f"unreadable or truncated image ({_reason(e)})", fix) from None
 
 
 def _reason(error: BaseException) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "no known image format"
-    return " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError | SyntaxError | EOFError) or type(error) is ValueError:
+        return " ".join(str(error).split()) or "it ends too early"
+    return "its content does not fit its format"
 
 
 def image_size(image: Image.Image) -> Size:

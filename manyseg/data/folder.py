@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 
-from manyseg.data import pattern
+from manyseg.data import locate, pattern
 from manyseg.data.annotation import Annotation, Boxes, Dense, Segments, Tags, convert
 from manyseg.data.bands import Levels, band_size, opened_bands
 from manyseg.data.batch import Sample
@@ -187,12 +187,13 @@ class Folder:
             file = self.card.list_path(self.root, self.split)
             ids = []
             for line in pattern.read_list(file):
+                pattern.check_below(f"{file}: an id", line)
                 # A list may name folders: fewer parts than the pattern has names, and all images there are meant.
                 known = {"split": self.split, **pattern.values(names, line)}
-                ids += [line] if len(known) > len(names) else pattern.find(self.root, image, known, names)
+                ids += [line] if len(known) > len(names) else locate.find(self.root, image, known, names)
             reason = f"{file} lists no id"
         else:
-            ids = pattern.find(self.root, image, {"split": value}, names)
+            ids = locate.find(self.root, image, {"split": value}, names)
             reason = f"no file matches {self.root / pattern.fill(image, {'split': value})}"
         if not ids:
             raise UserError(
@@ -209,14 +210,24 @@ class Folder:
         split = self.split if is_list(value) else value
         return {"split": split, **pattern.values(pattern.fields(self.card.image), self.ids[index])}
 
+    def _resolved(self, text: str, index: int) -> str:
+        return locate.resolve(self.root, self._fill(text, index))
+
     def _path(self, text: str, index: int) -> Path:
-        return self.root / self._fill(text, index)
+        return self.root / self._resolved(text, index)
 
     def own_paths(self, index: int) -> list[str]:
         """Return where the files are that are of one image alone, as text: for much work on many images."""
         card, known = self.card, self._known(index)
         own = [card.image, card.mask, card.instances, card.annotations if card.reader.per_image else None]
-        return [f"{self.root}/{pattern.fill(text, known)}" for text in own if text is not None]
+        out = []
+        for text in own:
+            if text is not None:
+                filled = pattern.fill(text, known)
+                with suppress(UserError):  # Two files: reading the image says so.
+                    filled = locate.resolve(self.root, filled)
+                out.append(f"{self.root}/{filled}")
+        return out
 
     def files(self, index: int) -> ImageFiles:
         """Return where the files of an image are."""
@@ -224,7 +235,7 @@ class Folder:
         separate = self.annotation not in ("dense", "tags")  # Whether objects are to be told apart.
         return ImageFiles(
             self.ids[index],
-            self._fill(card.mask or card.image, index),
+            self._resolved(card.mask or card.image, index),
             self.image_path(index),
             self.mask_path(index),
             self.instances_path(index) if separate else None,
@@ -237,9 +248,15 @@ class Folder:
         if self._prepared or self.card.annotations is None or self.card.reader.per_image:
             return
         name = self.card.mask or self.card.image
-        images = [self._fill(name, i) for i in range(len(self))] if self.card.reader.by_name else self.ids
+        images = [self._called(name, i) for i in range(len(self))] if self.card.reader.by_name else self.ids
         self._encoding.prepare(self._path(self.card.annotations, 0), images)
         self._prepared = True
+
+    def _called(self, name: str, index: int) -> str:
+        try:
+            return self._resolved(name, index)
+        except UserError:
+            return self._fill(name, index)  # Two files: reading the image says so.
 
     def findings(self) -> Iterator[Finding]:
         """Say what is worth a look in the annotation file that all images share."""

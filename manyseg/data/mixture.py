@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from manyseg.data.batch import Batch, Sample, collate
 from manyseg.data.folder import Folder
@@ -73,6 +73,9 @@ class Mixture(Dataset[tuple[Batch, ...]]):
         self._bad = [torch.zeros(len(f), dtype=torch.bool) for f in self.folders]
         for flags in self._bad:
             flags.share_memory_()  # type: ignore[no-untyped-call]
+        # The dataset and image that each worker reads, shared likewise: known even when it dies.
+        self._in_hand = torch.full((max(1, options.workers), 2), -1)
+        self._in_hand.share_memory_()  # type: ignore[no-untyped-call]
         self._orders: dict[int, tuple[int, Tensor]] = {}
 
     @classmethod
@@ -120,10 +123,28 @@ class Mixture(Dataset[tuple[Batch, ...]]):
             pin_memory=pin_memory,
             worker_init_fn=_ignore_signals,
         )
-        for item in steps:
+        items = iter(steps)
+        while True:
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            except RuntimeError as e:
+                if "DataLoader worker" not in str(e):
+                    raise
+                raise UserError(self._in_hand_text(" ".join(str(e).split()))) from e
             if isinstance(item, str):
                 raise UserError(item)
             yield item
+
+    def _in_hand_text(self, reason: str) -> str:
+        """Say which images the workers had in hand when one of them died."""
+        pairs = dict.fromkeys((d, index) for d, index in self._in_hand.tolist() if d >= 0)
+        images = [str(self.folders[d].image_path(index)) for d, index in pairs]
+        return (
+            f"a process that reads images died ({reason}); the files that the processes had in hand: "
+            f"{', '.join(images)}; check them with `manyseg data`, or use fewer data.workers if memory ran out"
+        )
 
     def describe(self, steps: int) -> list[MixRow]:
         """List what each dataset contributes to the first `steps` steps."""
@@ -158,6 +179,8 @@ class Mixture(Dataset[tuple[Batch, ...]]):
         tries = min(len(folder), PATIENCE)
         for attempt in range(tries):
             index = int(order[(place + attempt) % len(folder)])
+            if (worker := get_worker_info()) is not None and worker.id < len(self._in_hand):
+                self._in_hand[worker.id] = torch.tensor([d, index])
             # A stand-in is varied in its own way: it may meet itself in the batch.
             key = (self.seed, name, epoch, index, attempt)
             try:

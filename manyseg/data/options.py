@@ -5,9 +5,8 @@ Recipes are checked against these tables before any image is opened, so nothing 
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -28,10 +27,18 @@ if TYPE_CHECKING:
 __all__ = ["AugmentOptions", "DataOptions", "DatasetOptions", "Jitter", "SetOptions"]
 
 
+LARGEST = 1 << 14
+"""Pixels of the side of a crop, at most."""
+
+Side = Annotated[int, Field(ge=1, le=LARGEST)]
+Zoom = Annotated[float, Field(gt=0.001, le=100)]
+Sigma = Annotated[float, Field(gt=0, le=100)]
+
+
 class Jitter(BaseModel):
     """Strengths of the colour jitter; 0 leaves that quality alone."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     brightness: float = Field(default=0.25, ge=0, le=1, description="Brightness is multiplied by 1 - this to 1 + this.")
     contrast: float = Field(default=0.25, ge=0, le=1, description="Contrast about mid-grey is multiplied likewise.")
@@ -44,15 +51,16 @@ class Jitter(BaseModel):
 class AugmentOptions(BaseModel):
     """How training images are varied; the same keys are common to all datasets or a dataset's own."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    crop: tuple[int, int] = Field(
+    crop: tuple[Side, Side] = Field(
         default=(512, 512), description="Height and width in pixels of what the network sees; one number is a square."
     )
-    scale: tuple[float, float] = Field(default=(0.5, 2.0), description="Range of the random zoom; uniform.")
+    scale: tuple[Zoom, Zoom] = Field(default=(0.5, 2.0), description="Range of the random zoom; uniform.")
     short_side: int | None = Field(
         default=None,
         gt=0,
+        le=LARGEST,
         description="Zoom 1 makes the shorter side this many pixels; without it, zoom 1 is native size.",
     )
     max_share: float = Field(
@@ -64,7 +72,7 @@ class AugmentOptions(BaseModel):
     flip: float = Field(default=0.5, ge=0, le=1, description="Chance of a left-right flip.")
     jitter: Jitter = Field(default=Jitter(), description="Strengths of the colour jitter.")
     blur: float = Field(default=0.0, ge=0, le=1, description="Chance of a Gaussian blur.")
-    blur_sigma: tuple[float, float] = Field(
+    blur_sigma: tuple[Sigma, Sigma] = Field(
         default=(0.1, 2.0), description="Range of the blur's sigma in pixels of the crop."
     )
 
@@ -75,11 +83,9 @@ class AugmentOptions(BaseModel):
 
     @model_validator(mode="after")
     def _check_ranges(self) -> AugmentOptions:
-        if min(self.crop) < 1:
-            raise ValueError(f"crop is {list(self.crop)}; give a height and a width of at least 1 pixel")
         for name in ("scale", "blur_sigma"):
             low, high = getattr(self, name)
-            if not 0 < low <= high < math.inf:
+            if low > high:
                 raise ValueError(f"{name} is {[low, high]}; give two positive numbers, the smaller first")
         return self
 
@@ -99,7 +105,7 @@ class AugmentOptions(BaseModel):
 class DatasetOptions(BaseModel):
     """A dataset on disk, as it is evaluated; paths are relative to the recipe's file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     card: str = Field(description="Name of a built-in card, or path of a card.")
     root: str = Field(description="The folder that the card's patterns are relative to.")
@@ -136,7 +142,7 @@ class DatasetOptions(BaseModel):
 class SetOptions(DatasetOptions, AugmentOptions):
     """A training dataset; an augmentation key given here replaces the common one for this dataset."""
 
-    per_step: int | None = Field(default=None, gt=0, description='Images of a step, with mix = "per_step".')
+    per_step: int | None = Field(default=None, gt=0, le=1 << 14, description='Images of a step, with mix = "per_step".')
     split: str = Field(default="train", description="Split that is trained on.")
     annotation: Literal["native", "dense", "segments", "boxes", "tags"] = Field(
         default="native", description="Kind of annotation to train on, weakened from what the files hold."
@@ -190,9 +196,11 @@ class DataOptions(AugmentOptions):
         description="per_step: exact numbers; else `batch` images are shared out by size^(1 / temperature), where "
         "proportional is temperature 1 and sqrt is 2.",
     )
-    batch: int | None = Field(default=None, gt=0, description="Images of a step in all, unless mix is per_step.")
+    batch: int | None = Field(
+        default=None, gt=0, le=1 << 16, description="Images of a step in all, unless mix is per_step."
+    )
     temperature: float | None = Field(default=None, ge=1, description='For mix = "temperature"; larger is more even.')
-    workers: int = Field(default=2, ge=0, description="Processes that read images; 0 reads in the main one.")
+    workers: int = Field(default=2, ge=0, le=256, description="Processes that read images; 0 reads in the main one.")
     on_bad_file: Literal["error", "skip"] = Field(
         default="error",
         description="skip: report an unreadable file, and train on the dataset's next one instead; an evaluation "

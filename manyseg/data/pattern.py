@@ -2,24 +2,32 @@
 
 A pattern is a path relative to the dataset's root. `{id}` matches anything, also across folders. Where the image and
 its mask differ in the middle of the path (`{scene}/color/{frame}.jpg`), other names each match within one folder, and
-the id is their values joined with "/". `{split}` is the split's folder.
+the id is their values joined with "/". `{split}` is the split's folder. `{jpg,png}` is a choice. The suffix of a file
+may be in capital letters.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-from manyseg.data.parquet import rows
 from manyseg.errors import UserError
 from manyseg.textfile import read_text
 
-__all__ = ["check_below", "fields", "fill", "find", "read_list", "regex", "values"]
+__all__ = [
+    "check_below",
+    "choices",
+    "fields",
+    "fill",
+    "read_list",
+    "regex",
+    "values",
+]
 
 FIELD = re.compile(r"\{(\w+)\}")
+CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
 @lru_cache
@@ -45,39 +53,31 @@ def fill(pattern: str, known: Mapping[str, str]) -> str:
     return FIELD.sub(lambda m: known.get(m[1], m[0]), pattern)
 
 
-def find(root: Path, pattern: str, known: Mapping[str, str], names: tuple[str, ...]) -> list[str]:
-    """List, sorted, the ids (made of `names`) of the files under `root` that match; hidden files are passed over."""
-    text = fill(pattern, known)
-    matching = re.compile(regex(text))
-    matches = [match for path in _paths(root, text) if (match := matching.fullmatch(path))]
-    return sorted("/".join({**known, **match.groupdict()}[n] for n in names) for match in matches)
+def choices(text: str) -> list[str]:
+    """List what a pattern with choices can mean: `{id}.{jpg,png}` is `{id}.jpg` or `{id}.png`."""
+    match = CHOICE.search(text)
+    if match is None:
+        return [text]
+    return [c for option in match[1].split(",") for c in choices(text[: match.start()] + option + text[match.end() :])]
 
 
-def _paths(root: Path, text: str) -> Iterator[str]:
-    """Yield the files in the folder that a pattern begins with, or rows of Parquet files where it goes into them."""
-    outer, inside, cell = text.partition(".parquet/")
-    folder = "/".join(outer.split("{")[0].split("/")[:-1])
-    holding = re.compile(regex(f"{outer}.parquet"))
-    # Links are followed: datasets are often assembled from links.
-    for place, _, files in os.walk(root / folder, followlinks=True):
-        base = Path(place).relative_to(root).as_posix()
-        for name in files:
-            if name.startswith("."):
-                continue
-            path = name if base == "." else f"{base}/{name}"
-            if not inside:
-                yield path
-            elif holding.fullmatch(path):
-                column = cell.split("/")[0]
-                yield from (f"{path}/{column}/{row}" for row in rows(root / path, column))
+def regex(pattern: str, suffix: str | None = None) -> str:
+    """Return the regular expression of the paths that a pattern matches, with a group for each name.
+
+    The case of the suffix does not matter; `suffix`, an expression, takes the place of the pattern's own.
+    """
+    stem, dot, end = pattern.rpartition(".")
+    if dot and "/" not in end and not FIELD.search(end):
+        return f"{_regex(stem)}(?i:{_regex(dot + end) if suffix is None else suffix})"
+    return _regex(pattern)
 
 
-def regex(pattern: str) -> str:
-    """Return the regular expression of the paths that a pattern matches, with a group for each name."""
+def _regex(pattern: str) -> str:
     out, seen = "", set[str]()
     for i, piece in enumerate(FIELD.split(pattern)):
         if i % 2 == 0:
-            out += re.escape(piece)
+            for j, part in enumerate(CHOICE.split(piece)):
+                out += f"(?:{'|'.join(map(re.escape, part.split(',')))})" if j % 2 else re.escape(part)
         elif piece in seen:
             out += f"(?P={piece})"
         else:
@@ -105,6 +105,5 @@ def read_list(path: Path) -> list[str]:
                 f"{path}: '{image_id}' is listed twice, in lines {first[image_id]} and {number}; remove one"
             )
         if image_id:
-            check_below(f"{path}, line {number}", image_id)
             first[image_id] = number
     return list(first)

@@ -16,6 +16,8 @@ from pathlib import Path
 import msgspec
 
 from manyseg import atomic
+from manyseg.data.card import is_list
+from manyseg.data.completeness import unread
 from manyseg.data.finding import Finding, merged, of_error
 from manyseg.data.folder import Folder
 from manyseg.data.histogram import Histogram, absences, single
@@ -52,6 +54,8 @@ def quick_check(train: Sequence[Folder], others: Sequence[Folder] = ()) -> list[
         findings += folder.findings()
         inspections = _inspections(folder)
         findings += [finding for i in inspections for finding in i.findings]
+        if folder in train and not is_list(folder.card.splits[folder.split]):
+            findings += [f for f in unread([folder]) if f.severity != "note"]
         histograms[folder.space.name, folder.split] = Histogram.of(folder.space, inspections)
     for folder in train:
         name = folder.space.name

@@ -19,6 +19,7 @@ def read_index(path: Path, *, wide: bool) -> np.ndarray:
     Raises DataError for colours, and for 16 bits where 8 were promised.
     """
     with opened(path) as image:
+        _refuse_lossy(path, image)
         image.load()
         if image.mode in ("L", "P"):
             # Pillow spreads grey PNGs of 2 and 4 bits over 0..255.
@@ -32,7 +33,9 @@ def read_index(path: Path, *, wide: bool) -> np.ndarray:
                 return plane.astype(np.uint16 if fits else np.int32)
             fix = "give the 8-bit label file, or list 65535 under `ignore` if 16 bits are meant"
             raise DataError(path, "16-bit mask where 8-bit indices were promised", fix)
-        fix = 'give the index PNG, or use encoding = "color"'
+        fix = "save it as a PNG of 8 bits, grey or palette"
+        if image.mode in ("RGB", "RGBA"):
+            fix = 'give the index PNG, or use encoding = "color" and write the colours as values'
         raise DataError(path, f"{image.mode} mask where an index was promised", fix)
 
 
@@ -46,10 +49,20 @@ def _spread(path: Path) -> int:
 def read_colors(path: Path) -> np.ndarray:
     """Read a raster of colours as Int32[H, W]: r * 65536 + g * 256 + b; alpha is dropped."""
     with opened(path) as image:
+        _refuse_lossy(path, image)
         if image.mode not in ("RGB", "RGBA", "P"):
-            raise DataError(path, f"{image.mode} mask where colours were promised", "give the RGB PNG")
+            fix = "save it as an RGB PNG"
+            if image.mode in ("L", "1") or image.mode.startswith("I"):
+                fix = 'give the RGB PNG, or use encoding = "index" and write the numbers as values'
+            raise DataError(path, f"{image.mode} mask where colours were promised", fix)
         rgb = np.asarray(image if image.mode == "RGB" else image.convert("RGB")).astype(np.int32)
     return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+
+
+def _refuse_lossy(path: Path, image: Image.Image) -> None:
+    if image.format in ("JPEG", "MPO"):
+        what = "the mask is a JPEG, whose compression changes values along every edge"
+        raise DataError(path, what, "export the masks again as PNG; a converted JPEG keeps its wrong values")
 
 
 def value_counts(plane: np.ndarray) -> np.ndarray:

@@ -22,17 +22,17 @@ GRID = 32
 class TestOptions(BaseModel):
     """How a network sees an image at test time; the default is once, the whole image at native size."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     # pytest collects classes by this name.
     __test__: ClassVar[bool] = False
 
-    window: tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]] | None = None
+    window: tuple[Annotated[int, Field(gt=0, le=1 << 16)], Annotated[int, Field(gt=0, le=1 << 16)]] | None = None
     """(height, width) of sliding windows, multiples of 32; None takes the whole image."""
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 1 / 3
     """Share of a window that the next one covers again, at least."""
     flip: bool = False
     """Also predict the mirrored image, and average."""
-    scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
+    scales: Annotated[tuple[Annotated[float, Field(gt=0.001, le=16)], ...], Field(min_length=1, max_length=64)] = (1.0,)
     """Sizes of the image relative to the native one."""
     max_side: Annotated[int, Field(gt=0)] | None = None
     """Images with a longer side are made smaller before the network sees them; label maps stay at native size."""

@@ -70,8 +70,17 @@ class PixelEncoder(nn.Module):
 
     def forward(self, image: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Features:
         """Encode images with values 0..255 of any size."""
-        levels = self.backbone((image.to(self.mean.dtype) - self.mean) / self.std)
-        return Features(tuple(levels), self.neck(levels))
+        try:
+            levels = self.backbone((image.to(self.mean.dtype) - self.mean) / self.std)
+            return Features(tuple(levels), self.neck(levels))
+        except ValueError as e:
+            if "more than 1 value per channel" not in str(e):
+                raise
+            batch, _, height, width = image.shape
+            raise UserError(
+                f"data.crop: batch norm cannot be trained on {batch} crop of {height}x{width}, which is one pixel at "
+                "the coarsest level; use crops of at least 64x64, or at least 2 images a step of every dataset"
+            ) from None
 
 
 class _Pyramid(nn.Module):

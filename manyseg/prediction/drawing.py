@@ -34,7 +34,8 @@ def mask_image(labels: Int[Tensor, "H W"], space: LabelSpace) -> Image.Image:
     values = np.where(values == IGNORE, nothing, values).astype(np.uint8 if bits == 8 else np.uint16)
     image = Image.fromarray(values)
     if bits == 8:
-        image.putpalette(space.colors.tobytes())
+        # All 256 entries: with fewer, a PNG would have fewer bits than IGNORE needs.
+        image.putpalette(space.colors.tobytes().ljust(3 * 256, b"\0"))
     return image
 
 

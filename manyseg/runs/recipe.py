@@ -29,7 +29,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    seed: int = Field(default=0, ge=0, description="Seeds weights, order of images and augmentation.")
+    seed: int = Field(default=0, ge=0, lt=1 << 63, description="Seeds weights, order of images and augmentation.")
     data: DataOptions
     model: dict[str, Any] = Field(default={}, description="Keywords of PixelEncoder.build.")
     method: dict[str, Any] = Field(description="name, and the keywords of that method's constructor.")

@@ -151,5 +151,5 @@ def test_what_a_card_may_not_say_is_named(tmp_path, old, new, message):
 def test_an_id_that_leads_out_of_the_root_is_refused(tmp_path):
     (tmp_path / "card.toml").write_text(SMALLEST)
     (tmp_path / "train.txt").write_text("a\n../../secret\n")
-    with pytest.raises(UserError, match=r"train.txt, line 2 = '../../secret' leads out of the dataset's root"):
+    with pytest.raises(UserError, match=r"train.txt: an id = '../../secret' leads out of the dataset's root"):
         Folder(read_card(tmp_path / "card.toml"), tmp_path)

@@ -143,7 +143,7 @@ def test_empty_and_missing_splits(root):
 
 
 def test_an_id_in_two_splits(root):
-    (root / "val.txt").write_text("v0\nt5\nt2")
+    (root / "val.txt").write_text("v0\nv1\nt5\nt2")
     f = only(root)
     assert f.severity == "error"
     assert f.what == "the same image in splits 'train' and 'val'"

@@ -494,3 +494,13 @@ def test_ids_of_objects_of_32_bits_are_told_apart(dataset, tmp_path):
     folder = dataset(card, size=(2, 2), m=np.ones((2, 2), np.uint8))
     Image.fromarray(ids).save(tmp_path / "ai.tif")
     assert segments(folder.read(0).annotation) == {0: [1, 2]}
+
+
+def test_where_instances_are_class_times_256_and_a_number_0_is_an_object_of_class_0(dataset):
+    card = 'mask = "m/{id}.png"\ninstances = "i/{id}.png"\nencoding = "index"\nignore = [65]\n[classes]\n'
+    classes = "bird = { value = 0, thing = true }\ncar = { value = 55, thing = true }\n"
+    labels = np.array([[0, 0, 65], [0, 55, 65]], np.uint8)
+    numbers = labels.astype(np.uint16) * 256
+    numbers[1, 0] = 1
+    folder = dataset(card + classes, m=labels, i=numbers)
+    assert segments(folder.read(0).annotation) == {0: [1, 2], 1: [1]}

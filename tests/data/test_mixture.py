@@ -1,6 +1,10 @@
 import logging
+import os
+import re
+import signal
 from collections import Counter
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -377,3 +381,19 @@ def test_a_crop_of_one_number_is_a_square():
 def test_options_that_contradict_each_other_are_an_error(sets, data, message):
     with pytest.raises(ValidationError, match=message):
         options(sets, **data)
+
+
+@forks
+def test_a_worker_that_dies_names_the_file_that_it_had_in_hand(world, monkeypatch):
+    def die(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    options = DataOptions(
+        sets=[{"card": str(world.cards["fine"]), "root": str(world.folder / "fine"), "per_step": 1}], workers=1
+    )
+    mixture = Mixture.open(options, Path(), seed=0)
+    monkeypatch.setattr(type(mixture.folders[0]), "annotated", die)
+    index = int(mixture._order(0, 0)[0])
+    name = re.escape(mixture.folders[0].image_path(index).name)
+    with pytest.raises(UserError, match=rf"a process that reads images died .*had in hand: .*{name}; check them"):
+        next(mixture.loader(0, 2))

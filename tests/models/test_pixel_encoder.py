@@ -120,3 +120,12 @@ def test_the_tiny_net_tells_colours_and_textures_apart():
     image, labels = _scene(generator)
     scores = F.interpolate(head(pixels(image).embedding), size=(64, 64), mode="bilinear")
     assert (scores.argmax(1) == labels).float().mean() > 0.93
+
+
+def test_one_crop_of_one_pixel_at_the_coarsest_level_is_named_and_the_advice_works():
+    pixels = _pixels(backbone="tf_efficientnet_lite0").train()
+    small = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    with pytest.raises(UserError, match=r"batch norm cannot be trained on 1 crop of 32x32, .* at least 64x64"):
+        pixels(small)
+    pixels(small.repeat(2, 1, 1, 1))
+    pixels(small.repeat(1, 1, 2, 2))

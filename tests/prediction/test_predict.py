@@ -324,3 +324,11 @@ def test_the_legend_names_only_the_classes_that_occur():
 def test_an_overlay_of_nothing_has_an_empty_legend():
     picture = overlay(torch.zeros(3, 10, 20, dtype=torch.uint8), torch.full((10, 20), IGNORE), STREET)
     assert picture.size[1] >= 320
+
+
+@pytest.mark.parametrize("classes", [1, 2, 4, 16, 17, 200])
+def test_pixels_of_no_class_are_255_in_a_file_of_any_number_of_classes(tmp_path, classes):
+    labels = torch.tensor([[0, classes - 1, IGNORE]])
+    mask_image(labels, LabelSpace.of("s", [f"c{i}" for i in range(classes)])).save(tmp_path / "m.png")
+    with Image.open(tmp_path / "m.png") as image:
+        assert np.asarray(image).tolist() == [[0, classes - 1, 255]]

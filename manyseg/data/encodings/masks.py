@@ -95,15 +95,17 @@ class Index(_Mask):
         plane = read_index(files.mask, wide=wide)
         self.check(files.mask, plane)
         if files.instances is not None:
-            return self._with_instances(files.mask, self.table.take(plane), files.instances)
+            return self._with_instances(files.mask, plane, files.instances)
         return Regions(plane, self.table, np.ones(len(self.table), bool))
 
-    def _with_instances(self, mask: Path, labels: np.ndarray, path: Path) -> Regions:
+    def _with_instances(self, mask: Path, plane: np.ndarray, path: Path) -> Regions:
         """Cut classes apart by instance value; a region is a pair (instance, class), as the two files need not agree.
 
         A pixel of no instance is of unknown identity where the card says `thing = true`, else part of its class's
-        segment.
+        segment. Decision: where every instance value is its pixel's class value x 256 + a number, as Vistas has it,
+        every number is an object, so that 0 is the first object of the class of value 0.
         """
+        labels = self.table.take(plane)
         raw = read_index(path, wide=True)
         if raw.shape != labels.shape:
             what = f"instances of {size_text(raw.shape)} for a mask of {size_text(labels.shape)} ({mask.name})"
@@ -111,7 +113,8 @@ class Index(_Mask):
         values, compact = np.unique(raw, return_inverse=True)
         width = len(self.raw.identified) + 1
         classes = np.tile(np.arange(IGNORE, width - 1), len(values))
-        single = np.repeat(~np.isin(values, NO_INSTANCE), width)
+        numbered = raw.max() > 255 and bool((raw >> 8 == plane).all())
+        single = np.repeat(numbered | ~np.isin(values, NO_INSTANCE), width)
         known = single | ~self.raw.identified[classes] | (classes == IGNORE)
         return Regions(compact.reshape(raw.shape) * width + (labels + 1), classes, known)
 
