@@ -357,7 +357,7 @@ def test_a_card_may_be_a_built_in_name(base):
 def test_a_crop_of_one_number_is_a_square():
     found = options({"large": {"per_step": 1, "crop": 6}, "small": 1}, crop=12)
     assert (found.crop, found.sets[0].crop) == ((12, 12), (6, 6))
-    with pytest.raises(ValidationError, match="at least 1 pixel"):
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
         options({"large": 1}, crop=0)
     with pytest.raises(ValidationError, match="crop"):
         options({"large": 1}, crop=True)
