@@ -17,13 +17,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from manyseg.labels import ClassKey, LabelClass, LabelSpace, Relation, Taxonomy
+from manyseg.labels import ClassKey, LabelClass, LabelSpace, Taxonomy
 from manyseg.labels.names import UniqueNames
 
 __all__ = ["Choice", "Hierarchy"]
 
-Nodes = tuple[bool, ...]
-"""A set of unified nodes, by membership."""
+Nodes = bytes
+"""A set of unified nodes: their membership, a byte a node."""
 
 
 class Choice(NamedTuple):
@@ -39,7 +39,8 @@ class Choice(NamedTuple):
     @property
     def teaches(self) -> bool:
         """Whether the dataset tells children apart: a single choice is nothing that a classifier could learn."""
-        return len(np.unique(self.allowed[self.sure | self.maybe], axis=0)) > 1
+        rows = self.allowed[self.sure | self.maybe]
+        return bool((rows != rows[:1]).any())
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Hierarchy:
         smaller, then the later), until none is left. Then concepts are split whose children no dataset tells apart.
         """
         members = _members(taxonomy)
-        sets = {key: np.array(key) for key in members if 1 < sum(key) < len(key)}
+        sets = {key: row for key in members if 1 < (row := np.frombuffer(key, bool)).sum() < len(row)}
         split: list[tuple[ClassKey, str]] = []
         for key, other in _crossing(list(sets)):
             dataset, name = members[other][0]
@@ -74,7 +75,7 @@ class Hierarchy:
             untaught = [v for v in tree.inner[1:] if not any(tree.choice(s, v).teaches for s in taxonomy.spaces)]
             if not untaught:
                 return tree
-            key = tuple(tree.leaves[untaught[-1]].tolist())
+            key = tree.leaves[untaught[-1]].tobytes()
             split += [(m, "no dataset tells its parts apart") for m in members[key]]
             del sets[key]
 
@@ -86,12 +87,14 @@ class Hierarchy:
     @cached_property
     def parents(self) -> tuple[int, ...]:
         """The smallest concept that each concept lies within, or the root."""
-        sizes = self.leaves.sum(1)
-        out = []
-        for n, row in enumerate(self.leaves):
-            above = np.flatnonzero((self.leaves[:, row].all(1)) & (sizes > sizes[n]))
-            out.append(int(above[sizes[above].argmin()]) if len(above) else self.root)
-        return tuple(out)
+        nodes = len(self.taxonomy.unified)
+        smallest = np.full(nodes, self.root)  # The smallest concept around each node, of those seen so far.
+        out = np.full(len(self.leaves), self.root)
+        for n in range(len(self.leaves) - 1, nodes - 1, -1):  # The largest first.
+            out[n] = smallest[self.leaves[n].argmax()]
+            smallest[self.leaves[n]] = n
+        out[:nodes] = smallest
+        return tuple(out.tolist())
 
     @cached_property
     def inner(self) -> tuple[int, ...]:
@@ -100,7 +103,19 @@ class Hierarchy:
 
     def children(self, concept: int) -> tuple[int, ...]:
         """List the concepts directly under one; none under a leaf."""
-        return tuple(n for n, p in enumerate(self.parents) if p == concept)
+        return self._children.get(concept, ())
+
+    @cached_property
+    def _children(self) -> dict[int, tuple[int, ...]]:
+        found: dict[int, list[int]] = {}
+        for n, parent in enumerate(self.parents):
+            found.setdefault(parent, []).append(n)
+        return {parent: tuple(children) for parent, children in found.items()}
+
+    @cached_property
+    def _pairs(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The pairs of class and node of every dataset, in which its relation is true."""
+        return {name: np.nonzero(relation) for name, relation in self.taxonomy.relations.items()}  # type: ignore[misc]
 
     def path(self, concept: int) -> tuple[int, ...]:
         """List a concept and those that it lies within, without the root, the largest first."""
@@ -112,13 +127,18 @@ class Hierarchy:
 
     def choice(self, space: LabelSpace, concept: int) -> Choice:
         """Say what the classes of a training dataset say about the children of an inner concept."""
-        relation: Relation = self.taxonomy.relations[space.name]
-        children = self.leaves[list(self.children(concept))]
-        outside = ~children.any(0)
-        touched = (relation[:, None] & children).any(-1)
+        children = self.children(concept)
+        child = np.full(len(self.taxonomy.unified), -1)
+        for k, n in enumerate(children):
+            child[self.leaves[n]] = k
+        classes, nodes = self._pairs[space.name]
+        inside = child[nodes] >= 0
+        touched = np.zeros((len(space), len(children)), bool)
+        touched[classes[inside], child[nodes[inside]]] = True
         # All children of a concept are no choice between them: such a label stops above, or at, the concept.
         tells = touched.any(1) & ~touched.all(1)
-        within = ~relation[:, outside].any(1)
+        within = np.ones(len(space), bool)
+        within[classes[~inside]] = False
         return Choice(touched, tells & within, tells & ~within)
 
     def to_text(self) -> str:
@@ -127,7 +147,7 @@ class Hierarchy:
         lines: list[str] = []
 
         def draw(concept: int, depth: int) -> None:
-            means = members.get(tuple(self.leaves[concept].tolist()), [])
+            means = members.get(self.leaves[concept].tobytes(), [])
             known = f" ({', '.join(f'{d}:{n}' for d, n in means)})" if means else ""
             lines.append("  " * depth + self.space.names[concept] + known)
             for child in self.children(concept):
@@ -150,8 +170,8 @@ def _members(taxonomy: Taxonomy) -> dict[Nodes, list[ClassKey]]:
     """List the classes that mean each set of nodes, in order of datasets."""
     out: dict[Nodes, list[ClassKey]] = {}
     for space in taxonomy.spaces:
-        for name, row in zip(space.names, taxonomy.relations[space.name].tolist(), strict=True):
-            out.setdefault(tuple(row), []).append((space.name, name))
+        for name, row in zip(space.names, taxonomy.relations[space.name], strict=True):
+            out.setdefault(row.tobytes(), []).append((space.name, name))
     return out
 
 
@@ -159,9 +179,10 @@ def _crossing(keys: Sequence[Nodes]) -> list[tuple[Nodes, Nodes]]:
     """List the sets to be split, each with one that it overlaps in part."""
     if not keys:
         return []
-    sets = np.array(keys, np.int64)
-    sizes = np.diag(sets @ sets.T)
-    shared = sets @ sets.T
+    # Exact up to 2^24 nodes, and by far faster than whole numbers.
+    sets = np.array([np.frombuffer(key, bool) for key in keys], np.float32)
+    shared = (sets @ sets.T).astype(np.int64)
+    sizes = np.diag(shared)
     crosses = (shared > 0) & (shared < sizes) & (shared < sizes[:, None])
     out = []
     while crosses.any():
@@ -179,7 +200,7 @@ def _space(
     classes = list(taxonomy.unified.classes)
     unique = UniqueNames(taxonomy.unified.names)
     for row in rows[len(classes) :]:
-        dataset, name = members[tuple(row.tolist())][0]
+        dataset, name = members[row.tobytes()][0]
         known = taxonomy.space(dataset)
         original = known.classes[known.positions[name]]
         name = unique.choose([name, f"{name} ({dataset})"])

@@ -159,3 +159,14 @@ def test_any_taxonomy_gives_a_tree_whose_every_branching_is_taught(tables):
     assert means <= concepts | gone | {(True,) * width}
     assert not concepts & gone
     assert np.array_equal(tree.leaves[:width], np.eye(width, dtype=bool))
+
+
+def test_a_large_label_space_has_its_tree():
+    fine = LabelSpace.of("fine", [f"class {i}" for i in range(3000)])
+    coarse = LabelSpace.of("coarse", [f"kind {i}" for i in range(300)])
+    groups = [[("fine", f"class {i}"), ("coarse", f"kind {i // 10}")] for i in range(3000)]
+    tree = Hierarchy.of(Taxonomy.from_groups([fine, coarse], groups))
+    assert tree.split == ()
+    assert len(tree.space) == 3300
+    assert all(tree.space.names[tree.parents[i]] == f"kind {i // 10}" for i in range(3000))
+    assert set(tree.parents[3000:]) == {tree.root}
