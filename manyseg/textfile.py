@@ -42,7 +42,13 @@ def read_table(text: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def table_text(rows: Iterable[Sequence[object]]) -> str:
-    """Write a table with tabs, as `read_table` and spreadsheets read it: cells that hold a quote are put in quotes."""
-    out = io.StringIO()
-    csv.writer(out, delimiter="\t", lineterminator="\n").writerows(rows)
-    return out.getvalue()
+    """Write a table with tabs, as `read_table` and spreadsheets read it: a cell that begins with a quote is in quotes.
+
+    Cells hold neither tabs nor line ends.
+    """
+    return "".join("\t".join(map(_cell, row)) + "\n" for row in rows)
+
+
+def _cell(value: object) -> str:
+    text = str(value)
+    return '"' + text.replace('"', '""') + '"' if text.startswith('"') else text
