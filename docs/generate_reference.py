@@ -23,7 +23,8 @@ from manyseg.data.classes import CardClass
 from manyseg.data.options import AugmentOptions, DataOptions, DatasetOptions, Jitter, SetOptions
 from manyseg.inference.options import TestOptions
 from manyseg.labels import Taxonomy
-from manyseg.methods import METHODS, StagePlan
+from manyseg.methods import METHODS, find_method
+from manyseg.methods.plan import StagePlan
 from manyseg.methods.sources import ProposedTaxonomy, StageStatistics, StageTaxonomy
 from manyseg.models import PixelEncoder
 from manyseg.relate.statistics import Statistics
@@ -56,7 +57,8 @@ def reference() -> str:
     parts += _section("`[[data.unseen]]`", "Datasets that are evaluated only.", DatasetOptions)
     parts += _section("`[model]`", "", keywords(PixelEncoder.build, "Model"), text=_rest(PixelEncoder.build))
     parts += ["## `[method]`\n", "`name` is one of the following; beside it stand that method's own keys.\n"]
-    for name, kind in METHODS.items():
+    for name in METHODS:
+        kind = find_method(name)
         options = keywords(kind.__init__, name)
         parts += _section(f"`{name}`", "", options, text=_rest(kind), level=3)
         for key, table in _tables(options).items():

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from manyseg.errors import UserError as UserError
     from manyseg.labels import LabelSpace as LabelSpace
     from manyseg.labels import Taxonomy as Taxonomy
-    from manyseg.methods import Method as Method
-    from manyseg.methods import PixelMethod as PixelMethod
+    from manyseg.methods.base import Method as Method
+    from manyseg.methods.base import PixelMethod as PixelMethod
     from manyseg.prediction.model import Model as Model
     from manyseg.prediction.model import Prediction as Prediction
     from manyseg.runs.propose import propose_labels as propose_labels
@@ -29,9 +29,9 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "LabelSpace": ("manyseg.labels", "LabelSpace"),
-    "Method": ("manyseg.methods", "Method"),
+    "Method": ("manyseg.methods.base", "Method"),
     "Model": ("manyseg.prediction.model", "Model"),
-    "PixelMethod": ("manyseg.methods", "PixelMethod"),
+    "PixelMethod": ("manyseg.methods.base", "PixelMethod"),
     "Prediction": ("manyseg.prediction.model", "Prediction"),
     "Taxonomy": ("manyseg.labels", "Taxonomy"),
     "UserError": ("manyseg.errors", "UserError"),

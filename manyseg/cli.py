@@ -274,7 +274,7 @@ def evaluate(
 @app.command()
 def compare(runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs' folders.")]) -> None:
     """Put runs side by side, with mean and spread over seeds."""
-    from manyseg.report import compare as compare_runs
+    from manyseg.report.compare import compare as compare_runs
 
     print(compare_runs(runs).to_markdown())
 

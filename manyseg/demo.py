@@ -18,7 +18,7 @@ from manyseg.labels import Taxonomy
 from manyseg.methods import METHODS
 from manyseg.models.text import OFFLINE
 from manyseg.relate import agreement
-from manyseg.report import compare
+from manyseg.report.compare import compare
 from manyseg.runs.propose import propose_and_report
 from manyseg.runs.run import Run, predict_run, train_recipe
 

@@ -26,7 +26,7 @@ from manyseg.data.annotation import Dense
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
-from manyseg.methods import Method
+from manyseg.methods.base import Method
 from manyseg.models import PixelEncoder
 
 __all__ = [

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from manyseg.data import load
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
-from manyseg.methods import Method
+from manyseg.methods.base import Method
 
 STREET = LabelSpace.of("street", ["road", "car", "sky"])
 PARK = LabelSpace.of("park", ["path", "tree"])

@@ -3,13 +3,19 @@
 import sys
 from typing import get_args
 
+import jaxtyping
+import numpy as np
+import torch
 from beartype import beartype
-from jaxtyping import AbstractArray
+from jaxtyping import AbstractArray, Bool
+
+TYPES = vars(jaxtyping) | {"np": np, "Tensor": torch.Tensor, "Relation": Bool[np.ndarray, "D U"]}
+"""What annotations name and modules import for the type checker alone, as it takes long to load."""
 
 
 def check_arrays(function):
     """Check the arrays among arguments and results; mypy checks all other types, and knows protocols better."""
-    names = vars(sys.modules[function.__module__])
+    names = vars(sys.modules[function.__module__]) | TYPES
     for name, hint in [*function.__annotations__.items()]:
         if (resolved := _with_array(hint, names)) is None:
             del function.__annotations__[name]

@@ -11,7 +11,7 @@ from PIL import Image
 import manyseg
 from manyseg import testing
 from manyseg.labels import IGNORE
-from manyseg.methods import import_method
+from manyseg.methods import find_method
 
 MINE = """
 import torch
@@ -176,7 +176,7 @@ def test_the_method_of_another_package_is_trained_evaluated_and_loaded_with_its_
 
 @pytest.mark.parametrize("check", testing.EXAM, ids=lambda check: check.__name__)
 def test_the_exam_of_a_method_of_another_package(package, check):
-    check(import_method("somebody_else:Mine"))
+    check(find_method("somebody_else:Mine"))
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_the_exam_of_a_method_of_another_package(package, check):
 )
 def test_a_method_that_cannot_be_had_is_an_error_in_one_line(package, name, message):
     with pytest.raises(manyseg.UserError, match=message):
-        import_method(name)
+        find_method(name)
 
 
 def test_an_option_that_the_other_method_does_not_have_is_an_error(package, trained):

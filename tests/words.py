@@ -28,6 +28,7 @@ def write_encoder(folder: Path, words: list[str], *, kind: str = "bert", limit: 
         cls_token="[CLS]",
         sep_token="[SEP]",
         model_max_length=limit,
+        model_input_names=["input_ids", "attention_mask"],
     ).save_pretrained(folder)
     torch.manual_seed(0)
     sizes = SIZES | {"vocab_size": len(names), "max_position_embeddings": limit}

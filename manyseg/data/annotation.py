@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision import tv_tensors
 
+from manyseg.data.encodings import Found, ImageTags, ObjectBoxes
 from manyseg.labels import IGNORE
 
-__all__ = ["KINDS", "Annotation", "Boxes", "Dense", "Segments", "Tags", "convert", "stack"]
+__all__ = ["KINDS", "Annotation", "Boxes", "Dense", "Segments", "Tags", "as_annotation", "convert", "stack"]
 
 
 class Dense(NamedTuple):
@@ -109,6 +112,19 @@ KINDS: dict[str, type[Dense] | type[Segments] | type[Boxes] | type[Tags]] = {
     "tags": Tags,
 }
 """The names that cards and recipes use."""
+
+
+def as_annotation(found: Found, kind: str, things: Bool[np.ndarray, " D"]) -> Annotation:
+    """Return what an encoding has read of one image as tensors, weakened to `kind`, a key of KINDS."""
+    if isinstance(found, ImageTags):
+        return Tags(torch.from_numpy(found.classes))
+    if isinstance(found, ObjectBoxes):
+        boxes = Boxes(torch.from_numpy(found.boxes), torch.from_numpy(found.classes), torch.tensor(found.size))
+        return convert(boxes, kind)
+    if kind in ("dense", "tags"):
+        return convert(Dense(tv_tensors.Mask(torch.from_numpy(found.labels()))), kind)
+    ids, classes = found.segments(things)
+    return convert(Segments(tv_tensors.Mask(torch.from_numpy(ids)), torch.from_numpy(classes)), kind)
 
 
 def convert(annotation: Annotation, kind: str) -> Annotation:

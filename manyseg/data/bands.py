@@ -6,14 +6,16 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
 from PIL import Image
 
 from manyseg.data.files import DataError, Size
 from manyseg.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Shaped, UInt8
 
 __all__ = ["BandFacts", "Levels", "band_facts", "band_size", "opened_bands", "to_bytes"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch import Tensor
 from manyseg.data.annotation import Annotation, stack
 from manyseg.labels import LabelSpace
 
-__all__ = ["Batch", "Sample", "collate"]
+__all__ = ["Batch", "Sample", "collate", "image_tensor"]
 
 
 class Sample(NamedTuple):
@@ -40,6 +41,11 @@ class Batch(NamedTuple):
         """Move all tensors to `device`."""
         annotation = type(self.annotation)(*(t.to(device, non_blocking=True) for t in self.annotation))
         return self._replace(image=self.image.to(device, non_blocking=True), annotation=annotation)
+
+
+def image_tensor(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 H W"]:
+    """Return an image as networks take it, in the same memory: a crop is cheaper to copy than the image."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def collate(space: LabelSpace, samples: Sequence[Sample], weight: float = 1.0) -> Batch:

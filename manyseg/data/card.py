@@ -28,7 +28,7 @@ from pydantic import (
 from manyseg.config import check, parse_toml, read_toml
 from manyseg.data import pattern
 from manyseg.data.classes import CardClass, StrictRaw, join_classes
-from manyseg.data.encodings import ENCODINGS, Encoding, Overlap, Raw, RawValues, Said
+from manyseg.data.encodings import ENCODINGS, Encoding, Overlap, Raw, RawValues, Said, find_encoding
 from manyseg.data.encodings.masks import parse_color
 from manyseg.data.pattern import fields
 from manyseg.errors import UserError, close
@@ -190,7 +190,7 @@ class Card(BaseModel):
     @property
     def reader(self) -> type[Encoding]:
         """The encoding that reads the files."""
-        return ENCODINGS[self.encoding]
+        return find_encoding(self.encoding)
 
     @property
     def kind(self) -> str:

@@ -20,7 +20,6 @@ from manyseg.data.folder import Folder
 from manyseg.data.histogram import Histogram, absences, single
 from manyseg.data.inspection import inspect_all
 from manyseg.data.parquet import cell_of
-from manyseg.data.sheet import contact_sheet
 from manyseg.errors import UserError
 from manyseg.progress import progress
 
@@ -117,6 +116,8 @@ def print_check(card: str | Path, root: str | Path, *, histogram: bool = False, 
         for split, counts in histograms.items():
             Console().print(counts.table(parsed.space, split))
     if sheet is not None:
+        from manyseg.data.sheet import contact_sheet
+
         folders = [Folder(parsed, root, split) for split in list(histograms)[:1]]
         for folder in folders:
             write_image(sheet, contact_sheet(folder))

@@ -1,4 +1,7 @@
-"""A dataset on disk, read as its card says: a map from index to `Sample`."""
+"""A dataset on disk, read as its card says: a map from index to `Sample`.
+
+Cards can be read and datasets checked without a deep-learning framework: torch is loaded where a sample is made.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,27 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
-from torchvision import tv_tensors
 
 from manyseg.data import locate, pattern
-from manyseg.data.annotation import Annotation, Boxes, Dense, Segments, Tags, convert
 from manyseg.data.bands import Levels, band_size, opened_bands
-from manyseg.data.batch import Sample
 from manyseg.data.card import Card, is_list
-from manyseg.data.encodings import Found, ImageFiles, ImageTags, ObjectBoxes, found_size
+from manyseg.data.encodings import Found, ImageFiles, found_size
 from manyseg.data.files import Size, image_size, opened
 from manyseg.data.finding import Finding
 from manyseg.data.photo import read_rgb, turned
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
+    from torch import Tensor
+
+    from manyseg.data.annotation import Annotation
+    from manyseg.data.batch import Sample
 
 __all__ = ["Folder", "OpenedImage"]
 
@@ -46,7 +50,7 @@ class OpenedImage(NamedTuple):
     size: Size
     levels: Levels | None = None
 
-    def rgb(self, least: Size | None = None) -> UInt8[Tensor, "3 h w"]:
+    def rgb(self, least: Size | None = None) -> UInt8[np.ndarray, "h w 3"]:
         """Decode it, at a reduced scale if that is possible and not smaller than `least` (height, width)."""
         return read_rgb(self.file, least, self.turned, self.levels)
 
@@ -116,6 +120,11 @@ class Folder:
         `target` says to what (height, width) the caller will resize an image of the native one: a JPEG may then be
         decoded at a reduced scale, never smaller than that. Raises DataError naming the file at fault.
         """
+        import torch
+
+        from manyseg.data.annotation import Boxes
+        from manyseg.data.batch import Sample
+
         annotation, annotated = self.annotated(index)
         image, native = self.read_image(index, annotated, target)
         if isinstance(annotation, Boxes):
@@ -126,8 +135,10 @@ class Folder:
         self, index: int, annotated: Size | None = None, target: Callable[[Size], Size] | None = None
     ) -> tuple[UInt8[Tensor, "3 H W"], Size]:
         """Read the image alone, with its native size; `annotated` is the size it must have, `target` as in `read`."""
+        from manyseg.data.batch import image_tensor
+
         with self.opened(index, annotated) as photo:
-            return photo.rgb(None if target is None else target(photo.size)), photo.size
+            return image_tensor(photo.rgb(None if target is None else target(photo.size))), photo.size
 
     @contextmanager
     def opened(self, index: int, annotated: Size | None = None) -> Iterator[OpenedImage]:
@@ -149,19 +160,11 @@ class Folder:
 
     def annotated(self, index: int) -> tuple[Annotation, Size | None]:
         """Read the annotation, weakened as asked, and the size (height, width) that it was made for, if it says."""
+        from manyseg.data.annotation import as_annotation
+
         found = self.found(index)
-        size = found_size(found)
-        if isinstance(found, ImageTags):
-            return Tags(torch.from_numpy(found.classes)), size
-        if isinstance(found, ObjectBoxes):
-            boxes = Boxes(torch.from_numpy(found.boxes), torch.from_numpy(found.classes), torch.tensor(found.size))
-            return convert(boxes, self.annotation), size
-        if self.annotation in ("dense", "tags"):
-            dense = Dense(tv_tensors.Mask(torch.from_numpy(found.labels())))
-            return convert(dense, self.annotation), size
-        ids, classes = found.segments(np.array([c.thing for c in self.space.classes]))
-        segments = Segments(tv_tensors.Mask(torch.from_numpy(ids)), torch.from_numpy(classes))
-        return convert(segments, self.annotation), size
+        things = np.array([c.thing for c in self.space.classes])
+        return as_annotation(found, self.annotation, things), found_size(found)
 
     def found(self, index: int) -> Found:
         """Read what the files say of one image, before it is weakened."""

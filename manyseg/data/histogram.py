@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 from rich.table import Table
 
 from manyseg.data.finding import Finding
 from manyseg.data.inspection import Inspection
 from manyseg.labels import LabelSpace
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 __all__ = ["Histogram", "absences", "single"]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import torch
-from jaxtyping import UInt8
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from manyseg.data.bands import Levels, to_bytes
 from manyseg.data.files import Size, image_size
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt8
 
 __all__ = ["read_rgb", "turned"]
 
@@ -28,7 +30,7 @@ def turned(image: Image.Image, annotated: Size | None) -> bool:
 
 def read_rgb(
     image: Image.Image, least: Size | None = None, turn: bool = False, levels: Levels | None = None
-) -> UInt8[Tensor, "3 h w"]:
+) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an opened picture as RGB; `turn` applies its EXIF orientation.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its scale where that is not smaller than `least` (height, width).
@@ -45,6 +47,4 @@ def read_rgb(
         image = Image.fromarray(to_bytes(np.asarray(image), levels))
     elif levels is not None:
         raise ValueError("the card gives `range`, but 8 bits a colour were read; remove it, or give `bands` as well")
-    pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    # Left in the order of the file, colour last: a crop is cheaper to copy than the image.
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))

@@ -1,1 +1,1 @@
-"""The one evaluation: protocols, confusion, panoptic quality, knowledgeability, gradient conflicts."""
+"""Evaluation: protocols, confusion, panoptic quality, knowledgeability, gradient conflicts."""

@@ -1,4 +1,4 @@
-"""Truth against prediction, counted: confusion matrices, IoU, accuracy.
+"""Confusion matrices, and IoU and accuracy from them.
 
 Axes: D classes of a label space, H W pixels.
 """
@@ -24,10 +24,9 @@ def count_pairs(
 ) -> Int64[Tensor, "{rows} {columns}+1"]:
     """Count the pixels of every pair (truth, prediction), on their device.
 
-    Pixels whose truth is IGNORE are not counted; a prediction of IGNORE ("no class") is the last column. Nothing is
-    selected by a mask: ignored pixels fall into one more row, which is dropped.
+    Pixels whose truth is IGNORE are not counted; a prediction of IGNORE ("no class") is the last column.
     """
-    # Both are one more than in the maps, where IGNORE is -1: row and column 0 are "no class".
+    # Faster than selecting by a mask: row and column 0 are IGNORE (-1); row 0 is dropped, column 0 becomes the last.
     pairs = torch.add(predicted.int(), truth.int(), alpha=columns + 1).add_(columns + 2)
     counts = torch.bincount(pairs.flatten(), minlength=(rows + 1) * (columns + 1)).view(rows + 1, columns + 1)
     return counts[1:].roll(-1, 1)
@@ -38,8 +37,8 @@ class Confusion:
     """Pixels of every true class (row) by predicted class (column) of one label space.
 
     The last column counts pixels that were given no class. IoU is in 0..1; NaN marks a class that occurs neither in
-    the truth nor in the prediction: it says nothing, and is left out of the mean. A class that occurs but could not be
-    predicted has IoU 0 and stays.
+    the truth nor in the prediction, and is left out of the mean. A class that occurs but cannot be predicted has IoU 0
+    and is part of the mean.
     """
 
     space: LabelSpace
@@ -58,7 +57,7 @@ class Confusion:
 
     def __add__(self, other: Confusion) -> Confusion:
         if self.space != other.space:
-            raise ValueError(f"confusions of '{self.space.name}' and '{other.space.name}' do not add up")
+            raise ValueError(f"confusions of '{self.space.name}' and '{other.space.name}' cannot be added")
         return Confusion(self.space, self.counts + other.counts)
 
     @property
@@ -89,7 +88,7 @@ class Confusion:
 
     @property
     def accuracy(self) -> float:
-        """Share of the labelled pixels that were called right; NaN if there is none."""
+        """Share of the labelled pixels whose class is predicted correctly; NaN if there is none."""
         total = int(self.counts.sum())
         return float(np.trace(self.matrix) / total) if total else float("nan")
 

@@ -21,7 +21,7 @@ __all__ = ["CrossTable", "cross_table", "map_counts"]
 
 
 def map_counts(counts: Int64[np.ndarray, "D U"], relation: Relation) -> Int64[np.ndarray, "D D+1"]:
-    """Turn counts of predicted nodes into counts of predicted classes; a node gives its pixels to its only class.
+    """Turn counts of predicted nodes into counts of predicted classes; the pixels of a node are those of its class.
 
     Pixels of a node of no class go to the last column. Raises ValueError if a node has several classes.
     """
@@ -39,7 +39,7 @@ class CrossTable:
     """By (target dataset, head)."""
 
     def to_markdown(self) -> str:
-        """Render mIoU in per cent: a row a head, a column a dataset, and the arithmetic mean over the datasets."""
+        """Render mIoU in per cent: a row for each head, a column for each dataset, and the mean over the datasets."""
         targets = list(dict.fromkeys(t for t, _ in self.confusions))
         heads = list(dict.fromkeys(h for _, h in self.confusions))
         lines = [f"| head | {' | '.join(targets)} | mean |", "|---" + "|---:" * (len(targets) + 1) + "|"]
@@ -59,7 +59,7 @@ def cross_table(spaces: Mapping[str, LabelSpace], fit: Statistics, score: Statis
 
     `spaces` are the targets' label spaces by name. The map from a head's classes to a target's is fitted on `fit`
     (least cost, 1 - IoU) and scored on `score`, also for a target's own head: the protocol is "labels" throughout.
-    Raises UserError if the two saw the same image of a target, or are of different models.
+    Raises UserError if both contain the same image of a target, or are of different models.
     """
     if fit.key != score.key:
         raise UserError(

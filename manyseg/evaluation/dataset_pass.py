@@ -1,4 +1,4 @@
-"""One pass of a method over labelled images: eval mode, equal sizes together, files read ahead, ranks apart.
+"""One pass of a method over labelled images, in eval mode: batches of equal sizes, each rank with its own images.
 
 Axes: B images, H W native size.
 """
@@ -40,7 +40,7 @@ BATCH_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 22}
 
 
 class LabelledBatch(NamedTuple):
-    """Images of one native size, encoded at most once a view, and their true labels."""
+    """Images of one native size, each view of which is encoded once at most, and their true labels."""
 
     images: EncodedImages
     labels: Int[Tensor, "B H W"]
@@ -57,17 +57,17 @@ def visit_batches(
     skip_bad: bool = False,
     doing: str = "evaluating",
 ) -> tuple[str, ...]:
-    """Show this rank's share of a folder to `visit`, batch by batch, the method in eval mode and without gradients.
+    """Call `visit` with every batch of this rank's images, with the method in eval mode and without gradients.
 
-    stderr shows how far the first rank is with `doing`. Every file is read once. Returned are the ids of the images, of
-    all ranks, that were left out with `skip_bad` because their files are at fault; each is logged. Raises UserError if
-    the folder has no label a pixel or every image is at fault, and DataError for one that is without `skip_bad`, in all
-    ranks alike.
+    The progress of the first rank is shown on stderr, with the word `doing`. Every file is read once. Returned are the
+    ids of the images, of all ranks, that were left out with `skip_bad` because their files are at fault; each is
+    logged. Raises UserError if pixels have no labels or every image is at fault, and without `skip_bad` DataError for
+    the first image at fault, in all ranks alike.
     """
     options = options or TestOptions()
     if folder.annotation not in ("dense", "segments"):
         raise UserError(
-            f"'{folder.space.name}' is annotated with {folder.annotation}, evaluation needs a label a pixel; "
+            f"'{folder.space.name}' is annotated with {folder.annotation}, evaluation needs a label for each pixel; "
             "give a split with masks"
         )
     skipped: list[int] = []
@@ -83,7 +83,7 @@ def visit_batches(
     rank, world = _place()
     share = len(range(rank, len(folder), world))
     try:
-        with _frozen(method), progress(f"{doing} '{folder.space.name}'", share, shown=rank == 0) as done:
+        with _eval_mode(method), progress(f"{doing} '{folder.space.name}'", share, shown=rank == 0) as done:
             pixels = BATCH_PIXELS.get(method.device.type, BATCH_PIXELS["cuda"])
             for samples in _batches(folder, options, pixels, fault):
                 labels = torch.stack([sample.labels for sample in samples]).to(method.device, non_blocking=True)
@@ -105,7 +105,7 @@ def visit_batches(
 
 
 def image_hashes(folder: Folder) -> UInt64[np.ndarray, " N"]:
-    """Return one number a path of an image, by which the same image is known again."""
+    """Return a hash of the path of every image, by which the same image is recognised in another folder."""
     paths = (os.path.realpath(folder.image_path(i)) for i in range(len(folder)))
     digests = b"".join(hashlib.blake2b(os.fsencode(path), digest_size=8).digest() for path in paths)
     return np.frombuffer(digests, np.uint64)
@@ -113,7 +113,7 @@ def image_hashes(folder: Folder) -> UInt64[np.ndarray, " N"]:
 
 class _Sample(NamedTuple):
     image: Tensor
-    """UInt8[3, h, w], at the size at which the network sees the whole image."""
+    """UInt8[3, h, w], at the input size of the network for the whole image."""
     labels: Int[Tensor, "H W"]
     annotation: Dense | Segments
 
@@ -129,7 +129,7 @@ def _read(folder: Folder, index: int, options: TestOptions) -> _Sample:
 def _batches(
     folder: Folder, options: TestOptions, pixels: int, fault: Callable[[int, UserError], None]
 ) -> Iterator[list[_Sample]]:
-    """Yield this rank's images, those of one size together; an image that `fault` takes is left out."""
+    """Yield this rank's images in batches of one size; an image at fault is given to `fault`, and left out."""
     rank, world = _place()
     sizes: dict[int, Size] = {}
     for i in range(rank, len(folder), world):
@@ -148,15 +148,15 @@ def _batches(
         for batch in batches:
             ahead.append([(i, pool.submit(_read, folder, i, options)) for i in batch])
             queued += len(batch)
-            # At least one batch is read while the method works on another; small ones are read further ahead.
+            # At least one batch is read while the method works on another; of small batches more are read in advance.
             while len(ahead) > 1 and queued > 2 * workers:
                 queued -= len(ahead[0])
-                yield from _whole(ahead.popleft(), fault)
+                yield from _finished(ahead.popleft(), fault)
         while ahead:
-            yield from _whole(ahead.popleft(), fault)
+            yield from _finished(ahead.popleft(), fault)
 
 
-def _whole(
+def _finished(
     batch: list[tuple[int, Future[_Sample]]], fault: Callable[[int, UserError], None]
 ) -> Iterator[list[_Sample]]:
     """Yield the images of a batch that could be read, if there are any."""
@@ -171,12 +171,12 @@ def _whole(
 
 
 @contextmanager
-def _frozen(method: Method) -> Iterator[None]:
-    """Put the method into eval mode without gradients, then restore each module's own mode: parts may be frozen."""
+def _eval_mode(method: Method) -> Iterator[None]:
+    """Put the method into eval mode without gradients, then restore the mode of each module: some may be frozen."""
     modes = [(module, module.training) for module in method.modules()]
     method.eval()
     try:
-        # Not inference mode: what a method caches now may be used in training later.
+        # Not torch.inference_mode: what a method caches here may be used in training later.
         with torch.no_grad():
             yield
     finally:
@@ -207,7 +207,7 @@ def _gather(value: T) -> list[T]:
 
 
 def all_reduce(totals: Collection[Tensor]) -> None:
-    """Add up over ranks, in place, with one message a type of number."""
+    """Add up tensors over all ranks, in place, in one message for each dtype."""
     if not _distributed():
         return
     for dtype in (torch.int64, torch.float64):

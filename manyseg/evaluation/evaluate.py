@@ -1,7 +1,7 @@
-"""The one evaluation: a method's label maps against the labels of datasets, by protocol, and the statistics of both.
+"""Evaluation of a method on datasets under a protocol, and statistics of its predictions.
 
-Images of equal size are a batch, which is read and encoded once. Files are read ahead by threads, pixels are counted on
-the device, and ranks add their counts up once. Every rank then holds the same result.
+Images of equal size form a batch, which is read and encoded once. Threads read files in advance, pixels are counted on
+the device, and the counts of all ranks are added up once, so that every rank has the same result.
 
 Axes: B images, D classes of a dataset, U unified nodes, h w feature resolution, H W native size.
 """
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 Activation = Callable[[Features], Float[Tensor, "B U h w"]]
-"""Maps features to a value of every unified node at feature resolution."""
+"""A function from features to a value of every unified node at feature resolution."""
 
 # Protocols.
 
@@ -67,10 +67,10 @@ def evaluate(
 ) -> Scores:
     """Score a method on datasets, each under one protocol: "seen" if it was trained on, else `relate`.
 
-    "text" needs `encode`, which turns texts into unit vectors, but for a method that reads words itself. "labels" needs
-    in `fit`, by dataset, a folder with other labelled images, on which the map is fitted. With `skip_bad` images whose
-    files are at fault are left out, and named in the scores. Datasets in `known` have been scored before. Raises
-    UserError where something is missing, or a dataset is there twice, and DataError for a file at fault.
+    "text" needs `encode`, a function from texts to unit vectors, except for a method that `reads_words`. "labels" needs
+    in `fit`, by dataset, a folder of other labelled images, on which the map is fitted. With `skip_bad` images whose
+    files are at fault are left out, and named in the scores. `known` are the scores of datasets that are not scored
+    again. Raises UserError where something is missing, or a dataset is given twice, and DataError for a file at fault.
     """
     out: dict[str, DatasetScores] = {}
     for folder in folders:
@@ -116,16 +116,16 @@ def score_seen(
 def score_words(
     method: Method, folder: Folder, options: TestOptions | None = None, skip_bad: bool = False
 ) -> DatasetScores:
-    """Score an unseen dataset by asking a method that reads words for the names of its classes."""
+    """Score an unseen dataset by a method that reads words, which predicts in the names of the dataset's classes."""
     return _score_directly(method, folder, folder.space, "text", options, skip_bad)
 
 
 def _score_directly(
     method: Method, folder: Folder, space: LabelSpace, protocol: Protocol, options: TestOptions | None, skip_bad: bool
 ) -> DatasetScores:
-    """Score label maps in a space that the method predicts in by itself, and segments where method and folder have any.
+    """Score label maps in a space that the method predicts without a relation, and segments where both have them.
 
-    Segments leave windows, flips and scales out.
+    Segments are predicted without windows, flips and scales.
     """
     counts = torch.zeros(len(space), 4, dtype=torch.float64)
     panoptic = method.finds_segments and folder.annotation == "segments"
@@ -187,7 +187,7 @@ def score_mapped(
 
 
 def check_disjoint(fit: Folder, score: Folder) -> None:
-    """Raise UserError if the two folders share an image: what fits a map must not score it."""
+    """Raise UserError if the two folders share an image: a map must not be scored on images that it is fitted on."""
     if shared := len(np.intersect1d(image_hashes(fit), image_hashes(score))):
         raise UserError(
             f"{shared} of {len(score)} images of '{score.space.name}' to be scored would also fit its map; "
@@ -220,16 +220,17 @@ def collect(
     activation: Activation | None = None,
     skip_bad: bool = False,
 ) -> Statistics:
-    """Count what is predicted in every head on the pixels of every dataset, and sum activations up, in one pass.
+    """Count the predictions of every head on the pixels of every dataset, and sum up activations, in one pass.
 
     `heads` are the label spaces to predict in; by default all training datasets' and the unified one. `activation`
-    gives what is summed up by true class, e.g. the cosines with the unified nodes; it is computed from the whole image,
-    and interpolated bilinearly at native size. With `skip_bad` images whose files are at fault are left out.
+    gives the values that are summed up by true class, such as cosines with the unified nodes; they are computed from
+    the whole image, and interpolated bilinearly at native size. With `skip_bad` images whose files are at fault are
+    left out.
     """
     heads = (*method.spaces, method.taxonomy.unified) if heads is None else heads
     totals: dict[tuple[str, ...], Tensor] = {}
     for folder in folders:
-        totals |= _tally(method, folder, options, heads, activation, skip_bad)
+        totals |= _count_predictions(method, folder, options, heads, activation, skip_bad)
     all_reduce(totals.values())
     arrays = {key: total.cpu().numpy() for key, total in totals.items()}
     return Statistics(
@@ -242,7 +243,7 @@ def collect(
     )
 
 
-def _tally(
+def _count_predictions(
     method: Method,
     folder: Folder,
     options: TestOptions | None,
@@ -250,10 +251,10 @@ def _tally(
     activation: Activation | None,
     skip_bad: bool,
 ) -> dict[tuple[str, ...], Tensor]:
-    """Return this rank's counts, pixels and sums of one dataset, on the device."""
+    """Return the counts, pixels and sums of one dataset over this rank's images, on the device."""
     name, classes, unified, device = folder.space.name, len(folder.space), method.taxonomy.unified, method.device
     outputs = [OutputSpace(head) for head in heads]
-    # The first row are the pixels without a label.
+    # The first row counts the pixels without a label.
     counts = [torch.zeros(1 + classes, len(head), dtype=torch.int64, device=device) for head in heads]
     pixels = torch.zeros(classes, dtype=torch.int64, device=device)
     sums = torch.zeros(classes, len(unified), dtype=torch.float64, device=device)

@@ -1,7 +1,6 @@
-"""Do datasets pull one classifier in opposite directions? The share of classes and batches on which gradients oppose.
+"""Gradient conflicts: the share of classes and batches on which the gradients of two datasets oppose each other.
 
-UniSeg (Kim et al., ECCV 2022) draws it as its Figure 1; here it is a number for any data. One checkpoint is asked under
-several losses: nothing but the loss differs.
+UniSeg (Kim et al., ECCV 2022) shows it in Figure 1. Several losses are compared at the same weights.
 
 Axes: B images, U unified nodes, C channels of the classifier, D classes of one dataset, T steps, N nodes of a pair.
 """
@@ -23,8 +22,7 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import Taxonomy
 from manyseg.losses import BinaryTargets
-from manyseg.methods import Method
-from manyseg.methods.base import NameClassifier, dense_labels
+from manyseg.methods.base import Method, NameClassifier, dense_labels
 
 __all__ = ["LOSSES", "Conflict", "conflicts_markdown", "measure_conflicts"]
 
@@ -69,17 +67,17 @@ class Conflict:
 
 
 def measure_conflicts(method: Method, steps: Iterable[Sequence[Batch]]) -> list[Conflict]:
-    """Compare, step by step, the gradients that each two datasets send to the classifier, under each of `LOSSES`.
+    """Compare in every step the gradients of each two datasets at the classifier's weights, under each of `LOSSES`.
 
     `method` is trained and has a `name_classifier`, so that its datasets share a node for every name (`uniseg`,
-    `union`); it is asked in eval mode and left unchanged. A step is one batch a dataset, masks or segments; steps that
-    lack one of two datasets do not count for that pair. Raises UserError for other methods, boxes and tags, and where
-    no two datasets ever meet.
+    `union`); it is used in eval mode and not changed. A step has one batch of each dataset, of masks or segments; steps
+    without one of two datasets do not count for that pair. Raises UserError for other methods, for boxes and tags, and
+    where no step has two datasets.
     """
     classifier = method.name_classifier
     if classifier is None:
         raise UserError(
-            f"{type(method).__name__} has no classifier that its datasets share by name; measure conflicts on a run of "
+            f"{type(method).__name__} has no classifier that datasets share by names; measure conflicts on a run of "
             "uniseg or union"
         )
     training = method.training
@@ -122,7 +120,9 @@ def _conflict(
 def _gradients(method: Method, classifier: NameClassifier, batch: Batch) -> dict[str, Float[Tensor, "U C"]]:
     """Return the gradient at the classifier's weights for each loss, from one pass through the network."""
     if not isinstance(batch.annotation, Dense | Segments):
-        raise UserError(f"'{batch.space.name}' is trained on without a label a pixel; its conflicts cannot be measured")
+        raise UserError(
+            f"'{batch.space.name}' is trained on without a label for each pixel; its conflicts cannot be measured"
+        )
     batch = batch.to(method.device)
     with torch.no_grad():
         embedding = method.pixel_encoder(batch.image).embedding
@@ -158,4 +158,4 @@ LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "plain BCE": _plain_bce,
     "null BCE": _null_bce,
 }
-"""What is compared: losses of all nodes' logits, a dataset's labels, and the relation of its classes to nodes."""
+"""The losses that are compared: functions of all nodes' logits, a dataset's labels, and its classes' relation."""

@@ -1,8 +1,8 @@
-"""The third axis of heterogeneous training: how many concepts a model knows, beside how well and how far.
+"""Knowledgeability: how many semantic concepts a model recognises.
 
-HTSS (Meletis and Dubbelman, arXiv 2301.07634) names three axes, performance, generalisation and knowledgeability, the
-last being the number of concepts that are recognised. Its formula is not known to us; this one is ours. A concept is
-what a class of a training dataset means: a set of unified nodes, the same one for all classes that mean it.
+HTSS (Meletis and Dubbelman, arXiv 2301.07634) measures models by performance, generalisation and knowledgeability, the
+number of concepts that are recognised. Its formula is not known to us; this one is ours. A concept is a set of unified
+nodes to which a class of a training dataset is related; classes with the same set are the same concept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from manyseg.labels import Taxonomy
 __all__ = ["THRESHOLDS", "Knowledge"]
 
 THRESHOLDS = tuple(t / 20 for t in range(1, 20))
-"""IoUs at which the curve is written down; its area is exact, and does not depend on them."""
+"""The IoUs at which the curve is reported; its area is exact, and does not depend on them."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Knowledge:
 
     @classmethod
     def of(cls, taxonomy: Taxonomy, ious: Mapping[str, Sequence[float]]) -> Knowledge:
-        """Average the IoUs of the classes that mean the same concept; `ious[dataset]` has one a class, NaN for absent.
+        """Average the IoUs of the classes of each concept.
 
-        A concept is called by its unified node, or by the first class that means it.
+        `ious[dataset]` has one value for each class, NaN for an absent one. A concept has the name of its unified node
+        or, if it has several, of its first class.
         """
         found: dict[tuple[bool, ...], list[float]] = {}
         names: dict[tuple[bool, ...], str] = {}

@@ -18,7 +18,7 @@ from manyseg.labels import IGNORE, LabelSpace
 
 __all__ = ["Panoptic", "Quality", "count_segments"]
 
-SURE = 0.5
+MATCH_IOU = 0.5
 """A true and a found segment match above this IoU."""
 
 
@@ -28,36 +28,37 @@ def count_segments(
     found: SegmentMap,
     space_size: int,
 ) -> Float64[np.ndarray, "D 4"]:
-    """Compare an image's true segments with those found: true positives, their IoU, false positives, false negatives.
+    """Return the true positives, the sum of their IoU, the false positives and the false negatives of each class.
 
-    By class, as the panoptic API counts: pixels of no true segment (IGNORE: unlabelled, and crowds) are in no union,
-    and a found segment that is mostly there is no error. Crowds of any class are so treated, the API's only of its own.
+    The rules are those of the panoptic API: pixels of no true segment (IGNORE: unlabelled, and crowds) are in no union,
+    and a predicted segment that consists mostly of them is not counted as an error. Here this holds for crowds of any
+    class, in the API only for crowds of the segment's own class.
     """
     true, n = np.append(classes.numpy(), IGNORE), len(found.classes)
     t = torch.where(ids < 0, len(classes), ids).long()
     p = torch.where(found.ids < 0, n, found.ids).long()
     pairs = torch.bincount((t * (n + 1) + p).flatten(), minlength=len(true) * (n + 1)).view(-1, n + 1).numpy()
-    # A padded or unlabelled segment is void as well.
+    # A segment that is padding or has no label counts as no segment too.
     labelled = true != IGNORE
     void, areas = pairs[~labelled].sum(0)[:n], pairs.sum(0)[:n]
     true, inside = true[labelled], pairs[labelled]
     union = inside.sum(1)[:, None] + (areas - void) - inside[:, :n]
     iou = inside[:, :n] / np.maximum(union, 1)
-    guess = found.classes.numpy()
-    hit = (iou > SURE) & (true[:, None] == guess)
+    predicted = found.classes.numpy()
+    hit = (iou > MATCH_IOU) & (true[:, None] == predicted)
     out = np.zeros((space_size, 4))
     rows, columns = np.nonzero(hit)
     np.add.at(out, (true[rows], 0), 1)
     np.add.at(out, (true[rows], 1), iou[rows, columns])
-    wrong = ~hit.any(0) & (areas > 0) & (void <= SURE * areas)
-    np.add.at(out, (guess[wrong], 2), 1)
+    wrong = ~hit.any(0) & (areas > 0) & (void <= MATCH_IOU * areas)
+    np.add.at(out, (predicted[wrong], 2), 1)
     missed = ~hit.any(1) & (inside.sum(1) > 0)
     np.add.at(out, (true[missed], 3), 1)
     return out
 
 
 class Quality(NamedTuple):
-    """Means over the classes that occur in truth or prediction, in 0..1; NaN where none does."""
+    """Means over the classes that occur in labels or predictions, in 0..1; NaN where none does."""
 
     pq: float
     sq: float
@@ -86,8 +87,8 @@ class Panoptic:
 
     def quality(self, things: bool | None = None) -> Quality:
         """Average over all classes, or over things or stuff alone."""
-        asked = np.array([things is None or c.thing == things for c in self.space.classes])
-        rows = self.by_class[asked & ~np.isnan(self.by_class[:, 0])]
+        chosen = np.array([things is None or c.thing == things for c in self.space.classes])
+        rows = self.by_class[chosen & ~np.isnan(self.by_class[:, 0])]
         if not len(rows):
             return Quality(float("nan"), float("nan"), float("nan"), 0)
         pq, sq, rq = rows.mean(0).tolist()

@@ -1,4 +1,4 @@
-"""The result of an evaluation: per dataset and protocol, as JSON and as Markdown."""
+"""The result of an evaluation, by dataset and protocol, as JSON and as Markdown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class DatasetScores:
     """One dataset under one protocol.
 
     `unmapped` names the classes that no unified node is related to; where they occur they score IoU 0.
-    `panoptic` is there where objects were told apart, by labels and by the model. `skipped` are the ids of images that
+    `panoptic` is given where both the labels and the model tell objects apart. `skipped` are the ids of images that
     were left out because their files cannot be read.
     """
 
@@ -55,12 +55,12 @@ class DatasetScores:
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of one model; every dataset is there once, under one protocol."""
+    """The scores of one model: each dataset once, under one protocol."""
 
     unified_nodes: int
     datasets: Mapping[str, DatasetScores]
     knowledge: Knowledge | None = None
-    """What is known of the concepts of the datasets seen in training, if any of them was evaluated."""
+    """Knowledgeability over the datasets seen in training, if any of them was evaluated."""
 
     @property
     def mean_miou_seen(self) -> float | None:

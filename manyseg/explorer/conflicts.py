@@ -1,4 +1,4 @@
-"""Where labels disagree: part of, overlaps, one name for two things, and merges that the evidence speaks against."""
+"""Pairs of classes to check: parts, overlaps, equal names without a common node, merges without evidence."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from manyseg.relate import ClassPair
 
 __all__ = ["KINDS", "Conflict", "conflicts", "pair_key"]
 
-KINDS = ("two of one", "against", "apart", "namesakes", "overlaps", "part of")
-"""Kinds of conflict, the most suspicious first."""
+KINDS = ("same dataset", "unsupported merge", "missing merge", "same name", "overlaps", "part of")
+"""Kinds of conflict, the most likely mistakes first."""
 
 _OPPOSITE = {"part of": "contains", "contains": "part of"}
 
 
 class Conflict(NamedTuple):
-    """Two classes that disagree; `kind` is one of KINDS, read "a is part of b" and so on.
+    """Two classes in conflict; `kind` is one of KINDS, "part of" means that a is part of b.
 
-    `taxonomy` and `evidence` say how each sees the pair (evidence "" where none is on record); `score` is that of the
-    evidence. `node` is a unified node to look at.
+    `taxonomy` and `evidence` are the relation of a to b by each (evidence is "" if there is none); `score` is that of
+    the evidence. `node` is a unified node of one of them.
     """
 
     kind: str
@@ -38,11 +38,11 @@ class Conflict(NamedTuple):
 def conflicts(taxonomy: Taxonomy, pairs: Sequence[ClassPair] = ()) -> list[Conflict]:
     """Find every conflict of a taxonomy and of the evidence about its classes, by kind, then in order of classes.
 
-    - "two of one": two classes of one dataset share a node, so the node cannot tell them apart;
-    - "against": the taxonomy calls two classes equal, the evidence unrelated;
-    - "apart": the evidence calls two classes equal, the taxonomy unrelated;
-    - "namesakes": equal (normalised) names that share no node;
-    - "overlaps", "part of": as the taxonomy has it or, where it keeps the two apart, as the evidence has it.
+    - "same dataset": two classes of one dataset share a node, so that the node cannot distinguish them;
+    - "unsupported merge": two classes are equal by the taxonomy, unrelated by the evidence;
+    - "missing merge": two classes are equal by the evidence, unrelated by the taxonomy;
+    - "same name": two classes of equal (normalised) names share no node;
+    - "overlaps", "part of": by the taxonomy or, if they are unrelated in it, by the evidence.
     """
     known = {pair_key(r.a, r.b): r for r in pairs}
     nodes = {
@@ -51,27 +51,29 @@ def conflicts(taxonomy: Taxonomy, pairs: Sequence[ClassPair] = ()) -> list[Confl
     }
     out = []
     for a, b in _pairs(taxonomy, nodes, known):
-        seen = _sets(nodes[a], nodes[b])
+        by_taxonomy = _relation(nodes[a], nodes[b])
         pair = known.get(pair_key(a, b))
-        said = "" if pair is None else _seen_from(a, pair)
-        kind = _kind(a, b, seen, said)
-        if "contains" in (seen if seen != "unrelated" else said, ""):
-            a, b, seen, said = b, a, _OPPOSITE.get(seen, seen), _OPPOSITE.get(said, said)
+        by_evidence = "" if pair is None else _kind_from(a, pair)
+        kind = _kind(a, b, by_taxonomy, by_evidence)
+        if (by_evidence if by_taxonomy == "unrelated" else by_taxonomy) == "contains":
+            a, b = b, a
+            by_taxonomy, by_evidence = (_OPPOSITE.get(k, k) for k in (by_taxonomy, by_evidence))
         if kind:
             shared = nodes[a] & nodes[b]
-            out.append(Conflict(kind, a, b, seen, said, pair.score if pair else None, min(shared or nodes[a])))
+            score = pair.score if pair else None
+            out.append(Conflict(kind, a, b, by_taxonomy, by_evidence, score, min(shared or nodes[a])))
     return sorted(out, key=lambda c: KINDS.index(c.kind))
 
 
 def pair_key(a: ClassKey, b: ClassKey) -> tuple[ClassKey, ClassKey]:
-    """Return the pair in one order, whichever comes first."""
+    """Return the pair in alphabetical order, as a key."""
     return (a, b) if a <= b else (b, a)
 
 
 def _pairs(
     taxonomy: Taxonomy, nodes: Mapping[ClassKey, frozenset[int]], known: Mapping[tuple[ClassKey, ClassKey], ClassPair]
 ) -> Iterator[tuple[ClassKey, ClassKey]]:
-    """Yield once each pair that shares a node, a name or a relation: not all pairs, of which there are millions."""
+    """Yield every pair that shares a node, a name or a relation, once; of all pairs there may be millions."""
     order = {c: i for i, c in enumerate(nodes)}
     groups: dict[object, list[ClassKey]] = {}
     for member, where in nodes.items():
@@ -82,7 +84,7 @@ def _pairs(
     yield from sorted(near, key=lambda pair: (order[pair[0]], order[pair[1]]))
 
 
-def _sets(a: frozenset[int], b: frozenset[int]) -> str:
+def _relation(a: frozenset[int], b: frozenset[int]) -> str:
     if not a & b:
         return "unrelated"
     if a == b:
@@ -90,20 +92,20 @@ def _sets(a: frozenset[int], b: frozenset[int]) -> str:
     return "part of" if a < b else "contains" if a > b else "overlaps"
 
 
-def _seen_from(a: ClassKey, pair: ClassPair) -> str:
+def _kind_from(a: ClassKey, pair: ClassPair) -> str:
     """Return the pair's kind as if `a` were its first class."""
     return pair.kind if pair.a == a else _OPPOSITE.get(pair.kind, pair.kind)
 
 
-def _kind(a: ClassKey, b: ClassKey, seen: str, said: str) -> str:
-    """Name the conflict of a pair, or "" where there is none."""
+def _kind(a: ClassKey, b: ClassKey, by_taxonomy: str, by_evidence: str) -> str:
+    """Return the kind of conflict of a pair, or "" if there is none."""
     if a[0] == b[0]:
-        return "two of one" if seen != "unrelated" else ""
-    if seen == "equal":
-        return "against" if said == "unrelated" else ""
-    if seen == "unrelated" and said == "equal":
-        return "apart"
-    if seen == "unrelated" and normalise(a[1]) == normalise(b[1]):
-        return "namesakes"
-    shown = seen if seen != "unrelated" else said
-    return {"part of": "part of", "contains": "part of", "overlaps": "overlaps"}.get(shown, "")
+        return "same dataset" if by_taxonomy != "unrelated" else ""
+    if by_taxonomy == "equal":
+        return "unsupported merge" if by_evidence == "unrelated" else ""
+    if by_taxonomy == "unrelated" and by_evidence == "equal":
+        return "missing merge"
+    if by_taxonomy == "unrelated" and normalise(a[1]) == normalise(b[1]):
+        return "same name"
+    relation = by_evidence if by_taxonomy == "unrelated" else by_taxonomy
+    return {"part of": "part of", "contains": "part of", "overlaps": "overlaps"}.get(relation, "")

@@ -14,17 +14,17 @@ from manyseg.labels import ClassKey
 __all__ = ["example_crops"]
 
 MAX_IMAGES = 60
-"""Images of a dataset, spread evenly over it, in which examples are looked for."""
+"""The number of a dataset's images, evenly spread over it, that are searched for examples."""
 
 CROPS = 3
-"""Crops of a class."""
+"""The number of crops of each class."""
 
 MARGIN = 0.15
-"""What a crop shows around its class, as a part of the class's longer side."""
+"""The margin of a crop around its class, as a share of the class's longer side."""
 
 
 def example_crops(folders: Sequence[Folder]) -> Mapping[ClassKey, list[UInt8[np.ndarray, "h w 3"]]]:
-    """Cut out the largest appearances of every class among some images of its dataset, the largest first."""
+    """Cut out the regions of every class where it is largest among some images of its dataset, the largest first."""
     found: dict[ClassKey, list[tuple[int, np.ndarray]]] = {}
     for folder in folders:
         for index in sorted({round(i) for i in np.linspace(0, len(folder) - 1, min(MAX_IMAGES, len(folder)))}):

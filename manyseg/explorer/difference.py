@@ -1,4 +1,4 @@
-"""What changed between two taxonomies, in terms of nodes and of classes."""
+"""The difference of two taxonomies, by nodes and by classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Change", "Difference", "Move", "difference"]
 
 
 class Change(NamedTuple):
-    """A node that was added, removed, renamed or changed; `before` or `after` is "" where there is none."""
+    """A node that is added, removed, renamed or changed; `before` or `after` is "" if it is only in one taxonomy."""
 
     kind: str
     before: str
@@ -22,7 +22,7 @@ class Change(NamedTuple):
 
 
 class Move(NamedTuple):
-    """A class whose nodes are not those that it had; a class of one taxonomy only has none in the other."""
+    """A class whose nodes have changed; a class of only one of the taxonomies has no nodes in the other."""
 
     member: ClassKey
     before: tuple[str, ...]
@@ -30,7 +30,7 @@ class Move(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """All nodes and classes that differ; both empty for taxonomies that say the same, in whatever order."""
+    """All nodes and classes that differ; both are empty for equal taxonomies, in whatever order."""
 
     changes: tuple[Change, ...]
     moves: tuple[Move, ...]
@@ -40,7 +40,7 @@ def difference(before: Taxonomy, after: Taxonomy) -> Difference:
     """Compare two taxonomies by their nodes' members, not by the nodes' names or order.
 
     Each new node is paired with the old one that shares the largest part of their classes with it, equal ones first,
-    at a tie the one of its name; what is left over was added or removed.
+    at a tie the one of the same name; nodes without a pair are added or removed.
     """
     old, new = _members(before), _members(after)
     pairs = _pair(before, after, old, new)
@@ -95,7 +95,7 @@ def _moves(before: Taxonomy, after: Taxonomy, pairs: dict[int, int]) -> list[Mov
     out = []
     for member in {**new, **old}:
         was, now = old.get(member, []), new.get(member, [])
-        # An added node stands for itself: no old node can equal it.
+        # An added node has a negative number, which no old node has.
         if {pairs.get(v, -1 - v) for v in now} != set(was):
             names = tuple(before.unified.names[u] for u in was), tuple(after.unified.names[v] for v in now)
             out.append(Move(member, *names))

@@ -1,4 +1,4 @@
-"""The explorer's page: datasets as lanes, unified nodes as rows, and behind every row its reasons."""
+"""The explorer's page: one row for each unified node, one column for each dataset, and the evidence of every node."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from manyseg.templates import render
 __all__ = ["write_explorer"]
 
 THUMB = 88
-"""Pixels of an example crop's longer side: some 2 kB each."""
+"""The longer side of an example crop in pixels; a crop has some 2 kB."""
 
 CROPS = 4
-"""Example crops shown of a class."""
+"""Example crops that are shown of each class."""
 
 OUTSIDE = 6
-"""Relations to classes outside its node that are kept of a class: the surest ones."""
+"""The number of relations to classes outside its node that are shown of a class: those of the highest scores."""
 
 
 def write_explorer(
@@ -42,7 +42,7 @@ def write_explorer(
     """Write one self-contained page that shows `taxonomy`, and return its path.
 
     `pairs` are the evidence: shown for every merge, and the source of conflicts. `crops` are examples of classes
-    by (dataset, class). `other` is the taxonomy as it was before: the page says what changed since.
+    by (dataset, class). `other` is an earlier taxonomy: the page lists what changed.
     """
     found = conflicts(taxonomy, pairs or ())
     since = None if other is None else difference(other, taxonomy)
@@ -68,12 +68,12 @@ def write_explorer(
 def _nodes(
     taxonomy: Taxonomy, pairs: Sequence[ClassPair], found: Sequence[Conflict], since: Difference | None
 ) -> list[dict[str, Any]]:
-    """Describe each row: its cells by dataset as (position, name, number of nodes), and what is to be said of it."""
-    # A pair without a relation is weaker (-1) than one that is called unrelated (0).
+    """Describe each row: its cells by dataset, as (position, name, number of nodes), and marks such as conflicts."""
+    # A pair without evidence (-1) ranks below one that is unrelated by the evidence (0).
     scores = {pair_key(r.a, r.b): 0.0 if r.kind == "unrelated" else float(r.score) for r in pairs}
     spread = dict(zip(taxonomy.classes.keys, taxonomy.joint_relation.sum(1).tolist(), strict=True))
     disputed = {pair_key(c.a, c.b) for c in found}
-    apart = {member for c in found if c.kind in ("apart", "namesakes") for member in (c.a, c.b)}
+    unmerged = {member for c in found if c.kind in ("missing merge", "same name") for member in (c.a, c.b)}
     changed = {c.after: c.kind for c in since.changes if c.after} if since else {}
     out = []
     for u, name in enumerate(taxonomy.unified.names):
@@ -88,7 +88,7 @@ def _nodes(
                 "datasets": sum(map(bool, cells)),
                 "last": max(i for i, cell in enumerate(cells) if cell),
                 "weakest": min((scores.get(p, -1.0) for p in merged), default=None) if pairs else None,
-                "conflict": any(m in apart for m in members) or any(p in disputed for p in merged),
+                "conflict": any(m in unmerged for m in members) or any(p in disputed for p in merged),
                 "change": changed.get(name, ""),
             }
         )
@@ -96,7 +96,7 @@ def _nodes(
 
 
 def _order(taxonomy: Taxonomy) -> list[int]:
-    """Order nodes so that those of one coarse class stand together: the most shared groups first.
+    """Order nodes so that those of one coarse class follow each other, the groups of most datasets first.
 
     Groups are nodes joined by common classes; inside one, nodes are sorted by their classes, coarsest dataset first.
     """
@@ -116,33 +116,33 @@ def _order(taxonomy: Taxonomy) -> list[int]:
 
 
 def _flow(taxonomy: Taxonomy, nodes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Lay out the overview: how many of each dataset's links go to nodes shared by 1, 2, ... datasets.
+    """Lay out the overview: how many of each dataset's relations lead to nodes of 1, 2, ... datasets.
 
-    Heights are in pixels; ribbons leave a dataset in the order of the blocks that they reach, so none cross twice.
+    Heights are in pixels; bands leave a dataset in the order of the blocks at which they end, so that none cross twice.
     """
     names = [s.name for s in taxonomy.spaces]
     table = np.zeros((len(names), len(names)), int)
     for node in nodes:
         for i, cell in enumerate(node["cells"]):
             table[i, node["datasets"] - 1] += len(cell)
-    levels = [k for k in range(len(names) - 1, -1, -1) if table[:, k].any()]
+    counts = [k for k in range(len(names) - 1, -1, -1) if table[:, k].any()]
     gap, tall = 26, 300
     unit = tall / table.sum()
-    height = round(tall + gap * (max(len(names), len(levels)) - 1)) + 30
+    height = round(tall + gap * (max(len(names), len(counts)) - 1)) + 30
     starts = _stack(table.sum(1) * unit, gap, height)
-    ends = dict(zip(levels, _stack(table.sum(0)[levels] * unit, gap, height), strict=True))
+    ends = dict(zip(counts, _stack(table.sum(0)[counts] * unit, gap, height), strict=True))
     left = [
         {"name": n, "y": y, "h": h, "classes": len(taxonomy.spaces[i])}
         for i, (n, (y, h)) in enumerate(zip(names, starts, strict=True))
     ]
     right = [
         {"k": k + 1, "y": ends[k][0], "h": ends[k][1], "nodes": sum(n["datasets"] == k + 1 for n in nodes)}
-        for k in levels
+        for k in counts
     ]
     ribbons = []
-    into = {k: ends[k][0] for k in levels}
+    into = {k: ends[k][0] for k in counts}
     for i, (y, _) in enumerate(starts):
-        for k in levels:
+        for k in counts:
             if table[i, k]:
                 thick = float(table[i, k] * unit)
                 ribbons.append(
@@ -174,7 +174,7 @@ def _stack(heights: Sequence[float] | np.ndarray, gap: float, total: float) -> l
 def _data(
     taxonomy: Taxonomy, pairs: Sequence[ClassPair], crops: Mapping[ClassKey, Sequence[UInt8[np.ndarray, "h w 3"]]]
 ) -> dict[str, Any]:
-    """Gather what the script needs to unfold a node: classes are numbered through all datasets."""
+    """Return what the page's script needs to show a node; classes are numbered over all datasets."""
     number = taxonomy.classes.positions
     return {
         "datasets": [s.name for s in taxonomy.spaces],
@@ -195,7 +195,7 @@ def _data(
 
 
 def _kept(pairs: Sequence[ClassPair], number: Mapping[ClassKey, int], relation: np.ndarray) -> list[ClassPair]:
-    """Keep all relations within a node, and of those to the outside the surest of each class."""
+    """Return all relations within a node, and of each class those of the highest scores to other nodes."""
     known = [r for r in pairs if r.a in number and r.b in number]
     inside = [bool((relation[number[r.a]] & relation[number[r.b]]).any()) for r in known]
     count: dict[ClassKey, int] = {}
@@ -209,7 +209,7 @@ def _kept(pairs: Sequence[ClassPair], number: Mapping[ClassKey, int], relation: 
 
 
 def _plain(value: float | str) -> float | str | None:
-    """Round a number for the page; what is not finite becomes null."""
+    """Round a number for the page; a number that is not finite becomes null."""
     if isinstance(value, str):
         return value
     return round(float(value), 3) if math.isfinite(value) else None

@@ -1,1 +1,1 @@
-"""From images to label maps and segments at native size: every view is encoded once, then all questions are asked."""
+"""Images to label maps and segments at native size; every view of an image is encoded once for all label spaces."""

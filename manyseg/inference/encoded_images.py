@@ -1,9 +1,8 @@
-"""The one way from images to answers: every view of an image is encoded once, and all questions share the encoding.
+"""Images to label maps, segments and scores: every view of an image is encoded once for all label spaces.
 
-A view is the image at one scale, mirrored or not, whole or a window of it. What is asked of it is label maps in any
-number of label spaces, segments, and the features themselves. Scores live at feature resolution; nothing of size
-D x H x W is ever held. This module knows a method only as a `Predictor`, so that evaluation, statistics and prediction
-share it.
+A view is the image at one scale, mirrored or not, whole or a window of it. Scores are kept at feature resolution;
+nothing of size D x H x W is ever held. This module knows a method only as a `Predictor`, so that evaluation, statistics
+and prediction share it.
 
 Axes: B images, D classes, U unified nodes, h w feature resolution, H W native size.
 """
@@ -34,19 +33,19 @@ __all__ = ["EncodedImages", "OutputSpace", "Predictor"]
 
 
 class Predictor(Protocol):
-    """What this module needs of a method; see `manyseg.methods.Method` for the meaning of each."""
+    """What this module needs of a method; the meaning of each is described in `manyseg.methods.base.Method`."""
 
     @property
     def pixel_encoder(self) -> Callable[[Tensor], Features]:
-        """The network that all questions share."""
+        """The network from images to features."""
 
     @property
     def device(self) -> torch.device:
-        """Where images are to be."""
+        """The device that images are moved to."""
 
     @property
     def hierarchy(self) -> Hierarchy | None:
-        """The tree of concepts, if there is one."""
+        """The hierarchy that the method can predict at any level of, if there is one."""
 
     def predict(
         self, features: Features, space: LabelSpace, relation: Bool[Tensor, "D U"] | None = None
@@ -58,14 +57,14 @@ class Predictor(Protocol):
 
 
 class OutputSpace(NamedTuple):
-    """A label space to predict in; one that was not trained on is read through its relation to the unified nodes."""
+    """A label space to predict in; one that was not trained on needs its relation to the unified nodes."""
 
     space: LabelSpace
     relation: Relation | None = None
 
 
 class EncodedImages:
-    """A batch of images of one size, and what a method says about them; nothing is encoded before it is needed.
+    """A batch of images of one size, and a method's predictions for them; nothing is encoded before it is needed.
 
     `image` may have been decoded at a reduced size; `size` is the native (height, width), that of all results, and by
     default the image's own. It is moved to the method's device. The method should be in eval mode; results carry no
@@ -73,7 +72,7 @@ class EncodedImages:
 
     Label maps are averaged over all views of `options`. Segments, and label maps of the method's hierarchy, come from
     the whole image alone: windows, flips and other scales are left out. Where the whole image is a view too, it is
-    encoded once for all of them. Ask for all label maps in one call: the features of several views are not kept.
+    encoded once for all of them. Request all label maps in one call: the features of several views are not kept.
     """
 
     def __init__(
@@ -109,7 +108,7 @@ class EncodedImages:
     ) -> list[Int[Tensor, "B H W"]]:
         """Return the best class of every pixel in each of the spaces, or IGNORE where every class is excluded.
 
-        In the space of the method's hierarchy it is the deepest concept that is more probable than not. `scores` are
+        In the space of the method's hierarchy it is the deepest class that is more probable than not. `scores` are
         those that `scores` has returned for the same spaces, where it was called before.
         """
         plain = [output for output in outputs if not self._is_hierarchy(output)]
@@ -130,7 +129,7 @@ class EncodedImages:
     def _deepest(self) -> Int[Tensor, "B H W"]:
         hierarchy = self.method.hierarchy
         assert hierarchy is not None
-        # Of concepts that contain each other the largest is always the best: an argmax would choose no finer one.
+        # A class is never less probable than the classes it contains, so that an argmax would never choose a finer one.
         return deepest(self._predict(self.features, OutputSpace(hierarchy.space)), hierarchy, self.size)
 
     def _resized(self, scale: float) -> UInt8[Tensor, "B 3 _ _"]:
@@ -189,11 +188,11 @@ class EncodedImages:
             cells, grid = _cells(place, parts[0], image)
             if not sums:
                 sums = [part.new_zeros(*part.shape[:2], *grid) for part in parts]
-                seen = parts[0].new_zeros(*grid)
+                windows = parts[0].new_zeros(*grid)
             for total, part in zip(sums, parts, strict=True):
                 total[cells] += part
-            seen[cells] += 1
-        return [total / seen for total in sums]
+            windows[cells] += 1
+        return [total / windows for total in sums]
 
     def _softmax(self, features: Features, outputs: Sequence[OutputSpace]) -> list[Float[Tensor, "B _ h w"]]:
         return [self._predict(features, output).softmax(1).nan_to_num(0.0) for output in outputs]

@@ -1,6 +1,6 @@
-"""Predictions at any level of a hierarchy: a finer concept where the model is sure of it, else the one above.
+"""Predictions at any level of a hierarchy: a finer class where it is probable enough, else the class above it.
 
-Axes: B images, N concepts, h w feature resolution, H W native size.
+Axes: B images, N classes of the hierarchy, h w feature resolution, H W native size.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from torch.nn import functional as F
 
 from manyseg.labels.hierarchy import Hierarchy
 
-__all__ = ["SURE", "deepest"]
+__all__ = ["MIN_PROBABILITY", "deepest"]
 
-SURE = 0.5
-"""A concept is said where it is more probable than this: of two that exclude each other, never both are."""
+MIN_PROBABILITY = 0.5
+"""A class is predicted where it is more probable than this; of two that exclude each other, at most one is."""
 
 
 def deepest(scores: Float[Tensor, "B N h w"], hierarchy: Hierarchy, size: tuple[int, int]) -> Int[Tensor, "B H W"]:
-    """Return the deepest concept that is more probable than `SURE`, or the best one of the first level.
+    """Return the deepest class that is more probable than `MIN_PROBABILITY`, or the best one of the first level.
 
-    `scores` are log-probabilities of all concepts, up to a constant for each pixel. Probabilities are upsampled to
-    `size` (height, width) one concept at a time, so that nothing of size N x H x W is held.
+    `scores` are log-probabilities of all classes, up to a constant for each pixel. Probabilities are upsampled to
+    `size` (height, width) one class at a time, so that nothing of size N x H x W is held.
     """
     tops = list(hierarchy.children(hierarchy.root))
     probability = (scores - scores[:, tops].logsumexp(1, keepdim=True)).exp()
 
-    def up(concept: int) -> Tensor:
-        return F.interpolate(probability[:, concept, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    def upsampled(node: int) -> Tensor:
+        return F.interpolate(probability[:, node, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
-    best = up(tops[0])
+    best = upsampled(tops[0])
     found = torch.full_like(best, tops[0], dtype=torch.long)
-    for concept in tops[1:]:
-        p = up(concept)
-        found, best = torch.where(p > best, concept, found), torch.maximum(p, best)
-    for concept in sorted(range(hierarchy.root), key=lambda n: len(hierarchy.path(n))):
-        found = torch.where(up(concept) > SURE, concept, found)
+    for node in tops[1:]:
+        p = upsampled(node)
+        found, best = torch.where(p > best, node, found), torch.maximum(p, best)
+    for node in sorted(range(hierarchy.root), key=lambda n: len(hierarchy.path(n))):
+        found = torch.where(upsampled(node) > MIN_PROBABILITY, node, found)
     return found

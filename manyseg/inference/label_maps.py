@@ -17,10 +17,10 @@ from manyseg.labels import IGNORE
 __all__ = ["argmax_map", "class_sums"]
 
 BAND_PIXELS = 1 << 20
-"""Native pixels whose corners are compared at once."""
+"""Pixels at native size that are processed at once."""
 
 GATHERED = {"cpu": 1 << 17, "cuda": 1 << 26}
-"""Scores interpolated at once, by device: about a processor's cache, or enough to hide a kernel's launch."""
+"""Scores interpolated at once, by device: about what fits the cache of a CPU, or what keeps a GPU busy."""
 
 
 def argmax_map(scores: Float[Tensor, "B D h w"], size: Size) -> Int[Tensor, "B H W"]:
@@ -35,10 +35,10 @@ def argmax_map(scores: Float[Tensor, "B D h w"], size: Size) -> Int[Tensor, "B H
     cells = scores.permute(0, 2, 3, 1).reshape(-1, d).contiguous()
     value, index = cells.max(1)
     nothing, best = (value == -math.inf).view(b, h, w), index.view(b, h, w)
-    # A constant over all classes decides nothing, so a neighbour without a class leaves the decision to the others.
+    # A constant over all classes does not change an argmax: cells without a class leave the result to the others.
     cells = cells.masked_fill(nothing.view(-1, 1), 0.0).clamp_(min=torch.finfo(cells.dtype).min / 4)
     rows, columns = _Axis.of(h, size[0], scores.device), _Axis.of(w, size[1], scores.device)
-    # Columns are spread before rows: far fewer of these short steps, and rows are then copied whole.
+    # Columns are repeated before rows: rows can then be copied whole.
     agreed = _agreed(best).index_select(2, columns.before)
     out = best.new_empty(b, *size)
     step = max(1, BAND_PIXELS // max(1, b * size[1]))
@@ -64,8 +64,8 @@ def class_sums(
 ) -> Float64[Tensor, "classes D"]:
     """Sum the bilinearly upsampled scores over the pixels of every class, without upsampling them.
 
-    A sum over pixels of a weighted sum over cells is a sum over cells, weighted by what the class's pixels give each
-    cell. Pixels of IGNORE give to one more class, which is dropped.
+    The sum over pixels of a weighted sum over cells is a sum over cells, each weighted by the sum of its weights in the
+    class's pixels. Pixels of IGNORE belong to one more class, which is dropped.
     """
     (h, w), (height, width) = scores.shape[-2:], labels.shape[-2:]
     rows, columns = _Axis.of(h, height, scores.device), _Axis.of(w, width, scores.device)

@@ -1,6 +1,6 @@
-"""How a network is used at test time: at which sizes it sees an image, mirrored or not, whole or in windows.
+"""How images are given to a network at test time: at which sizes, mirrored or not, whole or in windows.
 
-Recipes are checked against it before any network is there, so nothing here loads a deep-learning framework.
+Recipes are checked against it, and nothing here loads a deep-learning framework.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-__all__ = ["GRID", "Size", "TestOptions"]
+__all__ = ["GRID", "PHOTOS", "Size", "TestOptions"]
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -20,7 +20,7 @@ GRID = 32
 
 
 class TestOptions(BaseModel):
-    """How a network sees an image at test time; the default is once, the whole image at native size."""
+    """How an image is given to a network at test time; by default once, the whole image at native size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     # pytest collects classes by this name.
@@ -29,13 +29,13 @@ class TestOptions(BaseModel):
     window: tuple[Annotated[int, Field(gt=0, le=1 << 16)], Annotated[int, Field(gt=0, le=1 << 16)]] | None = None
     """(height, width) of sliding windows, multiples of 32; None takes the whole image."""
     overlap: Annotated[float, Field(ge=0, le=0.9)] = 1 / 3
-    """Share of a window that the next one covers again, at least."""
+    """Least share of a window that the next window covers too."""
     flip: bool = False
     """Also predict the mirrored image, and average."""
     scales: Annotated[tuple[Annotated[float, Field(gt=0.001, le=16)], ...], Field(min_length=1, max_length=64)] = (1.0,)
     """Sizes of the image relative to the native one."""
     max_side: Annotated[int, Field(gt=0)] | None = None
-    """Images with a longer side are made smaller before the network sees them; label maps stay at native size."""
+    """Images with a longer side are made smaller for the network; label maps stay at native size."""
 
     @field_validator("window")
     @classmethod
@@ -45,7 +45,7 @@ class TestOptions(BaseModel):
         return window
 
     def input_size(self, native: Size, scale: float = 1.0) -> Size:
-        """Return the (height, width) at which the network sees an image of the native size."""
+        """Return the (height, width) at which an image of the native size is given to the network."""
         if self.max_side is not None:
             scale *= min(1.0, self.max_side / max(native))
         grid = 1 if self.window is None else GRID
@@ -53,10 +53,14 @@ class TestOptions(BaseModel):
 
     @property
     def views(self) -> tuple[tuple[float, bool], ...]:
-        """The (scale, mirrored) at which the network sees every image, the largest scale first."""
+        """The (scale, mirrored) of every view of an image, the largest scale first."""
         flips = (False, True) if self.flip else (False,)
         return tuple((scale, flip) for scale in sorted(self.scales, reverse=True) for flip in flips)
 
 
 def _side(side: int, scale: float, grid: int) -> int:
     return max(1, math.ceil(round(side * scale) / grid)) * grid
+
+
+PHOTOS = TestOptions(max_side=2048)
+"""For photos of any size: it bounds memory to some hundred megabytes, and keeps sizes near those of training."""

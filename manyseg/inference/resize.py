@@ -1,6 +1,6 @@
-"""Images at the size that a network sees.
+"""Images resized to the input size of a network.
 
-Axes: B images, H W the size asked for.
+Axes: B images, H W the size after resizing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,6 @@ def resize(image: UInt8[Tensor, "*B 3 _ _"], size: Size) -> UInt8[Tensor, "*B 3 
     if tuple(image.shape[-2:]) == size:
         return image
     batch = image if image.ndim == 4 else image[None]
-    small = F.interpolate(batch.float(), size, mode="bilinear", align_corners=False, antialias=True)
-    small = small.round().clamp(0, 255).to(image.dtype)
-    return small if image.ndim == 4 else small[0]
+    resized = F.interpolate(batch.float(), size, mode="bilinear", align_corners=False, antialias=True)
+    resized = resized.round().clamp(0, 255).to(image.dtype)
+    return resized if image.ndim == 4 else resized[0]

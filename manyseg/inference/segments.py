@@ -45,13 +45,13 @@ def find_segments(
     query's mask. A query that is assigned less than the share `overlap_threshold` of its own mask is dropped, and its
     pixels belong to no segment. All kept queries of one stuff class make one segment.
     """
-    score, best = classes.max(1)
-    kept = ((best < len(things)) & (score > mask_threshold)).nonzero()[:, 0]
+    probability, best = classes.max(1)
+    kept = ((best < len(things)) & (probability > mask_threshold)).nonzero()[:, 0]
     assigned = torch.full(size, IGNORE, device=masks.device)
     largest = torch.zeros(size, device=masks.device)
     # One mask at native size at a time: all of them would be Q x H x W.
     for q in kept.tolist():
-        product = score[q] * _native(masks[q], size)
+        product = probability[q] * _native(masks[q], size)
         larger = product > largest
         assigned, largest = torch.where(larger, q, assigned), torch.where(larger, product, largest)
     ids = torch.full(size, IGNORE, device=masks.device)
@@ -59,18 +59,18 @@ def find_segments(
     stuff: dict[int, int] = {}
     for q in kept.tolist():
         own = _native(masks[q], size) >= INSIDE
-        seen = own & (assigned == q)
-        area, left = int(own.sum()), int(seen.sum())
-        if not left or left < overlap_threshold * area:
+        visible = own & (assigned == q)
+        area, visible_area = int(own.sum()), int(visible.sum())
+        if not visible_area or visible_area < overlap_threshold * area:
             continue
-        c, probability = int(best[q]), float(score[q])
+        c, score = int(best[q]), float(probability[q])
         if not things[c] and c in stuff:
             number = stuff[c]
-            found[number] = (c, max(found[number][1], probability))
+            found[number] = (c, max(found[number][1], score))
         else:
             number = stuff[c] = len(found)
-            found.append((c, probability))
-        ids[seen] = number
+            found.append((c, score))
+        ids[visible] = number
     return SegmentMap(
         ids.cpu(), torch.tensor([c for c, _ in found], dtype=torch.int64), torch.tensor([p for _, p in found])
     )

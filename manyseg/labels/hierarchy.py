@@ -12,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from manyseg.labels import ClassKey, LabelClass, LabelSpace, Taxonomy
 from manyseg.labels.names import UniqueNames
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 __all__ = ["Choice", "Hierarchy"]
 

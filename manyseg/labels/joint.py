@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Int
 
 from manyseg.labels.spaces import ClassKey, LabelSpace
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
 
 __all__ = ["JointClasses"]
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool
 
 from manyseg import atomic
 from manyseg.errors import UserError, close
@@ -23,9 +23,12 @@ from manyseg.labels.names import node_names, normalise
 from manyseg.labels.spaces import SEPARATOR, ClassKey, LabelClass, LabelSpace
 from manyseg.textfile import read_table, read_text, table_text
 
+if TYPE_CHECKING:
+    from jaxtyping import Bool
+
 __all__ = ["Relation", "Taxonomy"]
 
-Relation = Bool[np.ndarray, "D U"]
+Relation: TypeAlias = "Bool[np.ndarray, 'D U']"
 
 
 @dataclass(frozen=True)

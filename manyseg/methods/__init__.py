@@ -3,37 +3,38 @@
 A method of another package needs no line: a recipe names it as `package.module:Class`.
 """
 
+from __future__ import annotations
+
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from manyseg.errors import UserError
-from manyseg.methods.autouniseg import AutoUniSeg
-from manyseg.methods.base import Method, PixelMethod, StagePlan
-from manyseg.methods.baselines import Manual, MultiHead, Union
-from manyseg.methods.htss import HTSS
-from manyseg.methods.lmseg import LMSeg
-from manyseg.methods.unified_nodes import UnifiedNodes
-from manyseg.methods.uniseg import UniSeg
 
-__all__ = ["METHODS", "Method", "PixelMethod", "StagePlan", "import_method"]
+if TYPE_CHECKING:
+    from manyseg.methods.base import Method
 
-METHODS: dict[str, type[Method]] = {
-    "multihead": MultiHead,
-    "union": Union,
-    "manual": Manual,
-    "uniseg": UniSeg,
-    "autouniseg": AutoUniSeg,
-    "unified_nodes": UnifiedNodes,
-    "htss": HTSS,
-    "lmseg": LMSeg,
+__all__ = ["METHODS", "find_method"]
+
+METHODS = {
+    "multihead": "manyseg.methods.baselines:MultiHead",
+    "union": "manyseg.methods.baselines:Union",
+    "manual": "manyseg.methods.baselines:Manual",
+    "uniseg": "manyseg.methods.uniseg:UniSeg",
+    "autouniseg": "manyseg.methods.autouniseg:AutoUniSeg",
+    "unified_nodes": "manyseg.methods.unified_nodes:UnifiedNodes",
+    "htss": "manyseg.methods.htss:HTSS",
+    "lmseg": "manyseg.methods.lmseg:LMSeg",
 }
+"""Where the class of each method is; it is imported when a recipe names it."""
 
 
-def import_method(name: str) -> type[Method]:
-    """Return the method class that `package.module:Class` names; this imports, so runs, that package's code.
+def find_method(name: str) -> type[Method]:
+    """Return the class of a method by its name in METHODS, or as `package.module:Class` of another package.
 
-    Raises UserError if there is no such module or class, or if it is not a `Method`.
+    This imports, so runs, that package's code. Raises UserError if there is no such module or class, or if it is not a
+    `Method`.
     """
-    module, _, attribute = name.partition(":")
+    module, _, attribute = METHODS.get(name, name).partition(":")
     try:
         found = getattr(import_module(module), attribute)
     except ModuleNotFoundError as e:
@@ -46,6 +47,8 @@ def import_method(name: str) -> type[Method]:
         raise UserError(
             f"method '{name}': module '{module}' cannot be imported ({' '.join(str(e).split())}); mend it"
         ) from e
+    from manyseg.methods.base import Method
+
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(f"method '{name}' is not a class derived from manyseg.Method; see docs/adding.md")
     return found

@@ -8,11 +8,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from manyseg import losses
@@ -23,41 +22,10 @@ from manyseg.inference.segments import SegmentMap
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.labels.hierarchy import Hierarchy
 from manyseg.losses import RelationIndex
+from manyseg.methods.plan import Schedule, StagePlan
 from manyseg.models import Features, PixelEncoder
 
 __all__ = ["Method", "NameClassifier", "PixelMethod", "Schedule", "StagePlan", "step_seed"]
-
-
-class StagePlan(BaseModel):
-    """A stage of a run, as a recipe's [[stage]] table or a method's `default_stages` describes it.
-
-    It starts from the weights that the stage before it ended with.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(pattern=r"^[\w-]+$", description="Name of the stage, and of its folder in the run.")
-    steps: int = Field(ge=1, description="Its share of train.steps, in proportion to the other stages' steps.")
-    method: dict[str, Any] = Field(
-        default={}, description="Options over those of [method]; with another name, that method and its options."
-    )
-    train: dict[str, Any] = Field(default={}, description="Keys over those of [train].")
-
-
-class Schedule(Protocol):
-    """What a method may read of the recipe's [train] table to divide it into stages; see `training.options`."""
-
-    @property
-    def steps(self) -> int:
-        """Updates of the weights, over all stages."""
-
-    @property
-    def lr(self) -> float:
-        """Peak learning rate."""
-
-    @property
-    def warmup(self) -> int:
-        """Steps in which the learning rate rises."""
 
 
 class NameClassifier(NamedTuple):
@@ -78,16 +46,16 @@ class Method(nn.Module, ABC):
     """
 
     accepts: ClassVar[tuple[type[Annotation], ...]] = (Dense, Segments)
-    """Kinds of annotation whose loss this method can take; the trainer refuses others by name before it starts."""
+    """The kinds of annotation that this method can learn from; others are an error before training starts."""
 
     reads_words: bool = False
-    """True where `predict` takes any list of words for a space."""
+    """True where `predict` takes a label space of any words."""
 
     finds_segments: ClassVar[bool] = False
     """True where `segments` tells objects apart."""
 
     renamed: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    """What options of earlier versions are now: `{"old": "new"}` makes the error `method.old: is now new`."""
+    """Options of earlier versions with their present names; `{"old": "new"}`: the error `method.old: is now new`."""
 
     def __init__(self, pixel_encoder: PixelEncoder, spaces: Sequence[LabelSpace]) -> None:
         super().__init__()
@@ -104,90 +72,96 @@ class Method(nn.Module, ABC):
     def taxonomy(self) -> Taxonomy:
         """The unified label space as it stands now: given, or computed from learned parameters.
 
-        The same object as long as it does not change; tensors that follow from it are cached with it.
+        It is the same object as long as it does not change, since tensors computed from it are cached for it.
         """
 
     @abstractmethod
     def batch_loss(self, features: Features, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Return the named losses of one dataset's batch, each finite and with a graph even if all is ignored."""
+        """Return the losses of one dataset's batch by name; each is finite, and differentiable even without a label."""
 
     @abstractmethod
     def predict(
         self, features: Features, space: LabelSpace, relation: Bool[Tensor, "D U"] | None = None
     ) -> Float[Tensor, "B D h w"]:
-        """Return scores in the classes of `space` at feature resolution; softmax over D is the method's belief.
+        """Return scores in the classes of `space` at feature resolution; their softmax over D gives probabilities.
 
         `features` are what `pixel_encoder` gives for a batch of images. `space` is one of the training spaces or
-        `taxonomy.unified`; a language method takes any list of words. An unseen space is read through `relation`, whose
-        empty rows score -inf. Raises UserError otherwise.
+        `taxonomy.unified`; a method that `reads_words` takes any. The scores of another space are computed through
+        `relation`; classes whose row in it is empty score -inf. Raises UserError otherwise.
         """
 
     def segments(self, features: Features, space: LabelSpace, size: tuple[int, int]) -> list[SegmentMap]:
-        """Return things and stuff of every image, at `size` (height, width). A hook for methods with `finds_segments`.
+        """Return the things and stuff of every image at `size` (height, width); only methods with `finds_segments` do.
 
-        `space` is what `predict` takes without a relation; its classes say what is a thing.
+        `space` is one that `predict` takes without a relation; its classes tell things from stuff.
         """
         raise UserError(f"{type(self).__name__} finds classes, not objects; panoptic results need the method lmseg")
 
     def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
-        """Return the losses of every batch of a step. A hook for what is better done at once; one by one as it is."""
+        """Return the losses of every batch of a step; by default `batch_loss` of each.
+
+        Override it where the batches of a step can share work.
+        """
         return [self.batch_loss(one, batch) for one, batch in zip(features, batches, strict=True)]
 
     @property
     def hierarchy(self) -> Hierarchy | None:
-        """The tree of concepts whose log-probabilities `predict` gives through their leaves. A hook; none."""
+        """The hierarchy at any level of which the method can predict; by default None.
+
+        `predict` gives the log-probabilities of its classes through their leaves.
+        """
         return None
 
     def shared_loss(self) -> dict[str, Float[Tensor, ""]]:
-        """Return penalties that depend on no batch. A hook; the default has none."""
+        """Return the losses that depend on no batch, by name; by default none."""
         return {}
 
     def on_step(self, step: int) -> None:
-        """Prepare step number `step` (from 0) before its batches arrive. A hook; the default does nothing.
+        """Prepare for step number `step` (from 0), before its batches are used; by default nothing is done.
 
-        What is drawn in here, such as a `step_seed`, is the same in all processes; in `batch_loss` each process draws
-        its own numbers. Only what belongs to an image may be drawn there: a run is to be the same run whatever the
-        number of its processes.
+        Random numbers that are drawn here, such as by a `step_seed`, are the same in all processes; in `batch_loss`
+        each process draws its own. Only what belongs to an image may be random there: a run is to be the same run
+        whatever the number of its processes.
         """
 
     @property
     def activation(self) -> Callable[[Features], Float[Tensor, "B U h w"]] | None:
-        """What statistics sum up by true class: a function of features that gives every unified node a value.
+        """A function from features to a value of every unified node, which statistics sum up by true class.
 
-        A hook; the default is None, which sums nothing up.
-
-        It is read where an option of a later stage is the statistics of a stage with this method (`StageStatistics`).
+        By default None: nothing is summed up. It is used where an option of a later stage is the statistics of a stage
+        with this method (`StageStatistics`).
         """
         return None
 
     @property
     def name_classifier(self) -> NameClassifier | None:
-        """What gradients of datasets are compared at (`evaluation.gradient_conflict`). A hook; none."""
+        """The classifier at which `evaluation.gradient_conflict` compares gradients; by default None."""
         return None
 
     @property
     def tables(self) -> Mapping[str, str]:
-        """What a run writes beside its taxonomy, for people to read and edit: file names to texts. A hook; none."""
+        """Further files that a run writes beside its taxonomy: the content of each by its name; by default none."""
         return {}
 
     def inherit(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Prepare what the stage before handed over, of which equal names and shapes are taken. A hook; as it is.
+        """Return the weights to start from, given those of the stage before; by default the same.
 
-        Its parameters and buffers may then be called and shaped otherwise than this method's.
+        Tensors whose name and shape are those of a tensor of this method are loaded. Override it where this method's
+        tensors have other names or shapes than those of the stage before.
         """
         return weights
 
     def handover(self) -> dict[str, Tensor]:
-        """Return the tensors that a later stage of the run starts from, by name. A hook; the state."""
+        """Return the tensors that the next stage of the run starts from, by name; by default the whole state."""
         return self.state_dict()
 
     def lr_factor(self, name: str) -> float:
-        """Return the learning rate of the parameter called `name` as a multiple of the others'. A hook; 1."""
+        """Return the factor on the learning rate for the parameter called `name`; by default 1."""
         return 1.0
 
     @classmethod
     def default_stages(cls, options: Any, train: Schedule) -> list[StagePlan]:
-        """Divide `train.steps` into stages. The default is one stage.
+        """Divide `train.steps` into stages; by default there is one.
 
         `options` are the checked options of the recipe's [method] table: an attribute for every keyword of the
         constructor, with its default where the recipe does not give it. An option of a later stage may be what an
@@ -197,7 +171,7 @@ class Method(nn.Module, ABC):
 
     @final  # type: ignore[misc]  # torch declares `forward` as an attribute that may be assigned
     def forward(self, batches: Sequence[Batch]) -> dict[str, Float[Tensor, ""]]:
-        """Encode all batches, split, and return every loss by name: `<dataset>/<loss>`, shared ones by their own name.
+        """Return every loss of a step by name: `<dataset>/<loss>`, and shared losses under their own name.
 
         Batches of equal image size pass the backbone together. Losses of several batches of one dataset add up, and
         the total is the sum of the values.
@@ -225,12 +199,13 @@ class Method(nn.Module, ABC):
 class PixelMethod(Method):
     """A method that scores every pixel against unified nodes and reads dataset scores through a relation.
 
-    A subclass provides `taxonomy`, `unified` and `relate`. It may replace the hooks `dataset_scores` (fold where one
-    can), `train_scores` (let more than the dataset's classes compete) and `pixel_loss`.
+    A subclass provides `taxonomy`, `unified` and `relate`. It may override `dataset_scores` (where a dataset's scores
+    can be computed without those of all nodes), `train_scores` (where more channels than the dataset's classes take
+    part in the loss) and `pixel_loss`.
     """
 
     normalised: ClassVar[bool] = False
-    """True where `train_scores` are log-probabilities already: then no second softmax over D may follow."""
+    """True where `train_scores` are log-probabilities already, so that the loss takes no softmax of them."""
 
     def __init__(self, pixel_encoder: PixelEncoder, spaces: Sequence[LabelSpace], ohem: float | None = None) -> None:
         super().__init__(pixel_encoder, spaces)
@@ -249,15 +224,15 @@ class PixelMethod(Method):
         """Turn unified scores into the scores of the classes that `index` gives nodes."""
 
     def dataset_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
-        """Score a training dataset's classes. A hook: the default relates all unified scores; fold where one can."""
+        """Return the scores of a training dataset's classes; by default `relate` of the unified scores."""
         return self.relate(self.unified(embedding), self.relation_index(space))
 
     def train_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B A h w"]:
-        """Score what competes in training, A channels. A hook: the default is the dataset's classes."""
+        """Return the A channels that the loss is taken of; by default the scores of the dataset's classes."""
         return self.dataset_scores(embedding, space)
 
     def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
-        """Return the loss of `train_scores` against the batch's labels. A hook; the default is cross entropy."""
+        """Return the loss of `train_scores` against the batch's labels; by default cross entropy."""
         return losses.cross_entropy(scores, dense_labels(batch), normalised=self.normalised, ohem=self.ohem)
 
     @final

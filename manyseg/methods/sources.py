@@ -7,16 +7,15 @@ stage's results and a proposal are replaced by the files in the run's folder tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import PlainSerializer, PlainValidator
+from pydantic import GetPydanticSchema, PlainSerializer, PlainValidator
 
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
-from manyseg.models.text import TextEncoder
 from manyseg.relate import propose
 from manyseg.relate.statistics import Statistics
 
@@ -90,14 +89,16 @@ def _statistics_source(value: object) -> Path | StageStatistics | Statistics:
     return StageStatistics(value.removeprefix(STAGE)) if value.startswith(STAGE) else Path(value)
 
 
-TaxonomySource: TypeAlias = Annotated[
-    Path | StageTaxonomy | ProposedTaxonomy | Taxonomy, PlainValidator(_taxonomy_source), PlainSerializer(str)
-]
+def _read_by(function: Callable[[object], object]) -> GetPydanticSchema:
+    """Return a mark of a type by which pydantic calls a function, and does not look into the type's own fields."""
+    plain = Annotated[Any, PlainValidator(function), PlainSerializer(str)]
+    return GetPydanticSchema(lambda _, handler: handler.generate_schema(plain))
+
+
+TaxonomySource: TypeAlias = Annotated[Path | StageTaxonomy | ProposedTaxonomy | Taxonomy, _read_by(_taxonomy_source)]
 """The type of an option that is a taxonomy; `resolve_taxonomy` reads it."""
 
-StatisticsSource: TypeAlias = Annotated[
-    Path | StageStatistics | Statistics, PlainValidator(_statistics_source), PlainSerializer(str)
-]
+StatisticsSource: TypeAlias = Annotated[Path | StageStatistics | Statistics, _read_by(_statistics_source)]
 """The type of an option that is the statistics of a trained model; `resolve_statistics` reads it."""
 
 
@@ -134,4 +135,6 @@ def resolve_statistics(source: StatisticsSource | str) -> Statistics:
 
 def propose_by_text(spaces: Sequence[LabelSpace], encoder: str | None = None) -> Taxonomy:
     """Return what `manyseg labels` proposes by text, with parts in their wholes."""
+    from manyseg.models.text import TextEncoder
+
     return propose(spaces, by="text", encode=TextEncoder(encoder).encode).taxonomy

@@ -21,7 +21,8 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import BinaryTargets, RelationIndex
-from manyseg.methods.base import NameClassifier, PixelMethod, Schedule, StagePlan, dense_labels
+from manyseg.methods.base import NameClassifier, PixelMethod, dense_labels
+from manyseg.methods.plan import Schedule, StagePlan
 from manyseg.methods.sources import StageStatistics, StatisticsSource, resolve_statistics
 from manyseg.models import Features, PixelEncoder
 from manyseg.relate import PartOf, mine_calibrated, mine_published, part_of_tsv, read_part_of

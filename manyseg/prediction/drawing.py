@@ -16,7 +16,7 @@ __all__ = ["mask_image", "overlay"]
 
 OPACITY = 0.55
 COLUMNS = 3
-LEAST_SIDE = 640
+MIN_SIDE = 640
 """Smaller pictures are enlarged to this many pixels on their longer side, so that a legend fits beside them."""
 
 
@@ -27,11 +27,11 @@ def mask_image(labels: Int[Tensor, "H W"], space: LabelSpace) -> Image.Image:
     ValueError if a class has that position and IGNORE occurs too.
     """
     bits = 8 if len(space) <= 256 else 16
-    nothing = 2**bits - 1
+    ignored = 2**bits - 1
     values = labels.cpu().numpy()
-    if len(space) > nothing and (values == IGNORE).any():
+    if len(space) > ignored and (values == IGNORE).any():
         raise ValueError(f"pixels of no class and {len(space)} classes do not fit {bits} bits")
-    values = np.where(values == IGNORE, nothing, values).astype(np.uint8 if bits == 8 else np.uint16)
+    values = np.where(values == IGNORE, ignored, values).astype(np.uint8 if bits == 8 else np.uint16)
     image = Image.fromarray(values)
     if bits == 8:
         # All 256 entries: with fewer, a PNG would have fewer bits than IGNORE needs.
@@ -45,12 +45,12 @@ def overlay(image: UInt8[Tensor, "3 _ _"], labels: Int[Tensor, "H W"], space: La
     The label map may have another resolution than the image. Pixels of IGNORE show the image alone.
     """
     photo = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-    grow = max(1.0, LEAST_SIDE / max(photo.size))
+    grow = max(1.0, MIN_SIDE / max(photo.size))
     size = (round(photo.size[0] * grow), round(photo.size[1] * grow))
     values = labels.cpu().numpy()
     colors: UInt8[np.ndarray, "D+1 4"] = np.zeros((len(space) + 1, 4), np.uint8)
     colors[:-1, :3], colors[:-1, 3] = space.colors, round(255 * OPACITY)
-    # Position -1, IGNORE, reads the last row.
+    # IGNORE is -1, the last row.
     paint = Image.fromarray(colors[values]).resize(size, Image.Resampling.NEAREST)
     picture = photo.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
     picture.alpha_composite(paint)
@@ -65,7 +65,7 @@ def overlay(image: UInt8[Tensor, "3 _ _"], labels: Int[Tensor, "H W"], space: La
 
 
 def _legend(shares: list[tuple[int, float]], space: LabelSpace, height: int, text_size: int) -> Image.Image:
-    """Draw a swatch, a name and a share for each class, in few columns, as high as the picture where that will do."""
+    """Draw the colour, name and share of each class, in few columns, as high as the picture if they fit."""
     line, gap = round(1.5 * text_size), text_size // 2
     rows = max(1, (height - gap) // line, math.ceil(len(shares) / COLUMNS))
     texts = [f"{space.names[c]}  {_share(share)}" for c, share in shares]

@@ -1,11 +1,11 @@
-"""A trained model as Python code uses it: images in, label maps in any label space out.
+"""A trained model for use from Python: from images to label maps in any of its label spaces.
 
 Axes: D classes of the label space, h w feature resolution, H W the image's own size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias, overload
@@ -16,17 +16,19 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from manyseg.data.files import write_image
+from manyseg.data.batch import image_tensor
+from manyseg.data.files import image_size, opened, write_image
+from manyseg.data.photo import read_rgb
 from manyseg.errors import UserError
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
-from manyseg.inference.options import TestOptions
+from manyseg.inference.options import PHOTOS, Size, TestOptions
+from manyseg.inference.resize import resize
 from manyseg.inference.segments import SegmentMap
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
-from manyseg.methods import Method
+from manyseg.methods.base import Method
 from manyseg.prediction.drawing import mask_image, overlay
-from manyseg.prediction.predict import PHOTOS, find_space, read_photo
 
-__all__ = ["Model", "Picture", "Prediction"]
+__all__ = ["Model", "Picture", "Prediction", "find_space", "read_photo"]
 
 Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 """A file, a Pillow image, a uint8 array [H, W, 3] or [H, W], or a uint8 tensor [3, H, W]."""
@@ -34,21 +36,28 @@ Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 Labels: TypeAlias = str | LabelSpace | Sequence[str]
 """A label space, its name, "unified", "hierarchy", or words for a method that reads them."""
 
+HIERARCHY = "hierarchy"
+"""The name of the label space of all levels: each pixel gets the deepest class that is probable enough."""
+
+ORIENTATION = 0x0112
+"""The EXIF tag of the orientation."""
+
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image.
+    """A model's prediction for one image.
 
     `labels` is Int64[H, W] at the image's own size: positions in `space`, or `IGNORE` (-1) where no class is possible.
-    `image` is the image as the model was shown it, perhaps made smaller.
-    `scores`, only where they were asked for, is Float32[D, h, w] at feature resolution; their softmax over D is the
-    model's belief, and -inf excludes a class.
+    `image` is the input of the model, which may be smaller than the file.
+    `scores`, only if requested, is Float32[D, h, w] at feature resolution; their softmax over D gives probabilities,
+    and -inf excludes a class. `segments`, only if requested, are things and stuff.
     """
 
     labels: Int[np.ndarray, "H W"]
     space: LabelSpace
     image: UInt8[Tensor, "3 _ _"] = field(repr=False)
     scores: Float[np.ndarray, "D h w"] | None = field(default=None, repr=False)
+    segments: SegmentMap | None = field(default=None, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -87,7 +96,7 @@ class Model:
     """A trained method, ready to predict.
 
     `spaces` are the label spaces of the training datasets, `taxonomy` relates them to the unified one, and `method` is
-    the network (an `nn.Module`) for those who want to go further.
+    the network, an `nn.Module`.
     """
 
     def __init__(self, method: Method, spaces: Sequence[LabelSpace], options: TestOptions = PHOTOS) -> None:
@@ -99,26 +108,33 @@ class Model:
         return self.method.taxonomy
 
     @overload
-    def predict(self, image: Picture, labels: Labels = ..., *, scores: bool = ...) -> Prediction: ...
-    @overload
-    def predict(self, image: list[Picture], labels: Labels = ..., *, scores: bool = ...) -> list[Prediction]: ...
     def predict(
-        self, image: Picture | list[Picture], labels: Labels = "unified", *, scores: bool = False
+        self, image: Picture, labels: Labels = ..., *, scores: bool = ..., segments: bool = ...
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self, image: list[Picture], labels: Labels = ..., *, scores: bool = ..., segments: bool = ...
+    ) -> list[Prediction]: ...
+    def predict(
+        self,
+        image: Picture | list[Picture],
+        labels: Labels = "unified",
+        *,
+        scores: bool = False,
+        segments: bool = False,
     ) -> Prediction | list[Prediction]:
         """Segment an image, or each of a list of images, and return a label map at its own size.
 
         `image` is a file's path, a Pillow image, a uint8 array [H, W, 3] (RGB) or [H, W] (grey), or a uint8 tensor
         [3, H, W]. The EXIF orientation of files and Pillow images is respected. `labels` is the name of a training
         dataset, "unified", "hierarchy" where the method has one, or for a method that reads words a list of them.
-        Raises UserError for an image that cannot be read, and for a label space that the model cannot answer in.
+        `scores` and `segments` request more than the label map; segments need a method that tells objects apart
+        (`lmseg`). Raises UserError for an image that cannot be read, and for what the model cannot predict.
         """
+        output = OutputSpace(self.space(labels))
         if isinstance(image, list):
-            return [self._predict(one, labels, scores) for one in image]
-        return self._predict(image, labels, scores)
-
-    def segments(self, image: Picture, labels: Labels = "unified") -> SegmentMap:
-        """Return the things and the stuff of an image, for a method that tells objects apart (`lmseg`)."""
-        return self._encoded(image)[0].segments(self.space(labels))[0]
+            return [self._predict(one, output, scores, segments) for one in image]
+        return self._predict(image, output, scores, segments)
 
     def space(self, labels: Labels) -> LabelSpace:
         """Return the label space that `labels` stands for; see `predict`."""
@@ -126,12 +142,17 @@ class Model:
             return labels
         return find_space(self.method, self.spaces, labels)
 
-    def _predict(self, image: Picture, labels: Labels, scores: bool) -> Prediction:
-        output = OutputSpace(self.space(labels))
+    def _predict(self, image: Picture, output: OutputSpace, scores: bool, segments: bool) -> Prediction:
         encoded, shown = self._encoded(image)
         known = encoded.scores([output]) if scores else None
-        found = encoded.label_maps([output], known)[0][0].cpu().numpy()
-        return Prediction(found, output.space, shown, None if known is None else known[0][0].cpu().numpy())
+        labels = encoded.label_maps([output], known)[0][0].cpu().numpy()
+        return Prediction(
+            labels,
+            output.space,
+            shown,
+            scores=None if known is None else known[0][0].cpu().numpy(),
+            segments=encoded.segments(output.space)[0] if segments else None,
+        )
 
     def _encoded(self, image: Picture) -> tuple[EncodedImages, UInt8[Tensor, "3 _ _"]]:
         if isinstance(image, str | Path):
@@ -142,8 +163,37 @@ class Model:
         return EncodedImages(self.method, shown[None], self.options, size), shown
 
 
+def find_space(method: Method, spaces: Sequence[LabelSpace], labels: str | Sequence[str]) -> LabelSpace:
+    """Return the label space that is called `labels`, else the words that it lists: joined by commas, or one by one."""
+    if not isinstance(labels, str):
+        return LabelSpace.of(", ".join(labels), dict.fromkeys(labels))
+    unified = method.taxonomy.unified
+    for space in (*spaces, unified):
+        if labels in (space.name, "unified" if space is unified else space.name):
+            return space
+    if labels == HIERARCHY and method.hierarchy is not None:
+        return method.hierarchy.space
+    words = [w.strip() for w in labels.split(",") if w.strip()]
+    return LabelSpace.of(labels, dict.fromkeys(words))
+
+
+def read_photo(path: Path, target: Callable[[Size], Size]) -> tuple[UInt8[Tensor, "3 h w"], Size]:
+    """Read an image the right way up, at the size `target(native)`; return it with its native (height, width).
+
+    Raises DataError if it cannot be read.
+    """
+    with opened(path) as file:
+        orientation = file.getexif().get(ORIENTATION, 1)
+        height, width = image_size(file)
+        native = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+        size = target(native)
+        # The reader takes a turned image's size as turned by a quarter; a mirrored one or a half turn is not.
+        least = size[::-1] if orientation in (2, 3, 4) else size
+        return resize(image_tensor(read_rgb(file, least, turn=orientation in range(2, 9))), size), native
+
+
 def _pixels(image: object) -> UInt8[Tensor, "3 H W"]:
-    """Return an image in memory as a uint8 tensor; raises UserError saying what is accepted."""
+    """Return an image in memory as a uint8 tensor; raises UserError for anything else, with what is accepted."""
     if isinstance(image, Image.Image):
         image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
     if isinstance(image, Tensor):

@@ -1,6 +1,6 @@
-"""Panoptic predictions as files that others read: COCO panoptic, and instance ids.
+"""Files of panoptic predictions: COCO panoptic, and instance ids.
 
-Both are named after the encodings of cards that read them, so a prediction can be opened as labels.
+They have the names of the encodings by which a card reads them, so that predictions can be used as labels.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class InstanceIds:
     def __init__(self, out: Path, space: LabelSpace, values: Sequence[int] | None = None) -> None:
         self.out, self.space = out, space
         self.values = list(values) if values is not None else [i + 1 for i in range(len(space))]
-        # 0 stands for no segment, and 65 * 1000 is more than 16 bits hold.
+        # 0 is "no segment", and 65 * 1000 exceeds 16 bits.
         if max(self.values) > 64 or min(self.values) < 1:
             raise UserError(
                 f"'{space.name}' has classes of values {min(self.values)} to {max(self.values)}; instance ids hold "
@@ -105,7 +105,7 @@ class InstanceIds:
         atomic.write(self.out / "results" / f"{name}.txt", "".join(lines))
 
     def finish(self) -> None:
-        """Do nothing more: every image has files of its own."""
+        """Do nothing: every image has files of its own."""
 
 
 FORMATS: Mapping[str, type[CocoPanoptic] | type[InstanceIds]] = {

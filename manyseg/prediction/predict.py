@@ -9,36 +9,22 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain, count
 from pathlib import Path
 
-from jaxtyping import UInt8
-from torch import Tensor
-
 from manyseg import atomic
-from manyseg.data.files import DataError, image_size, opened, write_image
-from manyseg.data.photo import read_rgb
+from manyseg.data.files import DataError, write_image
 from manyseg.errors import UserError
-from manyseg.inference.encoded_images import EncodedImages, OutputSpace
-from manyseg.inference.options import Size, TestOptions
-from manyseg.inference.resize import resize
 from manyseg.labels import LabelSpace
-from manyseg.methods.base import Method
-from manyseg.prediction.drawing import mask_image, overlay
+from manyseg.prediction.model import Model
 from manyseg.prediction.panoptic_files import FORMATS
 from manyseg.progress import progress
 
-__all__ = ["PHOTOS", "find_space", "predict_paths", "read_photo"]
+__all__ = ["predict_paths"]
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-"""What counts as an image in a folder; a file that is named itself may be called anything."""
-
-PHOTOS = TestOptions(max_side=2048)
-"""Keeps a photo of any size within some hundred megabytes, and near the sizes that networks are trained on."""
-
-HIERARCHY = "hierarchy"
-"""Asks for the deepest concept that is sure, at any level; on the whole image at once, whatever the options say."""
+"""The suffixes of images in a folder; a file that is given by its path may have any."""
 
 UNSHARED = (
     "datasets share no unified node: the %d nodes are the classes of all datasets side by side, and a picture mixes "
@@ -46,30 +32,25 @@ UNSHARED = (
     "labels.tsv`) and train with the table (method.name=manual, method.taxonomy=labels.tsv)"
 )
 
-ORIENTATION = 0x0112
 log = logging.getLogger(__name__)
 
 
 def predict_paths(
-    method: Method,
-    spaces: Sequence[LabelSpace],
+    model: Model,
     paths: Sequence[str | Path],
     labels: str = "unified",
     out: str | Path = "predictions",
-    options: TestOptions = PHOTOS,
     segments: str | None = None,
     values: Sequence[int] | None = None,
 ) -> list[Path]:
     """Segment images and folders of images; return the masks that were written.
 
-    `segments` also writes things and stuff in one of `panoptic_files.FORMATS`, with `values` for the classes.
-
-    `labels` is the name of one of `spaces`, "unified", "hierarchy" where the method has one, or, for a language method,
-    words joined by commas. Where datasets share no unified node it is logged that "unified" says little. Raises
+    `labels` is what `Model.predict` takes. `segments` also writes things and stuff in one of `panoptic_files.FORMATS`,
+    with `values` for the classes. Where datasets share no unified node it is logged that "unified" says little. Raises
     UserError before anything is written if a path does not exist, a folder holds no image, or an input would be
     overwritten; and at the end if images could not be read, each of which was logged, the others being done.
     """
-    space, out = find_space(method, spaces, labels), Path(out)
+    space, out = model.space(labels), Path(out)
     images = _images([Path(p) for p in paths], out)
     names = _names(images)
     targets = [out / "masks" / f"{name}.png" for name in names]
@@ -77,27 +58,24 @@ def predict_paths(
     atomic.check_target(out / "labels.json")
     _check_targets([path for path, _ in images], [*targets, *pictures, out / "labels.json"])
     writer = FORMATS[segments](out, space, values) if segments else None
-    if writer and not method.finds_segments:
-        raise UserError(f"{type(method).__name__} finds classes, not objects; leave --segments out")
-    taxonomy = method.taxonomy
+    if writer and not model.method.finds_segments:
+        raise UserError(f"{type(model.method).__name__} finds classes, not objects; leave --segments out")
+    taxonomy = model.taxonomy
     if space is taxonomy.unified and len(taxonomy.spaces) > 1 and not taxonomy.shared:
-        log.warning(UNSHARED, len(space), spaces[0].name)
-    method.eval()
+        log.warning(UNSHARED, len(space), model.spaces[0].name)
     failed: list[DataError] = []
     with progress("predicting", len(images)) as done:
         for (path, _), name, target, picture in zip(images, names, targets, pictures, strict=True):
             try:
-                image, native = read_photo(path, options.input_size)
+                found = model.predict(path, space, segments=writer is not None)
             except DataError as error:
                 log.warning("%s", error)
                 failed.append(error)
                 continue
-            encoded = EncodedImages(method, image[None], options, native)
-            found = encoded.label_maps([OutputSpace(space)])[0][0].cpu()
-            if writer:
-                writer.add(name, encoded.segments(space)[0])
-            write_image(target, mask_image(found, space))
-            write_image(picture, overlay(image, found, space), quality=90)
+            if writer and found.segments:
+                writer.add(name, found.segments)
+            found.save(target)
+            write_image(picture, found.overlay(), quality=90)
             done()
     if len(failed) < len(images):
         _write_labels(out / "labels.json", space)
@@ -108,35 +86,6 @@ def predict_paths(
             f"{len(failed)} of {len(images)} images could not be read, the first: {failed[0]}; the others are in {out}"
         )
     return targets
-
-
-def find_space(method: Method, spaces: Sequence[LabelSpace], labels: str | Sequence[str]) -> LabelSpace:
-    """Return the label space that is called `labels`, else the words that it lists: joined by commas, or one by one."""
-    if not isinstance(labels, str):
-        return LabelSpace.of(", ".join(labels), dict.fromkeys(labels))
-    unified = method.taxonomy.unified
-    for space in (*spaces, unified):
-        if labels in (space.name, "unified" if space is unified else space.name):
-            return space
-    if labels == HIERARCHY and method.hierarchy is not None:
-        return method.hierarchy.space
-    words = [w.strip() for w in labels.split(",") if w.strip()]
-    return LabelSpace.of(labels, dict.fromkeys(words))
-
-
-def read_photo(path: Path, target: Callable[[Size], Size]) -> tuple[UInt8[Tensor, "3 h w"], Size]:
-    """Read an image the right way up, at the size `target(native)`; return it with its native (height, width).
-
-    Raises DataError if it cannot be read.
-    """
-    with opened(path) as file:
-        orientation = file.getexif().get(ORIENTATION, 1)
-        height, width = image_size(file)
-        native = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
-        size = target(native)
-        # The reader takes a turned image's size as turned by a quarter; a mirrored one or a half turn is not.
-        least = size[::-1] if orientation in (2, 3, 4) else size
-        return resize(read_rgb(file, least, turn=orientation in range(2, 9)), size), native
 
 
 def _images(paths: Iterable[Path], out: Path) -> list[tuple[Path, Path]]:

@@ -11,10 +11,12 @@ Axes: N candidate pairs, M pairs known to be unrelated, T classes of all dataset
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
-from scipy.optimize import isotonic_regression, minimize
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = [
     "adapt_to_datasets",
@@ -53,6 +55,8 @@ def log_odds_against_negatives(
     decides where there are few pairs: log-odds 0 (standard deviation 2) half-way between the upper quartile of the
     negatives and 1, and 4 more (standard deviation 20) from there to 1.
     """
+    from scipy.optimize import minimize
+
     k = len(candidates) / max(len(negatives), 1)
     centre = (1 + (float(np.quantile(negatives, 0.75)) if len(negatives) else 0.5)) / 2
     scale = max(1 - centre, 1e-3)
@@ -82,6 +86,8 @@ def log_odds_by_test(
     pairs of nearly one score is a mixture of the two, and its share of `positive` is the probability. Means are taken
     over bins of 10 pairs at the highest score, each next bin 15 % larger, and then made monotone.
     """
+    from scipy.optimize import isotonic_regression
+
     order = np.argsort(score, kind="stable")
     cuts, step = [len(order)], 10.0
     while cuts[-1] > 0:

@@ -9,12 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelSpace
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 __all__ = ["ConfusionRates", "Counts", "confusion_rates", "read_confusion", "recall_matrix", "sums_by_group"]
 

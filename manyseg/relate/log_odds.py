@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
 
 from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelSpace
@@ -26,6 +25,9 @@ from manyseg.relate.confusion_evidence import ConfusionRates, Counts, confusion_
 from manyseg.relate.name_evidence import name_evidence
 from manyseg.relate.programme import partition
 from manyseg.relate.text_evidence import Encode, text_similarity
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int
 
 __all__ = ["IMPOSSIBLE", "By", "Evidence", "cluster", "gather", "may_contain", "with_confusion"]
 

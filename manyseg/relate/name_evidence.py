@@ -8,11 +8,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Bool
 
 from manyseg.labels import JointClasses, normalise
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 __all__ = ["alternatives", "name_evidence", "name_parts", "words"]
 

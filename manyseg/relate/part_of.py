@@ -13,15 +13,17 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.relate.proposal import ClassPair
 from manyseg.textfile import read_table, read_text, table_text
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
 
 __all__ = ["PartOf", "add_mined", "mine_calibrated", "mine_published", "part_of_tsv", "read_part_of"]
 
@@ -49,7 +51,7 @@ class PartOf(NamedTuple):
     threshold: float = np.nan
 
 
-Means = Mapping[str, Float[np.ndarray, "D U"]]
+Means: TypeAlias = "Mapping[str, Float[np.ndarray, 'D U']]"
 """By dataset, the mean activation of every node on the pixels of every class; a class without pixels has NaN."""
 
 

@@ -10,14 +10,14 @@ Axes: T classes of all datasets together, N candidate clusters.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
-from scipy.sparse.csgraph import connected_components
 
 from manyseg.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 __all__ = ["merge", "partition"]
 
@@ -70,7 +70,7 @@ def merge(
                         clusters.append(new)
                         costs.append(cost * size - lam * (size - 1))
         grown = following
-    chosen = _choose(T, clusters, np.array(costs))
+    chosen = _choose(clusters, np.array(costs))
     return _with_singletons(T, chosen)
 
 
@@ -109,13 +109,11 @@ def partition(
 
 def _linked(T: int, must_link: Collection[tuple[int, int]]) -> list[tuple[int, ...]]:
     """Return the classes in groups that must link, directly or by others; most are groups of one."""
-    pairs = np.array([*must_link], int).reshape(-1, 2)
-    graph = csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(T, T))
-    _, label = connected_components(graph, directed=False)
-    groups: dict[int, list[int]] = {}
-    for i, u in enumerate(label):
-        groups.setdefault(int(u), []).append(i)
-    return [tuple(g) for g in groups.values()]
+    edges: dict[int, set[int]] = {i: set() for i in range(T)}
+    for x, y in must_link:
+        edges[x].add(y)
+        edges[y].add(x)
+    return [tuple(group) for group in _components(edges)]
 
 
 def _check_linked(
@@ -174,7 +172,7 @@ def _solve(
         gain = _with_last(gain, rest, joined_gain)
         fits = _with_last(fits, rest, joined_fits)
     values = np.array([-sum(gain[i, j] for i in c for j in c if i < j) for c in clusters])
-    chosen = _with_singletons(len(parts), _choose(len(parts), clusters, values))
+    chosen = _with_singletons(len(parts), _choose(clusters, values))
     return [tuple(i for p in c for k in parts[p] for i in units[component[k]]) for c in chosen]
 
 
@@ -207,34 +205,43 @@ def _cliques(fits: np.ndarray) -> list[tuple[int, ...]] | None:
     return out
 
 
-def _choose(T: int, clusters: Sequence[tuple[int, ...]], costs: Float[np.ndarray, " N"]) -> list[tuple[int, ...]]:
-    """Pick disjoint clusters of least total cost (exact 0/1 programme, component by component)."""
-    useful: list[int] = np.flatnonzero(costs < 0).tolist()
-    if not useful:
-        return []
-    rows = np.concatenate([clusters[k] for k in useful])
-    columns = np.repeat(np.arange(len(useful)), [len(clusters[k]) for k in useful])
-    incidence = csr_array((np.ones(len(rows)), (rows, columns)), shape=(T, len(useful)))
-    _, label = connected_components((incidence.T @ incidence) > 0, directed=False)
+def _choose(clusters: Sequence[tuple[int, ...]], costs: Float[np.ndarray, " N"]) -> list[tuple[int, ...]]:
+    """Pick disjoint clusters of least total cost, exactly; clusters that share no class are decided apart."""
+    having: dict[int, list[int]] = {}
+    edges: dict[int, set[int]] = {}
+    for k in np.flatnonzero(costs < 0).tolist():
+        edges[k] = set()
+        for i in clusters[k]:
+            having.setdefault(i, []).append(k)
+    for first, *others in having.values():
+        edges[first].update(others)
+        for k in others:
+            edges[k].add(first)
     chosen: list[tuple[int, ...]] = []
-    for part in range(label.max() + 1):
-        mine: list[int] = np.flatnonzero(label == part).tolist()
-        if len(mine) == 1:
-            chosen.append(clusters[useful[mine[0]]])
-            continue
-        block = incidence[:, mine]
-        block = block[block.sum(1) > 0]
-        answer = milp(
-            costs[[useful[k] for k in mine]],
-            constraints=LinearConstraint(block, -np.inf, 1),
-            integrality=np.ones(len(mine)),
-            bounds=Bounds(0, 1),
-            options={"mip_rel_gap": 0},
-        )
-        if answer.x is None:
-            raise UserError(f"the merge programme found no solution ({answer.message}); lower tau or set max_size")
-        chosen += [clusters[useful[k]] for k, x in zip(mine, answer.x, strict=True) if x > 0.5]
+    for part in _components(edges):
+        candidates = [clusters[k] for k in part]
+        chosen += candidates if len(part) == 1 else _solve_programme(candidates, costs[part])
     return chosen
+
+
+def _solve_programme(clusters: Sequence[tuple[int, ...]], costs: Float[np.ndarray, " N"]) -> list[tuple[int, ...]]:
+    """Pick disjoint clusters of least total cost by a 0/1 programme."""
+    # Loaded here: proposals by names hardly ever need it, and it takes longer than they do.
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array
+
+    rows, columns = np.array([(i, k) for k, c in enumerate(clusters) for i in c]).T
+    _, rows = np.unique(rows, return_inverse=True)
+    answer = milp(
+        costs,
+        constraints=LinearConstraint(csr_array((np.ones(len(rows)), (rows, columns))), -np.inf, 1),
+        integrality=np.ones(len(clusters)),
+        bounds=Bounds(0, 1),
+        options={"mip_rel_gap": 0},
+    )
+    if answer.x is None:
+        raise UserError(f"the merge programme found no solution ({answer.message}); lower tau or set max_size")
+    return [c for c, x in zip(clusters, answer.x, strict=True) if x > 0.5]
 
 
 def _with_singletons(T: int, chosen: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from manyseg.labels import ClassKey, JointClasses, LabelSpace, Taxonomy
 from manyseg.labels.names import node_names
@@ -20,6 +19,9 @@ from manyseg.relate.constraints import Constraints
 from manyseg.relate.log_odds import IMPOSSIBLE, By, Evidence, cluster, cluster_numbers, gather, has_class
 from manyseg.relate.name_evidence import words
 from manyseg.relate.text_evidence import TEMPLATES, Encode
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 __all__ = ["By", "ClassPair", "Proposal", "propose"]
 

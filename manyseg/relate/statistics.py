@@ -9,13 +9,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt64
 
 from manyseg import atomic
 from manyseg.errors import UserError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float64, Int64, UInt64
 
 __all__ = ["UNIFIED", "Statistics"]
 

@@ -6,13 +6,16 @@ Axes: T classes of all datasets together, N texts, F features of a text.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 
 from manyseg.errors import UserError
 from manyseg.labels import JointClasses
 from manyseg.relate.name_evidence import alternatives, name_parts
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = ["TEMPLATES", "Encode", "best_cosines", "text_similarity"]
 

@@ -1,4 +1,4 @@
-"""Charts as inline SVG: readable without scripts, in light and dark, and told apart by more than colour."""
+"""Charts as inline SVG, readable without scripts, in light and dark mode, and without telling colours apart."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from manyseg.templates import render
 __all__ = ["Series", "heat_map", "line_chart"]
 
 POINTS = 240
-"""At most so many points a line; longer series are averaged in equal steps."""
+"""The largest number of points of a line; longer series are averaged over equal intervals."""
 
 WIDTH, HEIGHT = 620, 280
 LEFT, RIGHT, TOP, BOTTOM = 52, 128, 12, 36
 LABEL = 14
-"""Least distance in pixels between two labels at the ends of lines."""
+"""The least distance in pixels between two labels at the ends of lines."""
 
 
 class Series(NamedTuple):
-    """A line: points in order of x; a y that is not finite is a gap. A bold one is drawn over the others."""
+    """A line: points in order of x; it has a gap where y is not finite. A bold one is drawn above the others."""
 
     name: str
     points: Sequence[tuple[float, float]]
@@ -35,22 +35,22 @@ class Series(NamedTuple):
 
 
 def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, along: str = "step") -> Markup:
-    """Draw lines over training steps, or over what `along` names, y from 0, each labelled at its end.
+    """Draw lines over training steps, or over the quantity `along`, with y from 0, each labelled at its end.
 
-    There is a read-out under the pointer. Returns an empty string where no series has a finite point.
+    The values under the pointer are shown. Returns an empty string if no series has a finite point.
     """
     thin = [s._replace(points=_thin(s.points)) for s in series]
     finite = [p for s in thin for p in s.points if math.isfinite(p[1])]
     if not finite:
         return Markup("")
     last = max(x for x, _ in finite)
-    # One evaluation is one point: give it some width.
+    # A single point still needs an axis of some width.
     first = min(x for x, _ in finite) if last > min(x for x, _ in finite) else min(0.0, last - 1)
     x_ticks = _ticks(first, last)
     y_ticks = _ticks(min(0.0, *(y for _, y in finite)), max(y for _, y in finite) or 1.0, beyond=True)
     low, high = y_ticks[0], y_ticks[-1]
 
-    # Many lines need the height for their labels.
+    # The labels of many lines need more height.
     tall = max(HEIGHT, TOP + BOTTOM + LABEL * len(series))
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -106,10 +106,11 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, a
 
 
 def heat_map(names: Sequence[str], shares: Float[np.ndarray, "D D"]) -> Markup:
-    """Draw a row-normalised confusion: truth down, prediction across, opacity = square root of the share of the row.
+    """Draw a row-normalised confusion matrix: true classes are rows, predicted classes columns.
 
-    The square root keeps small confusions visible. Cells are one small embedded picture, so 150 classes cost some
-    kilobytes; up to 16 classes have their percentages written in. Rows of no pixels are left blank.
+    Opacity is the square root of the share of the row, so that small confusions are visible. The cells are one embedded
+    picture, so that 150 classes need some kilobytes; with up to 16 classes the percentages are written into the cells.
+    Rows without pixels are blank.
     """
     alpha = np.round(255 * np.sqrt(np.clip(np.nan_to_num(shares), 0, 1))).astype(np.uint8)
     pixels = np.zeros((*alpha.shape, 4), np.uint8)
@@ -142,7 +143,7 @@ def heat_map(names: Sequence[str], shares: Float[np.ndarray, "D D"]) -> Markup:
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Average equal stretches of a long series; a stretch keeps its last x, so that the end stays the end."""
+    """Average a long series over equal intervals; the x of an interval is that of its last point."""
     size = math.ceil(len(points) / POINTS)
     if size <= 1:
         return list(points)
@@ -151,12 +152,12 @@ def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _ticks(low: float, high: float, *, beyond: bool = False) -> list[float]:
-    """Return some 4 to 6 round numbers between `low` and `high`, or from below to above them (`beyond`)."""
+    """Return 4 to 6 round numbers between `low` and `high`, or with `beyond` from below `low` to above `high`."""
     raw = max(high - low, 1e-9) / 4
     power = 10.0 ** math.floor(math.log10(raw))
     step = power * next(f for f in (1, 2, 2.5, 5, 10) if f * power >= raw * 0.999)
     start, stop = low / step, high / step
-    # The tolerance keeps a limit that is a round number from gaining a tick outside it.
+    # The tolerance is for limits that are round numbers: there is to be no tick outside of them.
     if beyond:
         first, last = math.floor(start + 1e-9), math.ceil(stop - 1e-9)
     else:
@@ -165,7 +166,7 @@ def _ticks(low: float, high: float, *, beyond: bool = False) -> list[float]:
 
 
 def _path(places: Sequence[tuple[float, float] | None]) -> str:
-    """Write an SVG path, broken where a place is None."""
+    """Return an SVG path with gaps where a place is None."""
     out, down = [], False
     for place in places:
         if place is not None:
@@ -175,7 +176,7 @@ def _path(places: Sequence[tuple[float, float] | None]) -> str:
 
 
 def _spread(heights: Sequence[float], bottom: float) -> list[float]:
-    """Move labels apart to at least LABEL pixels, keeping their order and staying above the bottom."""
+    """Move labels so that they are at least LABEL pixels from each other, in order, and above the bottom."""
     order = sorted((h, i) for i, h in enumerate(heights) if math.isfinite(h))
     placed, floor = list(heights), -math.inf
     for height, i in order:

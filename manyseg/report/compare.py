@@ -1,4 +1,4 @@
-"""Several runs side by side: mean and spread over seeds, and what their recipes do differently."""
+"""The comparison of several runs: mean and standard deviation over seeds, and the differences of their recipes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ SEED = "seed"
 """The only key in which the recipes of one group may differ."""
 
 CAPTION = 8
-"""Differing keys that are named below a table in the terminal; Markdown and the page have all, with their values."""
+"""The number of differing keys that are named in the terminal; Markdown and the page have all, with values."""
 
 NONE = "—"
 
 
 class Score(NamedTuple):
-    """Mean and spread of n runs: `spread` is the sample standard deviation (n - 1), None for a single run."""
+    """The scores of n runs: mean and sample standard deviation (n - 1), `spread`, which is None for a single run."""
 
     mean: float
     spread: float | None
@@ -43,7 +43,7 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one recipe, apart from the seed."""
+    """Runs whose recipes are equal but for the seed."""
 
     name: str
     runs: tuple[Record, ...]
@@ -53,17 +53,17 @@ class Group:
 
     @property
     def count(self) -> str:
-        """How many runs the scores come from, and how many there are where some have no evaluation."""
+        """The number of evaluated runs, and of all runs if some have no evaluation."""
         scored = sum(bool(run.scores) for run in self.runs)
         return str(scored) if scored == len(self.runs) else f"{scored} of {len(self.runs)}"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Groups of runs, the columns their scores share, and the recipe keys in which the groups differ.
+    """Groups of runs, the columns of their scores, and the recipe keys in which the groups differ.
 
-    A column is a dataset with its protocol, so that scores of different protocols never stand in one column; the
-    first, `mean (seen)`, is over the datasets seen in training. `differences[key]` has one value a group.
+    A column is a dataset under a protocol, so that scores of different protocols are never in one column; the first,
+    `mean (seen)`, is over the datasets seen in training. `differences[key]` has one value for each group.
     """
 
     groups: tuple[Group, ...]
@@ -71,7 +71,7 @@ class Comparison:
     differences: dict[str, tuple[str, ...]]
 
     def to_markdown(self) -> str:
-        """Render two Markdown tables: scores in percent, the best of a column in bold; then what differs."""
+        """Render two Markdown tables: scores in percent, the best of a column in bold; then what recipes differ in."""
         lines = [_row(["run", "n", *self.columns]), _row(["---", "---:", *["---:"] * len(self.columns)])]
         for group in self.groups:
             cells = [
@@ -105,7 +105,7 @@ class Comparison:
         return table
 
     def to_html(self) -> str:
-        """Render one self-contained page: scores, differences, and every class side by side."""
+        """Render one self-contained page: scores, differences of the recipes, and the scores of every class."""
         classes: dict[str, list[tuple[str, list[str]]]] = {}
         for column in self.columns[1:]:
             names = dict.fromkeys(name for g in self.groups for name in g.classes.get(column, {}))
@@ -115,17 +115,17 @@ class Comparison:
         return render("compare.html", comparison=self, classes=classes)
 
     def cells(self, group: Group) -> list[str]:
-        """Write a group's scores, one text a column; a dash where it has none."""
+        """Return a group's scores as text, one for each column; a dash if there is none."""
         return [str(group.scores.get(column, NONE)) for column in self.columns]
 
     def is_best(self, group: Group, column: str) -> bool:
-        """Say whether no other group has a higher mean in `column`, and at least one has a lower."""
+        """Return whether no other group has a higher mean in `column`, and at least one has a lower one."""
         means = [g.scores[column].mean for g in self.groups if column in g.scores]
         return column in group.scores and group.scores[column].mean == max(means) > min(means)
 
 
 def compare(run_folders: Sequence[str | Path]) -> Comparison:
-    """Read runs and set them side by side; runs whose recipes differ only in the seed are one group.
+    """Read runs and compare them; runs whose recipes differ only in the seed are one group.
 
     Groups are in the order of their first run. Raises UserError for no folder, one given twice, or one that is no run.
     """
@@ -135,17 +135,20 @@ def compare(run_folders: Sequence[str | Path]) -> Comparison:
     for folder in places:
         if places.count(folder) > 1:
             raise UserError(f"{folder}: given {places.count(folder)} times; give each run once")
-    alike: dict[str, list[Record]] = {}
+    groups_by_key: dict[str, list[Record]] = {}
     for record in map(read_record, run_folders):
-        alike.setdefault(_key(record), []).append(record)
-    groups = [_group(name, runs) for name, runs in zip(_names(list(alike.values())), alike.values(), strict=True)]
+        groups_by_key.setdefault(_key(record), []).append(record)
+    groups = [
+        _group(name, runs)
+        for name, runs in zip(_names(list(groups_by_key.values())), groups_by_key.values(), strict=True)
+    ]
     columns = dict.fromkeys(column for group in groups for column in group.scores)
     first = [c for c in columns if c == "mean (seen)"]
     return Comparison(tuple(groups), tuple(first + [c for c in columns if c not in first]), _differences(groups))
 
 
 def _key(record: Record) -> str:
-    """Identify a recipe without its seed; a run whose recipe is missing stands alone."""
+    """Return a key of a recipe without its seed; a run without a recipe is a group of its own."""
     rest = {k: v for k, v in record.recipe.items() if k != SEED}
     return json.dumps(rest, sort_keys=True, default=str) if rest else str(record.folder.resolve())
 
@@ -172,7 +175,7 @@ def _group(name: str, runs: Sequence[Record]) -> Group:
 
 
 def _add(values: dict[str, list[float]], key: str, value: Any) -> None:
-    """Add a value where there is one; an absent class or a missing evaluation adds nothing."""
+    """Add a value if it is a finite number; that of an absent class or a missing evaluation is not."""
     if isinstance(value, int | float) and math.isfinite(value):
         values.setdefault(key, []).append(float(value))
 

@@ -1,4 +1,4 @@
-"""Where a run took place: the versions and the hardware that its numbers depend on."""
+"""The versions and the hardware that a run's numbers depend on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("manyseg", "torch", "torchvision", "timm", "accelerate", "transforme
 def environment() -> dict[str, str | int]:
     """Return versions, platform, CPU, thread count and GPUs, ready for a run folder's `environment.json`.
 
-    Names no host and no user, so that a run can be shared as it is.
+    There is no name of a host or a user in it, so that a run can be shared.
     """
     found: dict[str, str | int] = {"python": platform.python_version()}
     for package in PACKAGES:
@@ -37,7 +37,7 @@ def environment() -> dict[str, str | int]:
 
 
 def _cpu() -> str:
-    """Name the processor; Linux hides the name from `platform`."""
+    """Return the name of the processor, which `platform` does not know on Linux."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -47,5 +47,5 @@ def _cpu() -> str:
 
 
 def _cores() -> int:
-    """Count the cores this process may use, which a container may have limited."""
+    """Return the number of cores that this process may use, which a container may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""The page of one run: a single HTML file that opens anywhere."""
+"""The report of one run, as a single HTML file."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ PROTOCOLS = {
     "text": "unseen, related by text",
     "labels": "unseen, map fitted on labels of another split",
 }
-"""How a dataset's scores came about; scores of different protocols are never averaged together."""
+"""The protocols in words; scores of different protocols are never averaged together."""
 
 CONFUSIONS = 12
-"""How many of the largest confusions are listed for a dataset."""
+"""The number of the largest confusions that are listed of each dataset."""
 
 WEAKEST = 10
-"""How many of the classes of least IoU are listed first."""
+"""The number of classes of least IoU that are listed first."""
 
 
 def write_report(run_folder: str | Path) -> Path:
     """Write `report.html` of a run from the files in its folder and return its path.
 
-    The page is one file without references to others. What the folder lacks, the page says. Raises UserError if the
-    folder is no run.
+    The page refers to no other file, and lists what is missing in the folder. Raises UserError if the folder is no run.
     """
     record = read_record(run_folder)
     mean, source = record.mean
@@ -78,7 +77,7 @@ def _skipped(record: Record) -> list[str]:
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:
-    """List what the header says: method, backbone, steps, nodes, datasets, time."""
+    """Return the entries of the header: method, backbone, steps, nodes, time."""
     model = record.recipe.get("model", {})
     done = max((*(line["at"] + 1 for line in record.steps), *(line["at"] for line in record.evals)), default=0)
     seconds = sum(_stage_seconds(record))
@@ -104,13 +103,13 @@ def _nodes(record: Record) -> str:
 
 
 def _stage_seconds(record: Record) -> Iterable[float]:
-    """Yield the seconds of every stage: its largest clock, for a clock that starts again with each."""
+    """Return the seconds of every stage; the log counts them anew in each stage, or over all of them."""
     clocks: dict[str, float] = {}
     for line in record.steps:
         stage = str(line.get("stage", ""))
         clocks[stage] = max(clocks.get(stage, 0.0), _float(line.get("seconds", 0.0)))
     total = list(clocks.values())
-    # A clock that runs on over the stages is counted once.
+    # Where they are counted over all stages, the last value has them all.
     return total[-1:] if total == sorted(total) and len(total) > 1 else total
 
 
@@ -121,7 +120,7 @@ def _curves(record: Record) -> list[Markup]:
         losses["total"].append((line["at"], _float(line["loss"])))
         sums: dict[str, float] = {}
         for name, value in (line.get("losses") or {}).items():
-            # `<dataset>/<loss>`; a loss of all datasets has no slash and stands for itself.
+            # `<dataset>/<loss>`; a loss of all datasets has no slash, and is a line of its own.
             part = name.rpartition("/")[0] or name
             sums[part] = sums.get(part, 0.0) + _float(value)
         for name, value in sums.items():
@@ -138,7 +137,7 @@ def _curves(record: Record) -> list[Markup]:
 
 
 def _running(record: Record) -> list[Markup]:
-    """Draw how training ran: every single loss, learning rate, images a second, waiting for data."""
+    """Draw every single loss, the learning rate, images per second, and the time spent waiting for data."""
     single: dict[str, list[tuple[float, float]]] = {}
     for line in record.steps:
         for name, value in (line.get("losses") or {}).items():
@@ -146,7 +145,7 @@ def _running(record: Record) -> list[Markup]:
     charts = [line_chart("Each loss by name", [Series(n, p) for n, p in single.items()])]
     for key, title, percent in (
         ("lr", "Learning rate", False),
-        ("images_per_s", "Images a second", False),
+        ("images_per_s", "Images per second", False),
         ("data_wait", "Share of time waiting for data, %", True),
     ):
         points = [(line["at"], _float(line[key])) for line in record.steps if key in line]
@@ -155,14 +154,14 @@ def _running(record: Record) -> list[Markup]:
 
 
 def _series(points: dict[str, list[tuple[float, float]]]) -> list[Series]:
-    """Make lines; where there is one dataset only, its line says all and the total or mean is left out."""
+    """Return the lines of a chart; with a single dataset the line of the total or mean is left out."""
     first, *others = points
     names = others if len(others) == 1 and len(points[others[0]]) == len(points[first]) else points
     return [Series(name, points[name], bold=name == first) for name in names if points[name]]
 
 
 def _summary(record: Record) -> list[dict[str, Any]]:
-    """List the datasets by protocol, each group with the mean of its own."""
+    """Return the datasets in groups, one for each protocol, with the mean of each group."""
     groups: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for name, entry in record.scores.get("datasets", {}).items():
         groups.setdefault(str(entry.get("protocol", "seen")), []).append((name, entry))
@@ -181,7 +180,7 @@ def _summary(record: Record) -> list[dict[str, Any]]:
 
 
 def _alone(record: Record, datasets: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Average what models of one dataset reach, for a run of several: `miou`, and the names of their `runs`."""
+    """Return, for a run of several datasets, the mean mIoU of the models of each dataset alone, and their `runs`."""
     if len(datasets) < 2:
         return {}
     found = {name: record.alone[name] for name in datasets if name in record.alone}
@@ -189,9 +188,9 @@ def _alone(record: Record, datasets: Sequence[str]) -> dict[str, dict[str, Any]]
 
 
 def _weakest(datasets: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """List the classes of least IoU over all datasets, with what each is most often called instead."""
+    """List the classes of least IoU over all datasets, with the class that each is most often confused with."""
     rows = [
-        {**row, "dataset": d["name"], "instead": d["instead"].get(row["name"])}
+        {**row, "dataset": d["name"], "confused": d["confused"].get(row["name"])}
         for d in datasets
         for row in d["rows"]
         if row["iou"] is not None and row["pixels"]
@@ -200,7 +199,7 @@ def _weakest(datasets: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _knowledge(record: Record) -> dict[str, Any] | None:
-    """Draw how many concepts reach an IoU, over thresholds; None where the scores do not say."""
+    """Draw the number of concepts that reach an IoU, over the IoU; None if it was not evaluated."""
     found = (record.scores.get("axes") or {}).get("knowledgeability")
     if not isinstance(found, dict):
         return None
@@ -222,8 +221,8 @@ def _dataset(record: Record, name: str, entry: dict[str, Any]) -> dict[str, Any]
         iou = score.get("iou")
         row = {"name": label, "iou": iou, "pixels": pixels, "share": pixels / total if total else 0.0}
         if counts is not None and fits:
-            hit, truth, said = int(counts[i, i]), int(counts[i].sum()), int(counts[:, i].sum())
-            row |= {"recall": hit / truth if truth else None, "precision": hit / said if said else None}
+            hit, truth, predicted = int(counts[i, i]), int(counts[i].sum()), int(counts[:, i].sum())
+            row |= {"recall": hit / truth if truth else None, "precision": hit / predicted if predicted else None}
         rows.append(row)
     return {
         "name": name,
@@ -233,7 +232,7 @@ def _dataset(record: Record, name: str, entry: dict[str, Any]) -> dict[str, Any]
         "absent": sum(row["iou"] is None for row in rows),
         "heat": heat_map(names, _shares(counts)) if fits and counts is not None else "",
         "confusions": _largest(names, counts) if fits and counts is not None else [],
-        "instead": _instead(names, counts) if fits and counts is not None else {},
+        "confused": _confused(names, counts) if fits and counts is not None else {},
         "misfit": ""
         if fits or counts is None
         else f"confusion.npz has {len(counts)} classes, scores.json {len(names)}",
@@ -247,33 +246,33 @@ def _shares(counts: Int[np.ndarray, "D D"]) -> Float[np.ndarray, "D D"]:
 
 
 def _largest(names: Sequence[str], counts: Int[np.ndarray, "D D"]) -> list[dict[str, Any]]:
-    """List the confusions of most pixels: truth, what was said instead, pixels, share of the true class."""
+    """List the confusions of most pixels: true class, predicted class, pixels, share of the true class."""
     off = counts.copy()
     np.fill_diagonal(off, 0)
     shares = _shares(counts)
     order = np.argsort(-off, axis=None, kind="stable")[:CONFUSIONS]
     pairs = [(int(k) // len(names), int(k) % len(names)) for k in order]
     return [
-        {"truth": names[i], "said": names[j], "pixels": int(off[i, j]), "share": float(shares[i, j])}
+        {"truth": names[i], "predicted": names[j], "pixels": int(off[i, j]), "share": float(shares[i, j])}
         for i, j in pairs
         if off[i, j] > 0
     ]
 
 
-def _instead(names: Sequence[str], counts: Int[np.ndarray, "D D"]) -> dict[str, dict[str, Any]]:
-    """Return, for every class that is ever mistaken, what it is most often called and on which share of its pixels."""
+def _confused(names: Sequence[str], counts: Int[np.ndarray, "D D"]) -> dict[str, dict[str, Any]]:
+    """Return for every class the wrong class that is most often predicted, and its share of the class's pixels."""
     off, shares = counts.copy(), _shares(counts)
     np.fill_diagonal(off, 0)
     best = off.argmax(1)
     return {
-        name: {"said": names[j], "share": float(shares[i, j])}
+        name: {"predicted": names[j], "share": float(shares[i, j])}
         for i, (name, j) in enumerate(zip(names, best.tolist(), strict=True))
         if off[i, j] > 0
     }
 
 
 def _taxonomy(rows: list[list[str]]) -> dict[str, Any]:
-    """Part the table into header and rows, and count the nodes that join several datasets."""
+    """Split the table into header and rows, and count the nodes of several datasets."""
     if not rows:
         return {"header": [], "rows": [], "shared": 0}
     return {"header": rows[0], "rows": rows[1:], "shared": sum(sum(map(bool, r[1:])) > 1 for r in rows[1:])}

@@ -1,4 +1,4 @@
-"""What a run folder holds, read with patience: a part that is missing or broken becomes a note, not a failure."""
+"""The content of a run folder; a file that is missing or broken becomes a note, not an error."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ class _Scores(msgspec.Struct):
 
 @dataclass(frozen=True)
 class Record:
-    """A run as its folder tells it.
+    """The content of a run's folder.
 
     `steps` and `evals` are the lines of metrics.jsonl with an `at`: the step counted over all stages. `scores` is what
     `manyseg eval --json` writes, `confusions[dataset]` Int64[D, D] (truth, prediction), `taxonomy` the table's rows.
     `alone[dataset]` is the mIoU of every run of that dataset alone that lies in the same folder, by the run's name.
-    `notes` say in words what is missing or broken.
+    `notes` name in words what is missing or broken.
     """
 
     folder: Path
@@ -110,7 +110,7 @@ class Record:
 
     @property
     def mean(self) -> tuple[float | None, str]:
-        """The mean mIoU over the seen datasets, and which evaluation said so."""
+        """The mean mIoU over the datasets seen in training, and the evaluation that it is from."""
         value = self.scores.get("mean_miou_seen")
         if _finite(value):
             return value, "final evaluation"
@@ -207,7 +207,7 @@ def _confusions(path: Path, notes: list[str]) -> dict[str, Int[np.ndarray, "D D"
         notes.append(f"{path.name} is not there")
         return {}
     try:
-        # numpy leaves the file open when it cannot read it.
+        # Opened here, because numpy does not close a file that it cannot read.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
     except Exception as e:  # A damaged archive can make numpy raise almost anything.
@@ -235,10 +235,10 @@ def _metrics(path: Path, notes: list[str]) -> tuple[list[dict[str, Any]], list[d
 
 
 def _in_order(lines: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Part the lines into steps and evaluations, by stage and step, and count steps over all stages (`at`).
+    """Split the lines into steps and evaluations, by stage and step, and count steps over all stages (`at`).
 
-    A resumed run repeats the steps after its checkpoint: the later line of a step counts. A stage that counts from 0
-    again is moved behind the one before.
+    A resumed run repeats the steps after its checkpoint: the last line of a step is used. The steps of a stage that
+    counts from 0 again follow those of the stage before.
     """
     stages: dict[str, tuple[dict[int, dict[str, Any]], dict[int, dict[str, Any]]]] = {}
     for line in lines:
@@ -248,7 +248,7 @@ def _in_order(lines: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], li
     evals: list[dict[str, Any]] = []
     shift = end = 0
     for losses, scores in stages.values():
-        # A step is numbered from 0 and an evaluation by the steps done: after step 9 both say 10 are over.
+        # A step is numbered from 0, an evaluation by the number of steps before it: 10 is after the step 9.
         first = min((*losses, *scores))
         if first + shift < end:
             shift = end

@@ -1,8 +1,8 @@
-"""Sample pictures of a run: predicted and written after training, read back into its report.
+"""Sample pictures of a run: predicted and written after training, and shown in its report.
 
-A sample is `samples/<dataset>-<n>-image.jpg` and, each a colour mask that is transparent where nothing is known,
+A sample is `samples/<dataset>-<n>-image.jpg` and, each a colour mask that is transparent where there is no class,
 `-truth.png`, `-prediction.png` (both in the dataset's labels) and `-unified.png`; `<dataset>-<n>.json` is their legend.
-A picture `<dataset>-<n>.png` made by other means is shown as it is.
+A picture `<dataset>-<n>.png` that something else has made is shown as it is.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from manyseg.errors import UserError
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
 from manyseg.inference.options import TestOptions
 from manyseg.labels import IGNORE, LabelSpace
-from manyseg.methods import Method
+from manyseg.methods.base import Method
 from manyseg.relate.unseen import relate_by_names
 
 __all__ = ["PARTS", "Picture", "Shown", "predict_samples", "read_samples", "write_samples"]
 
 PARTS = ("image", "truth", "prediction", "unified")
 SAMPLES = 3
-"""Pictures of each dataset in a report."""
+"""The number of pictures of each dataset in a report."""
 
-WIDEST = 480
-"""Pixels; a report of a dozen samples stays below two megabytes."""
+MAX_WIDTH = 480
+"""The largest width of a picture in pixels; a report of a dozen samples stays below two megabytes."""
 
 _NAME = re.compile(r"(?P<dataset>.+?)-(?P<number>\d+)(-(?P<part>image|truth|prediction|unified))?\.(png|jpe?g)")
 
@@ -55,7 +55,7 @@ class Shown(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A sample as a report shows it: data URIs by part (`strip` for a ready picture) and a legend by part."""
+    """A sample in a report: data URIs by part (`strip` for a picture of something else), and a legend by part."""
 
     dataset: str
     number: int
@@ -84,7 +84,7 @@ def predict_samples(method: Method, folder: Folder, options: TestOptions, skippe
 
 
 def write_samples(run_folder: Path, space: LabelSpace, unified: LabelSpace, shown: Sequence[Shown]) -> None:
-    """Write the samples of one dataset; `truth` and `prediction` are in `space`, numbers count from 0.
+    """Write the samples of one dataset, numbered from 0; `truth` and `prediction` are in `space`.
 
     Pictures wider than 480 pixels are made smaller. Earlier samples of the same number are replaced.
     """
@@ -110,7 +110,7 @@ def write_samples(run_folder: Path, space: LabelSpace, unified: LabelSpace, show
 
 
 def read_samples(run_folder: Path) -> list[Picture]:
-    """Read every sample of a run, ready to embed, by dataset and number; unreadable legends are left out."""
+    """Read every sample of a run, by dataset and number, to be embedded in a page; broken legends are left out."""
     found: dict[tuple[str, int], dict[str, str]] = {}
     for path in sorted((run_folder / "samples").glob("*")):
         if match := _NAME.fullmatch(path.name):
@@ -127,17 +127,17 @@ def read_samples(run_folder: Path) -> list[Picture]:
 
 
 def _size(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return (width, height) for (H, W): not wider than WIDEST."""
+    """Return (width, height) for (H, W): at most MAX_WIDTH wide."""
     height, width = shape
-    shrink = min(1.0, WIDEST / width)
+    shrink = min(1.0, MAX_WIDTH / width)
     return max(1, round(width * shrink)), max(1, round(height * shrink))
 
 
 def _paint(mask: Int[np.ndarray, "H W"], space: LabelSpace) -> tuple[Image.Image, list[dict[str, Any]]]:
-    """Colour a mask, IGNORE transparent; and list its classes, largest first, with their share of the pixels."""
+    """Return a mask in colours, IGNORE transparent, and its classes with their shares of the pixels, largest first."""
     colors: UInt8[np.ndarray, "D+1 4"] = np.zeros((len(space) + 1, 4), np.uint8)
     colors[:-1, :3], colors[:-1, 3] = space.colors, 255
-    # Position -1, IGNORE, reads the last row.
+    # IGNORE is -1, the last row.
     picture = Image.fromarray(colors[mask])
     values, counts = np.unique(mask[mask != IGNORE], return_counts=True)
     legend = [

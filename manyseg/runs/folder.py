@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from manyseg import atomic
 from manyseg.errors import UserError
-from manyseg.training import checkpoint
 
 __all__ = ["RunFolder"]
 
@@ -64,6 +63,8 @@ class RunFolder:
     @property
     def started(self) -> bool:
         """Whether a run is there that has taken a step; one that died before may be begun anew, by any recipe."""
+        from manyseg.training import checkpoint
+
         saved = (self.checkpoint, checkpoint.previous(self.checkpoint), self.best, self.path / "stages")
         logged = self.metrics.exists() and self.metrics.stat().st_size > 0
         return self.recipe.exists() and (logged or any(place.exists() for place in saved))

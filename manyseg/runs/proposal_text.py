@@ -9,7 +9,7 @@ from textwrap import indent
 
 import numpy as np
 
-from manyseg.explorer import conflicts
+from manyseg.explorer.conflicts import conflicts
 from manyseg.labels import Taxonomy
 from manyseg.labels.hierarchy import Hierarchy
 from manyseg.relate import Agreement, ClassPair, PartOf

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -13,10 +14,7 @@ from manyseg.atomic import check_target
 from manyseg.config import read_toml
 from manyseg.data import Folder, builtin_cards, read_card
 from manyseg.errors import UserError
-from manyseg.evaluation.evaluate import collect
-from manyseg.explorer import example_crops, write_explorer
 from manyseg.labels import LabelSpace, Taxonomy
-from manyseg.models.text import TextEncoder
 from manyseg.relate import (
     By,
     Constraints,
@@ -32,8 +30,10 @@ from manyseg.relate import (
 from manyseg.relate.statistics import UNIFIED
 from manyseg.runs.folder import RunFolder
 from manyseg.runs.proposal_text import describe_difference, describe_mined, describe_taxonomy
-from manyseg.runs.recipe import Recipe, read_recipe
-from manyseg.runs.run import Run
+
+if TYPE_CHECKING:
+    from manyseg.runs.recipe import Recipe
+    from manyseg.runs.run import Run
 
 __all__ = ["Source", "open_source", "propose_and_report", "propose_labels"]
 
@@ -51,10 +51,14 @@ def open_source(names: Sequence[str | Path]) -> Source:
     """Read what was named: one run's folder, one recipe, or any number of cards."""
     given = [str(n) for n in names]
     if len(given) == 1 and Path(given[0]).is_dir():
+        from manyseg.runs.run import Run
+
         run = Run.open(given[0])
         return Source(run.spaces, _folders(run.recipe, missing_ok=True), run)
     if len(given) == 1 and given[0] not in builtin_cards() and _is_recipe(Path(given[0])):
-        folders = _folders(read_recipe(given[0]), missing_ok=False)
+        from manyseg.runs.recipe import parse_recipe
+
+        folders = _folders(parse_recipe(given[0]), missing_ok=False)
         return Source(tuple(f.space for f in folders), folders)
     return Source(tuple(read_card(n).space for n in given))
 
@@ -105,6 +109,9 @@ def propose_and_report(
     if out is not None:
         shown.taxonomy.write(out)
     if html is not None:
+        from manyseg.explorer.crops import example_crops
+        from manyseg.explorer.page import write_explorer
+
         before = proposal.taxonomy if table else None
         write_explorer(html, shown.taxonomy, shown.pairs, example_crops(source.folders), before)
     # Only now: whoever reads the summary may stop reading (`| head`), and the files are to be there all the same.
@@ -126,10 +133,15 @@ def _propose(
     by = by or ("both" if counts or source.run else "text")
     if by in ("confusion", "both") and counts is None and source.run is not None:
         counts = _run_confusion(source.run, source)
+    encode = None
+    if by in ("text", "both"):
+        from manyseg.models.text import TextEncoder
+
+        encode = TextEncoder(text).encode
     return propose(
         source.spaces,
         by=by,
-        encode=TextEncoder(text).encode if by in ("text", "both") else None,
+        encode=encode,
         confusion=counts if by in ("confusion", "both") else None,
         constraints=Constraints.read(constraints, source.spaces) if constraints else None,
     )
@@ -155,6 +167,8 @@ def _folders(recipe: Recipe, *, missing_ok: bool) -> tuple[Folder, ...]:
 
 def _run_confusion(run: Run, source: Source) -> Counts:
     """Count, with the run's best weights, what each dataset's head says on the held-out images of every other."""
+    from manyseg.evaluation.evaluate import collect
+
     if len(source.folders) < len(source.spaces):
         there = {f.space.name for f in source.folders}
         gone = ", ".join(s.name for s in source.spaces if s.name not in there)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -16,12 +16,15 @@ from manyseg.data.options import DataOptions
 from manyseg.errors import UserError, close
 from manyseg.inference.options import TestOptions
 from manyseg.labels import LabelSpace
-from manyseg.methods import METHODS, Method, StagePlan, import_method
+from manyseg.methods import METHODS, find_method
+from manyseg.methods.plan import StagePlan
 from manyseg.methods.sources import ProposedTaxonomy, StageStatistics, StageTaxonomy
-from manyseg.models import PixelEncoder
 from manyseg.training.options import TrainOptions
 
-__all__ = ["Recipe", "Stage", "build_method", "read_recipe", "statistics_file"]
+if TYPE_CHECKING:
+    from manyseg.methods.base import Method
+
+__all__ = ["Recipe", "Stage", "build_method", "parse_recipe", "read_recipe", "statistics_file"]
 
 
 class Recipe(BaseModel):
@@ -66,6 +69,8 @@ class Recipe(BaseModel):
         needs nothing from outside to predict; None stands for a table that is still to be proposed. All other paths are
         made relative to `folder`.
         """
+        from manyseg.models import PixelEncoder
+
         tree = self.model_dump(mode="json", exclude_none=True, exclude={"stage"})
         tree["model"] = _with_defaults(PixelEncoder.build, self.model)
         files: dict[str, Path | None] = {}
@@ -117,7 +122,7 @@ class Recipe(BaseModel):
 
         With `partial` options without a default may be missing, as in a [method] table that stages complete.
         """
-        kind = _kind(table, self._file, where)
+        kind = find_method(_method_name(table, self._file, where))
         given = {k: v for k, v in table.items() if k != "name"}
         schema = keywords(kind.__init__, kind.__name__, partial=partial)
         checked = check(schema, given, self._file, where, kind.renamed)
@@ -176,15 +181,10 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = (), data_root: str 
     variable MANYSEG_DATA, else from the recipe's folder.
     Raises UserError with one line: the file, the key at fault, and the valid ones.
     """
+    recipe = parse_recipe(path, overrides, data_root)
+    from manyseg.models import PixelEncoder
+
     path = Path(path)
-    tree = read_toml(path)
-    for assignment in overrides:
-        override(tree, assignment)
-    _place_data(tree, data_root)
-    if isinstance(tree.get("stage"), list) and isinstance(tree.setdefault("train", {}), dict):
-        tree["train"].setdefault("steps", sum(int(s.get("steps", 0)) for s in tree["stage"]))
-    recipe = check(Recipe, tree, path)
-    recipe._file = path
     check(keywords(PixelEncoder.build, "Model"), recipe.model, path, ("model",))
     names = [s.name for s in recipe.stages]
     for i, stage in enumerate(recipe.stages):
@@ -196,6 +196,28 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = (), data_root: str 
                 raise UserError(
                     f"{path}: stage.{stage.name}.method.{key} is '{value}'; the stages before it: {earlier}"
                 )
+    return recipe
+
+
+def parse_recipe(path: str | Path, overrides: Sequence[str] = (), data_root: str | Path | None = None) -> Recipe:
+    """Read a recipe as `read_recipe` does, but leave the options of model and methods unchecked.
+
+    These are checked against the classes that take them, which load the deep-learning framework: all other mistakes are
+    found before that takes its time.
+    """
+    path = Path(path)
+    tree = read_toml(path)
+    for assignment in overrides:
+        override(tree, assignment)
+    _place_data(tree, data_root)
+    if isinstance(tree.get("stage"), list) and isinstance(tree.setdefault("train", {}), dict):
+        tree["train"].setdefault("steps", sum(int(s.get("steps", 0)) for s in tree["stage"]))
+    recipe = check(Recipe, tree, path)
+    recipe._file = path
+    _method_name(recipe.method, path, ("method",))
+    for stage in recipe.stage:
+        if "name" in stage.method:
+            _method_name(stage.method, path, ("stage", stage.name, "method"))
     return recipe
 
 
@@ -214,6 +236,8 @@ def build_method(
     recipe: Recipe, stage: Stage, spaces: Sequence[LabelSpace], folder: Path, *, pretrained: bool
 ) -> Method:
     """Build a stage's method with fresh weights; published ones of the backbone only where `pretrained`."""
+    from manyseg.models import PixelEncoder
+
     network = dict(recipe.model)
     if not pretrained:
         network["pretrained"] = False
@@ -244,16 +268,15 @@ def statistics_file(place: Path) -> Path:
     return place / "statistics.npz"
 
 
-def _kind(table: Mapping[str, Any], file: Path, where: Sequence[str]) -> type[Method]:
+def _method_name(table: Mapping[str, Any], file: Path, where: Sequence[str]) -> str:
+    """Return the name of the method that a table names, or say which there are."""
     place, name = ".".join((*where, "name")), table.get("name")
-    if isinstance(name, str) and ":" in name:
-        return import_method(name)
-    if name not in METHODS:
-        fault = f"'{name}' is no method{close(str(name), list(METHODS))}" if "name" in table else "is missing"
-        raise UserError(
-            f"{file}: {place}: {fault}; the methods are: {', '.join(METHODS)}, or package.module:Class of your own"
-        )
-    return METHODS[name]
+    if isinstance(name, str) and (name in METHODS or ":" in name):
+        return name
+    fault = f"'{name}' is no method{close(str(name), list(METHODS))}" if "name" in table else "is missing"
+    raise UserError(
+        f"{file}: {place}: {fault}; the methods are: {', '.join(METHODS)}, or package.module:Class of your own"
+    )
 
 
 def _with_defaults(function: Callable[..., Any], given: dict[str, Any]) -> dict[str, Any]:

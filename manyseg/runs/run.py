@@ -2,6 +2,8 @@
 
 `checkpoint/` is where training goes on, `best/` the weights with the best mean mIoU, `stages/<name>/` what earlier
 stages ended with. `recipe.toml`, `spaces.json`, `files/` and weights are all that predicting needs.
+
+Each function loads what it needs: a mistake in a recipe is found before the deep-learning framework is there.
 """
 
 from __future__ import annotations
@@ -12,30 +14,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from manyseg.data.card import read_card
 from manyseg.data.folder import Folder
-from manyseg.data.mixture import Mixture
 from manyseg.errors import Interrupted, UserError
-from manyseg.evaluation.cross_table import CrossTable, cross_table
-from manyseg.evaluation.evaluate import collect, evaluate
-from manyseg.evaluation.gradient_conflict import Conflict, measure_conflicts
-from manyseg.evaluation.scores import Protocol, Scores
-from manyseg.inference.options import TestOptions
+from manyseg.inference.options import PHOTOS, TestOptions
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.labels.files import read_spaces
-from manyseg.methods import Method
-from manyseg.models.text import TextEncoder
-from manyseg.prediction.model import Model
-from manyseg.prediction.predict import PHOTOS, predict_paths
 from manyseg.runs.folder import RunFolder
 from manyseg.runs.recipe import Recipe, build_method, read_recipe
-from manyseg.runs.stages import Training
-from manyseg.training import checkpoint
-from manyseg.training import loop as train
-from manyseg.training.stop_signals import StopSignals
+
+if TYPE_CHECKING:
+    from manyseg.evaluation.cross_table import CrossTable
+    from manyseg.evaluation.gradient_conflict import Conflict
+    from manyseg.evaluation.scores import Protocol, Scores
+    from manyseg.methods.base import Method
+    from manyseg.prediction.model import Model
 
 __all__ = [
     "Recipe",
@@ -91,6 +86,10 @@ class Run:
         "best" has the best mean mIoU (and averaged weights where the recipe says so), "last" is the newest checkpoint.
         Raises UserError naming the file that is missing, damaged or does not fit.
         """
+        import torch
+
+        from manyseg.training import checkpoint
+
         places = {"best": "best", "last": "checkpoint"}
         if which not in places:
             raise UserError(f"'{which}' is no checkpoint of a run; choose one of: {', '.join(places)}")
@@ -107,13 +106,19 @@ class Run:
         return method.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def load(folder: str | Path, *, which: str = "best", device: str | None = None) -> Model:
+def load(folder: str | Path, *, which: str = "best", device: str | None = None, overrides: Sequence[str] = ()) -> Model:
     """Load a run's model, ready to predict images; see `Model.predict`.
 
     `which` is "best" (weights of the best mean mIoU) or "last" (the newest checkpoint). `device` is a torch device such
-    as "cuda:1"; without it, the first GPU is taken if there is one. Raises UserError naming what is missing or damaged.
+    as "cuda:1"; without it, the first GPU is taken if there is one. `overrides` such as `test.flip=true` change how
+    images are seen. Raises UserError naming what is missing or damaged.
     """
-    run = Run.open(folder)
+    return _model(Run.open(folder, overrides), which, device)
+
+
+def _model(run: Run, which: str = "best", device: str | None = None) -> Model:
+    from manyseg.prediction.model import Model
+
     method = run.load_model(which)
     return Model(method if device is None else method.to(device), run.spaces, run.photo_options)
 
@@ -139,9 +144,13 @@ def train_recipe(
     # A run that torchrun starts again after a fault goes on by itself.
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     read = read_recipe(recipe, overrides, data_root)
+    from manyseg.runs.stages import Training
+    from manyseg.training.loop import find_processes
+    from manyseg.training.stop_signals import StopSignals
+
     folder = Path(out) if out is not None else Path("runs") / Path(recipe).stem
     with StopSignals() as signals:
-        training = Training(read, RunFolder(folder), train.find_processes(), signals)
+        training = Training(read, RunFolder(folder), find_processes(), signals)
         try:
             with training.locked():
                 if training.prepare(resume, check=check):
@@ -177,6 +186,9 @@ def evaluate_run(
 
     The split defaults to `val`. With `relate = "labels"` the map of an unseen dataset is fitted on its split `train`.
     """
+    from manyseg.evaluation.evaluate import evaluate
+    from manyseg.models.text import TextEncoder
+
     run = Run.open(folder, overrides)
     folders = _asked(run, data)
     fit, encode = {}, None
@@ -195,6 +207,9 @@ def cross_run(folder: str | Path, data: Sequence[str] = (), *, overrides: Sequen
 
     `data` is as in `evaluate_run`. The table of AutoUniSeg's Table 3; see `manyseg.evaluation.cross_table`.
     """
+    from manyseg.evaluation.cross_table import cross_table
+    from manyseg.evaluation.evaluate import collect
+
     run = Run.open(folder, overrides)
     folders, method = _asked(run, data), run.load_model()
     fit, score = (
@@ -206,6 +221,9 @@ def cross_run(folder: str | Path, data: Sequence[str] = (), *, overrides: Sequen
 
 def conflicts_run(folder: str | Path, *, steps: int = 50) -> list[Conflict]:
     """Measure on a run's best weights, over its first `steps` training steps, how its datasets' gradients oppose."""
+    from manyseg.data.mixture import Mixture
+    from manyseg.evaluation.gradient_conflict import measure_conflicts
+
     run = Run.open(folder)
     mixture = Mixture.open(run.recipe.data, run.recipe.base, seed=run.recipe.seed)
     return measure_conflicts(run.load_model(), (mixture[step] for step in range(steps)))
@@ -224,9 +242,11 @@ def predict_run(
 
     Files of `segments` have the values of the dataset's card where that is still there, else positions + 1.
     """
+    from manyseg.prediction.predict import predict_paths
+
     run = Run.open(folder, overrides)
     values = _card_values(run, labels) if segments else None
-    return predict_paths(run.load_model(), run.spaces, paths, labels, out, run.photo_options, segments, values)
+    return predict_paths(_model(run), paths, labels, out, segments, values)
 
 
 def _card_values(run: Run, labels: str) -> list[int] | None:

@@ -29,11 +29,13 @@ from manyseg.errors import UserError
 from manyseg.evaluation.evaluate import collect, evaluate, statistics_key
 from manyseg.evaluation.scores import DatasetScores, Scores
 from manyseg.labels.files import spaces_to_json
-from manyseg.methods import Method
+from manyseg.methods.base import Method
 from manyseg.methods.sources import propose_by_text
 from manyseg.progress import progress
 from manyseg.relate.statistics import Statistics
-from manyseg.report import environment, predict_samples, write_report, write_samples
+from manyseg.report.environment import environment
+from manyseg.report.page import write_report
+from manyseg.report.samples import predict_samples, write_samples
 from manyseg.runs.folder import RunFolder
 from manyseg.runs.lock import only_writer
 from manyseg.runs.recipe import Recipe, Stage, build_method, statistics_file

@@ -3,6 +3,7 @@
 import pytest
 
 from manyseg.data import Folder, builtin_cards, read_card
+from manyseg.data.encodings import ENCODINGS, find_encoding
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass
 
@@ -153,3 +154,8 @@ def test_an_id_that_leads_out_of_the_root_is_refused(tmp_path):
     (tmp_path / "train.txt").write_text("a\n../../secret\n")
     with pytest.raises(UserError, match=r"train.txt: an id = '../../secret' leads out of the dataset's root"):
         Folder(read_card(tmp_path / "card.toml"), tmp_path)
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_every_encoding_is_found_by_the_name_that_it_has(name):
+    assert find_encoding(name).name == name

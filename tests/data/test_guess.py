@@ -20,7 +20,7 @@ from manyseg.data.mixture import Mixture
 from manyseg.data.options import DataOptions
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE
-from manyseg.methods import METHODS
+from manyseg.methods import find_method
 from manyseg.models import PixelEncoder
 
 # What is under no object: without a label, or the third class of the card.
@@ -91,7 +91,7 @@ def test_one_step_of_training_runs_on_the_cards_of_all_layouts(guessed):
     batches = Mixture.open(DataOptions(sets=sets, crop=(32, 32)), guessed, seed=0)[0]
     assert [b.space.name for b in batches] == list(TRAINED)
     pixels = PixelEncoder.build(backbone="tiny", pretrained=False, channels=8)
-    method = METHODS["multihead"](pixels, [b.space for b in batches])
+    method = find_method("multihead")(pixels, [b.space for b in batches])
     optimizer = torch.optim.SGD(method.parameters(), 0.1)
     total = torch.stack(list(method(batches).values())).sum()
     total.backward()

@@ -19,7 +19,7 @@ from manyseg.evaluation.evaluate import collect, evaluate, score_mapped, score_r
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
 from manyseg.inference.options import TestOptions
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
-from manyseg.methods import METHODS
+from manyseg.methods import find_method
 from manyseg.models import PixelEncoder
 
 
@@ -229,7 +229,7 @@ def test_a_relation_may_be_given_as_it_is(tmp_path):
 def test_a_real_method_is_evaluated_on_the_generated_world(world, name):
     spaces = [load(world.cards[n], world.folder / n, "val").space for n in ("fine", "coarse", "partial")]
     torch.manual_seed(0)
-    method = METHODS[name](PixelEncoder.build(backbone="tiny", pretrained=False, channels=16), spaces)
+    method = find_method(name)(PixelEncoder.build(backbone="tiny", pretrained=False, channels=16), spaces)
     folders = [load(world.cards[n], world.folder / n, "val") for n in world.cards]
     for options in (None, TestOptions(window=(32, 32), flip=True, scales=(0.5, 1.0))):
         scores = evaluate(method, folders, options=options)

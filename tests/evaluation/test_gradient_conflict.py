@@ -116,7 +116,7 @@ def test_without_a_shared_classifier_or_a_pair_there_is_nothing_to_measure():
     with pytest.raises(UserError, match="no step had batches of two datasets"):
         measure_conflicts(testing.build(Union), [testing.toy_batches(0)[:1]])
     tagged = testing.toy_batches(0)[0]._replace(annotation=Tags(torch.ones(2, 4, dtype=torch.bool)))
-    with pytest.raises(UserError, match="'fine' is trained on without a label a pixel"):
+    with pytest.raises(UserError, match="'fine' is trained on without a label for each pixel"):
         measure_conflicts(testing.build(Union), [(tagged, testing.toy_batches(0)[1])])
 
 

@@ -28,6 +28,7 @@ def test_the_json_is_exactly_the_documented_format(tmp_path):
                 "miou": 0.375,
                 "pixel_accuracy": 0.5,
                 "pq": None,
+                "skipped": [],
                 "classes": {
                     "road": {"iou": 0.75, "pixels": 4},
                     "car": {"iou": 0.0, "pixels": 2},

@@ -7,8 +7,9 @@ from browser import browse, needs_chromium
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manyseg.explorer import conflicts, difference, write_explorer
-from manyseg.explorer.page import _flow, _nodes, _order
+from manyseg.explorer.conflicts import conflicts
+from manyseg.explorer.difference import difference
+from manyseg.explorer.page import _flow, _nodes, _order, write_explorer
 from manyseg.labels import ClassKey, LabelSpace, Taxonomy
 from manyseg.relate import ClassPair
 from manyseg.relate.proposal import Kind
@@ -59,22 +60,22 @@ def test_classes_that_share_some_nodes_and_keep_others_overlap() -> None:
     assert found("overlaps", taxonomy) == [("x", "y")]
 
 
-def test_equal_names_without_a_common_node_are_namesakes() -> None:
+def test_equal_names_without_a_common_node_are_a_conflict() -> None:
     disjoint = Taxonomy.disjoint([STREET, PARK])
-    assert found("namesakes", disjoint) == [("person", "Person")]
-    assert found("namesakes", toy()) == []
+    assert found("same name", disjoint) == [("person", "Person")]
+    assert found("same name", toy()) == []
 
 
 def test_two_classes_of_one_dataset_in_one_node_are_a_conflict() -> None:
     groups = [[("street", "road"), ("street", "sky")], [("street", "person")]]
-    assert found("two of one", Taxonomy.from_groups([STREET], groups)) == [("road", "sky")]
+    assert found("same dataset", Taxonomy.from_groups([STREET], groups)) == [("road", "sky")]
 
 
 def test_evidence_may_speak_against_a_merge_or_for_one_that_was_not_made() -> None:
     against = pair(("park", "Person"), ("street", "person"), "unrelated", 0.1)
     apart = pair(("lane", "animal"), ("street", "sky"), "equal", 0.8)
-    assert found("against", toy(), against, apart) == [("person", "Person")]
-    assert found("apart", toy(), against, apart) == [("sky", "animal")]
+    assert found("unsupported merge", toy(), against, apart) == [("person", "Person")]
+    assert found("missing merge", toy(), against, apart) == [("sky", "animal")]
 
 
 @pytest.mark.parametrize("turned", [False, True])

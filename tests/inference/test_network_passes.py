@@ -15,10 +15,11 @@ from manyseg.data import load
 from manyseg.data.folder import Folder
 from manyseg.evaluation.evaluate import collect, evaluate
 from manyseg.inference.options import TestOptions
-from manyseg.methods import METHODS
+from manyseg.methods import find_method
 from manyseg.models import PixelEncoder
+from manyseg.prediction.model import Model
 from manyseg.prediction.predict import predict_paths
-from manyseg.report import predict_samples
+from manyseg.report.samples import predict_samples
 
 FLIP, WINDOWS = TestOptions(flip=True), TestOptions(window=(32, 32))
 
@@ -55,7 +56,7 @@ def count(monkeypatch):
 def build(name, folders, **options):
     torch.manual_seed(0)
     pixel_encoder = PixelEncoder.build(backbone="tiny", pretrained=False, channels=16)
-    return METHODS[name](pixel_encoder, [f.space for f in folders], **options)
+    return find_method(name)(pixel_encoder, [f.space for f in folders], **options)
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_prediction_with_segments_encodes_every_image_once(count, lmseg, folders
     photos = sorted((world.folder / "fine" / "images").iterdir())[:2]
 
     def predict():
-        return predict_paths(lmseg, lmseg.spaces, photos, "fine", tmp_path, segments="coco_panoptic")
+        return predict_paths(Model(lmseg, lmseg.spaces), photos, "fine", tmp_path, segments="coco_panoptic")
 
     assert count(lmseg, predict, images=2)[0] == {"encoded": 1}
 

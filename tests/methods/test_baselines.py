@@ -14,7 +14,7 @@ from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
-from manyseg.methods import METHODS
+from manyseg.methods import METHODS, find_method
 from manyseg.methods.baselines import Manual, MultiHead, Union
 from manyseg.models import Features
 
@@ -327,7 +327,7 @@ def test_a_relation_of_another_shape_is_refused():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_options_of_a_method_are_typed_keywords_that_a_recipe_can_check(name):
-    options = keywords(METHODS[name].__init__, "Options")
+    options = keywords(find_method(name).__init__, "Options")
     assert options.model_fields
     with pytest.raises(pydantic.ValidationError, match="Extra inputs"):
         options.model_validate({"no_such_option": 1})

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from manyseg import testing
-from manyseg.methods import METHODS
+from manyseg.methods import METHODS, find_method
 from manyseg.methods.autouniseg_options import GraphOptions
 from manyseg.methods.baselines import Manual, MultiHead, Union
 
@@ -24,7 +24,7 @@ LEARNING = {"lmseg": {"lr": 3e-3}}
 @pytest.mark.parametrize("name", METHODS)
 def test_exam(name, check):
     options = LEARNING.get(name, {}) if check is testing.learns_the_toy_world else {}
-    check(lambda pixel_encoder, spaces: METHODS[name](pixel_encoder, spaces, **OPTIONS.get(name, {})), **options)
+    check(lambda pixel_encoder, spaces: find_method(name)(pixel_encoder, spaces, **OPTIONS.get(name, {})), **options)
 
 
 def test_the_options_of_the_manual_taxonomy_learn_the_toy_world_too():

@@ -33,6 +33,7 @@ def _save(folder, model):
         cls_token="[CLS]",
         sep_token="[SEP]",
         model_max_length=16,
+        model_input_names=["input_ids", "attention_mask"],
     )
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)

@@ -15,10 +15,11 @@ from manyseg.errors import UserError
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
 from manyseg.inference.options import TestOptions
 from manyseg.labels import IGNORE, LabelClass, LabelSpace, Taxonomy
-from manyseg.methods import METHODS
+from manyseg.methods import find_method
 from manyseg.models import PixelEncoder
 from manyseg.prediction.drawing import mask_image, overlay
-from manyseg.prediction.predict import find_space, predict_paths, read_photo
+from manyseg.prediction.model import Model, find_space, read_photo
+from manyseg.prediction.predict import predict_paths
 
 STREET = LabelSpace("street", (LabelClass("dark", (10, 20, 30)), LabelClass("bright", (200, 100, 0))))
 PARK = LabelSpace.of("park", ["grass", "path", "lake"])
@@ -37,6 +38,7 @@ class Brightness:
 
     def eval(self):
         self.training = False
+        return self
 
     def pixel_encoder(self, image):
         assert not self.training
@@ -77,7 +79,7 @@ def read(path):
 
 def test_a_mask_an_overlay_and_the_labels_are_written(tmp_path, method):
     image = photo(tmp_path / "in/a.png")
-    (mask,) = predict_paths(method, [STREET, PARK], [image], "street", tmp_path / "out")
+    (mask,) = predict_paths(Model(method, [STREET, PARK]), [image], "street", tmp_path / "out")
     assert mask == tmp_path / "out/masks/a.png"
     mode, values = read(mask)
     assert mode == "P"
@@ -98,7 +100,7 @@ def test_a_mask_an_overlay_and_the_labels_are_written(tmp_path, method):
 
 
 def test_unified_labels_are_the_default(tmp_path, method):
-    predict_paths(method, [STREET, PARK], [photo(tmp_path / "a.png")], out=tmp_path / "out")
+    predict_paths(Model(method, [STREET, PARK]), [photo(tmp_path / "a.png")], out=tmp_path / "out")
     assert len(json.loads((tmp_path / "out/labels.json").read_text())["classes"]) == 5
 
 
@@ -107,12 +109,12 @@ def test_unified_labels_of_datasets_that_share_none_are_said_to_mean_little(tmp_
     for name, labels in (("multihead", "unified"), ("multihead", "street"), ("union", "unified")):
         caplog.clear()
         spaces = [STREET, PARK if name == "multihead" else LabelSpace.of("park", STREET.names)]
-        method = METHODS[name](PixelEncoder.build(backbone="tiny", pretrained=False, channels=16), spaces)
-        predict_paths(method, spaces, photos, labels, tmp_path / name / labels)
+        method = find_method(name)(PixelEncoder.build(backbone="tiny", pretrained=False, channels=16), spaces)
+        predict_paths(Model(method, spaces), photos, labels, tmp_path / name / labels)
         said = [m for m in caplog.messages if "side by side" in m]
         assert len(said) == ((name, labels) == ("multihead", "unified"))
         if said:
-            assert "the 5 unified nodes" in said[0]
+            assert "the 5 nodes" in said[0]
             assert "--labels street" in said[0]
             assert "method.name=manual, method.taxonomy=labels.tsv" in said[0]
 
@@ -128,22 +130,22 @@ def test_a_space_is_asked_by_name_and_anything_else_is_words():
 
 def test_words_are_refused_by_a_method_that_knows_no_language(tmp_path, method):
     with pytest.raises(UserError, match=r"'road, puddle' is no label space of this model \(street, park, unified\)"):
-        predict_paths(method, [STREET, PARK], [photo(tmp_path / "a.png")], "road, puddle", tmp_path / "out")
+        predict_paths(Model(method, [STREET, PARK]), [photo(tmp_path / "a.png")], "road, puddle", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["multihead", "union"])
 def test_a_real_method_predicts_in_every_space_and_refuses_words(tmp_path, name):
-    method = METHODS[name](PixelEncoder.build(backbone="tiny", pretrained=False, channels=16), [STREET, PARK])
+    method = find_method(name)(PixelEncoder.build(backbone="tiny", pretrained=False, channels=16), [STREET, PARK])
     image = photo(tmp_path / "a.jpg", (50, 70))
     for labels, count in (("street", 2), ("park", 3), ("unified", 5)):
-        (mask,) = predict_paths(method, [STREET, PARK], [image], labels, tmp_path / labels)
+        (mask,) = predict_paths(Model(method, [STREET, PARK]), [image], labels, tmp_path / labels)
         mode, values = read(mask)
         assert mode == "P"
         assert values.shape == (50, 70)
         assert values.max() < count
     with pytest.raises(UserError, match="is no label space of this model"):
-        predict_paths(method, [STREET, PARK], [image], "road", tmp_path / "words")
+        predict_paths(Model(method, [STREET, PARK]), [image], "road", tmp_path / "words")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -165,7 +167,7 @@ def test_the_orientation_of_a_photo_is_respected(tmp_path, method, orientation, 
 
 def test_a_large_photo_is_seen_small_and_answered_at_its_own_size(tmp_path, method):
     path = photo(tmp_path / "a.jpg", (1500, 3000))
-    (mask,) = predict_paths(method, [STREET], [path], "street", tmp_path / "out", TestOptions(max_side=200))
+    (mask,) = predict_paths(Model(method, [STREET], TestOptions(max_side=200)), [path], "street", tmp_path / "out")
     assert method.sizes == [(100, 200)]
     _, values = read(mask)
     assert values.shape == (1500, 3000)
@@ -180,7 +182,7 @@ def test_a_folder_keeps_its_tree_and_other_files_are_left_alone(tmp_path, method
         photo(tmp_path / "in" / name)
     photo(tmp_path / "in/.hidden/c.png")
     (tmp_path / "in/notes.txt").write_text("no image")
-    predict_paths(method, [STREET], [tmp_path / "in"], "street", tmp_path / "out")
+    predict_paths(Model(method, [STREET]), [tmp_path / "in"], "street", tmp_path / "out")
     assert written(tmp_path / "out/masks") == ["b.png", "sub/a.png", "sub/b.png"]
     assert written(tmp_path / "out/overlays") == ["b.jpg", "sub/a.jpg", "sub/b.jpg"]
 
@@ -193,7 +195,7 @@ def test_names_of_outputs_are_unique(tmp_path, method):
     for name in ("x/a.png", "x/a.jpg", "x/A-jpg.bmp", "y/a.png", "y/a.jpg", "z/a.jpg"):
         photo(tmp_path / name)
     inputs = [tmp_path / "x", tmp_path / "y", tmp_path / "z/a.jpg", tmp_path / "x/a.png", tmp_path / "y/a.png"]
-    masks = predict_paths(method, [STREET], inputs, "street", tmp_path / "out")
+    masks = predict_paths(Model(method, [STREET]), inputs, "street", tmp_path / "out")
     # x: `A-jpg`, `a` (jpg), then `a-png`; a file given twice is done once.
     found = written(tmp_path / "out/masks")
     assert found == ["a.png", "x/A-jpg.png", "x/a-png.png", "x/a.png", "y/a-png.png", "y/a.png"]
@@ -213,7 +215,7 @@ def test_names_that_differ_in_case_only_get_another_name(tmp_path):
 def test_earlier_output_is_no_input(tmp_path, method):
     photo(tmp_path / "a.png")
     for _ in range(2):
-        masks = predict_paths(method, [STREET], [tmp_path], "street", tmp_path / "out")
+        masks = predict_paths(Model(method, [STREET]), [tmp_path], "street", tmp_path / "out")
         assert [m.name for m in masks] == ["a.png"]
 
 
@@ -226,7 +228,7 @@ def test_an_input_is_never_overwritten(tmp_path, method, link):
         target.hardlink_to(image)
     before = image.read_bytes()
     with pytest.raises(UserError, match=r"masks/a\.png is an input and would be overwritten"):
-        predict_paths(method, [STREET], [image], "street", tmp_path / "out")
+        predict_paths(Model(method, [STREET]), [image], "street", tmp_path / "out")
     assert image.read_bytes() == before
 
 
@@ -237,7 +239,7 @@ def test_an_unreadable_image_is_reported_and_the_others_are_done(tmp_path, metho
     broken = photo(tmp_path / "in/d.jpg", (80, 120))
     broken.write_bytes(broken.read_bytes()[:-400])
     with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="2 of 4 images could not be read") as error:
-        predict_paths(method, [STREET], [tmp_path / "in"], "street", tmp_path / "out")
+        predict_paths(Model(method, [STREET]), [tmp_path / "in"], "street", tmp_path / "out")
     assert "\n" not in str(error.value)
     assert "b.png" in str(error.value)
     assert ["b.png" in caplog.messages[0], "d.jpg" in caplog.messages[1]] == [True, True]
@@ -259,19 +261,19 @@ def test_what_is_not_there_is_an_error_before_anything_is_done(tmp_path, method)
         ([], "no image was given"),
     ):
         with pytest.raises(UserError, match=message):
-            predict_paths(method, [STREET], paths, "street", tmp_path / "out")
+            predict_paths(Model(method, [STREET]), paths, "street", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_output_that_cannot_be_written_is_an_error(tmp_path, method):
     (tmp_path / "out").write_text("a file where the folder should be")
     with pytest.raises(UserError, match="cannot be written"):
-        predict_paths(method, [STREET], [photo(tmp_path / "a.png")], "street", tmp_path / "out")
+        predict_paths(Model(method, [STREET]), [photo(tmp_path / "a.png")], "street", tmp_path / "out")
 
 
 def test_an_image_named_by_its_path_may_be_called_anything(tmp_path, method):
     path = photo(tmp_path / "a.photo", suffix_format="PNG")
-    (mask,) = predict_paths(method, [STREET], [path], "street", tmp_path / "out")
+    (mask,) = predict_paths(Model(method, [STREET]), [path], "street", tmp_path / "out")
     assert mask.name == "a.png"
 
 

@@ -13,11 +13,12 @@ from rich.console import Console
 
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass, LabelSpace, Taxonomy
-from manyseg.report import Shown, compare, environment, write_report, write_samples
 from manyseg.report.charts import Series, _spread, _thin, _ticks, heat_map, line_chart
-from manyseg.report.page import _largest
+from manyseg.report.compare import compare
+from manyseg.report.environment import environment
+from manyseg.report.page import _largest, write_report
 from manyseg.report.record import read_record
-from manyseg.report.samples import read_samples
+from manyseg.report.samples import Shown, read_samples, write_samples
 
 EVIL = "<script>alert('x')</script>"
 STREET = LabelSpace("street", (LabelClass("road", (128, 64, 128)), LabelClass("sky", (0, 0, 255)), LabelClass(EVIL)))
@@ -169,8 +170,8 @@ def test_a_heat_map_writes_percentages_only_where_they_fit() -> None:
 def test_the_largest_confusions_are_listed_by_pixels_with_their_share_of_the_class() -> None:
     counts = np.array([[80, 20, 0], [5, 5, 0], [0, 0, 7]])
     assert _largest(["a", "b", "c"], counts) == [
-        {"truth": "a", "said": "b", "pixels": 20, "share": 0.2},
-        {"truth": "b", "said": "a", "pixels": 5, "share": 0.5},
+        {"truth": "a", "predicted": "b", "pixels": 20, "share": 0.2},
+        {"truth": "b", "predicted": "a", "pixels": 5, "share": 0.5},
     ]
     assert counts.trace() == 92
 

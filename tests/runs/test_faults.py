@@ -16,7 +16,7 @@ from manyseg import atomic
 from manyseg.data.mixture import Mixture
 from manyseg.data.options import DataOptions
 from manyseg.errors import UserError
-from manyseg.methods import METHODS
+from manyseg.methods import find_method
 from manyseg.models import PixelEncoder
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
@@ -37,7 +37,7 @@ def mixture(world):
 def build(mixture):
     seed_everything(0)
     pixels = PixelEncoder.build(backbone="tiny", pretrained=False, channels=8)
-    return METHODS["multihead"](pixels, [f.space for f in mixture.folders])
+    return find_method("multihead")(pixels, [f.space for f in mixture.folders])
 
 
 def fit(mixture, folder, method=None, **options):

@@ -113,10 +113,10 @@ def test_words_and_files_of_segments_from_the_command_line(run, world, tmp_path)
 
 
 def test_a_method_that_finds_classes_alone_refuses_segments(world):
-    from manyseg.methods import METHODS
+    from manyseg.methods import find_method
     from manyseg.models import PixelEncoder
 
     space = load(world.cards["fine"], world.folder / "fine", "val").space
-    method = METHODS["union"](PixelEncoder.build(backbone="tiny", pretrained=False, channels=8), [space])
+    method = find_method("union")(PixelEncoder.build(backbone="tiny", pretrained=False, channels=8), [space])
     with pytest.raises(UserError, match="Union finds classes, not objects"):
         method.segments(method.pixel_encoder(torch.zeros(1, 3, 32, 32)), space, (32, 32))

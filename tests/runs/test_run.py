@@ -16,8 +16,9 @@ from manyseg.data.annotation import Boxes
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass, LabelSpace
 from manyseg.labels.files import read_spaces, spaces_to_json
-from manyseg.methods import METHODS, StagePlan
+from manyseg.methods import METHODS
 from manyseg.methods.baselines import Manual, MultiHead
+from manyseg.methods.plan import StagePlan
 from manyseg.methods.sources import StageTaxonomy
 from manyseg.runs import stages
 from manyseg.runs.recipe import read_recipe
@@ -496,17 +497,18 @@ def test_a_run_stopped_in_any_stage_goes_on_as_if_it_had_not_been(recipe, tmp_pa
         assert (cut / "scores.json").read_text() == (whole / "scores.json").read_text()
 
 
+class Staged(MultiHead):
+    """Has two stages of its own."""
+
+    @classmethod
+    def default_stages(cls, options, train):
+        early = train.steps // 4
+        late = {"method": {"ohem": 0.5}, "train": {"lr": train.lr / 10}}
+        return [StagePlan(name="early", steps=early), StagePlan(name="late", steps=train.steps - early, **late)]
+
+
 def test_a_methods_own_stages_are_written_into_the_run(recipe, tmp_path, monkeypatch):
-    class Staged(MultiHead):
-        """Has two stages of its own."""
-
-        @classmethod
-        def default_stages(cls, options, train):
-            early = train.steps // 4
-            late = {"method": {"ohem": 0.5}, "train": {"lr": train.lr / 10}}
-            return [StagePlan(name="early", steps=early), StagePlan(name="late", steps=train.steps - early, **late)]
-
-    monkeypatch.setitem(METHODS, "staged", Staged)
+    monkeypatch.setitem(METHODS, "staged", f"{__name__}:Staged")
     recipe.write_text(RECIPE.replace('"multihead"', '"staged"'))
     run = train_recipe(recipe, out=tmp_path / "run")
     assert [line["stage"] for line in lines(run) if "loss" in line] == ["early", "late", "late", "late"]

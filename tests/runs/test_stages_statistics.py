@@ -72,7 +72,7 @@ class Reads(MultiHead):
 
 @pytest.fixture
 def recipe(world, monkeypatch):
-    monkeypatch.setitem(METHODS, "reads", Reads)
+    monkeypatch.setitem(METHODS, "reads", f"{__name__}:Reads")
     path = world.folder / "statistics.toml"
     path.write_text(RECIPE)
     return path

@@ -14,7 +14,7 @@ import manyseg
 from manyseg.data.mixture import Mixture
 from manyseg.data.options import DataOptions
 from manyseg.errors import Interrupted, UserError
-from manyseg.methods import METHODS
+from manyseg.methods import find_method
 from manyseg.models import PixelEncoder
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
@@ -44,7 +44,7 @@ def mixture(world):
 def build(mixture, name="multihead", seed=0):
     seed_everything(seed)
     pixels = PixelEncoder.build(backbone="tiny", pretrained=False, channels=8)
-    return METHODS[name](pixels, [f.space for f in mixture.folders])
+    return find_method(name)(pixels, [f.space for f in mixture.folders])
 
 
 def scores(*values):

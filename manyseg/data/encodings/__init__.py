@@ -1,4 +1,6 @@
-"""How annotation files spell labels: one file a family of formats, and the table of their names."""
+"""How annotation files spell labels: one file for each family of formats, and the table of their names."""
+
+from importlib import import_module
 
 from manyseg.data.encodings.base import (
     Encoding,
@@ -13,18 +15,6 @@ from manyseg.data.encodings.base import (
     Said,
     found_size,
 )
-from manyseg.data.encodings.coco import CocoBoxes, CocoInstances, CocoPanoptic
-from manyseg.data.encodings.cvat import CvatImages
-from manyseg.data.encodings.label_studio import LabelStudio
-from manyseg.data.encodings.labelme import Labelme
-from manyseg.data.encodings.masks import Color, Index, InstanceIds
-from manyseg.data.encodings.open_images import OpenImagesBoxes, OpenImagesTags
-from manyseg.data.encodings.polygon_json import PolygonJson
-from manyseg.data.encodings.red_green import RedGreen
-from manyseg.data.encodings.supervisely import Supervisely
-from manyseg.data.encodings.tags import TagLists
-from manyseg.data.encodings.xml_boxes import VocBoxes
-from manyseg.data.encodings.yolo import YoloBoxes, YoloSegments
 
 __all__ = [
     "ENCODINGS",
@@ -38,30 +28,35 @@ __all__ = [
     "RawValues",
     "Regions",
     "Said",
+    "find_encoding",
     "found_size",
 ]
 
-ENCODINGS: dict[str, type[Encoding]] = {
-    encoding.name: encoding
-    for encoding in (
-        Index,
-        Color,
-        InstanceIds,
-        RedGreen,
-        CocoPanoptic,
-        CocoInstances,
-        CocoBoxes,
-        Labelme,
-        PolygonJson,
-        Supervisely,
-        CvatImages,
-        LabelStudio,
-        YoloSegments,
-        YoloBoxes,
-        VocBoxes,
-        OpenImagesBoxes,
-        OpenImagesTags,
-        TagLists,
-    )
+ENCODINGS = {
+    "index": "masks:Index",
+    "color": "masks:Color",
+    "instance_ids": "masks:InstanceIds",
+    "ade_full": "red_green:RedGreen",
+    "coco_panoptic": "coco:CocoPanoptic",
+    "coco_instances": "coco:CocoInstances",
+    "coco_boxes": "coco:CocoBoxes",
+    "labelme": "labelme:Labelme",
+    "polygon_json": "polygon_json:PolygonJson",
+    "supervisely": "supervisely:Supervisely",
+    "cvat_images": "cvat:CvatImages",
+    "label_studio": "label_studio:LabelStudio",
+    "yolo_segments": "yolo:YoloSegments",
+    "yolo_boxes": "yolo:YoloBoxes",
+    "voc_boxes": "xml_boxes:VocBoxes",
+    "openimages_boxes": "open_images:OpenImagesBoxes",
+    "openimages_tags": "open_images:OpenImagesTags",
+    "tags": "tags:TagLists",
 }
-"""Every encoding by the name that cards give it."""
+"""Where the class of each encoding is, in this folder; it is imported when a card names it."""
+
+
+def find_encoding(name: str) -> type[Encoding]:
+    """Return the class of an encoding by its name in ENCODINGS."""
+    module, _, attribute = ENCODINGS[name].partition(":")
+    found: type[Encoding] = getattr(import_module(f"{__name__}.{module}"), attribute)
+    return found

@@ -9,15 +9,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Integer
 
 from manyseg.data.bands import band_size
 from manyseg.data.files import DataError, Size, image_size, opened, size_text
 from manyseg.data.finding import Finding
 from manyseg.labels import IGNORE
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, Integer
 
 __all__ = [
     "Encoding",

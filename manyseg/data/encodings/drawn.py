@@ -9,16 +9,18 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
-from jaxtyping import Bool
 from pycocotools import mask as rle
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manyseg.data.encodings.base import Encoding, ImageFiles, RawValues, Regions
 from manyseg.data.files import DataError, Size, size_text
 from manyseg.labels import IGNORE
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool
 
 __all__ = [
     "Coordinate",

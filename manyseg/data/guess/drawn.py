@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from manyseg.data.encodings import ENCODINGS, Encoding, ImageFiles, Raw, RawValues
+from manyseg.data.encodings import Encoding, ImageFiles, Raw, RawValues, find_encoding
 from manyseg.data.encodings.drawn import DrawnEncoding
 from manyseg.data.guess.draft import Draft, FoundClass, joined_by_name
 from manyseg.data.guess.splits import arranged
@@ -43,7 +43,7 @@ PAINTED_IN_ORDER = ("supervisely", "polygon_json", "cvat_images")
 
 def overlap_key(encoding: str) -> dict[str, tuple[Any, str]]:
     """Return the card's key that says which of several objects has a pixel, with a comment, where there is one."""
-    if not ENCODINGS[encoding].drawn:
+    if not find_encoding(encoding).drawn:
         return {}
     if encoding in PAINTED_IN_ORDER:
         return {"overlap": ("last", 'where objects lie over each other, the later one; or "smallest", "first", "none"')}
@@ -90,7 +90,7 @@ def _draft(tree: Tree, pair: Pairing, name: str, title: str, rank: int, tables: 
         return None
     chosen = spread(pair.both, READ)
     found = _read(tree, pair, name, chosen)
-    by_number = ENCODINGS[name].values == "number"
+    by_number = find_encoding(name).values == "number"
     # Of this format no file means no object.
     usable = list(pair.images) if by_number else pair.both
     place = arranged(tree, {"image": pair.image, "annotations": pair.other}, pair.images, usable)
@@ -104,7 +104,7 @@ def _draft(tree: Tree, pair: Pairing, name: str, title: str, rank: int, tables: 
     classes = joined_by_name(c for c in numbered if not is_void(c.name))
     if not classes:
         return None
-    if ENCODINGS[name].kind == "segments":
+    if find_encoding(name).kind == "segments":
         unsure.append("pixels under no object have no label; `background` names a class for them, if they are one")
     return Draft(title, rank, name, place, classes, ignore, overlap_key(name), saw, unsure)
 
@@ -117,7 +117,7 @@ def _files(tree: Tree, pair: Pairing, place: Place) -> ImageFiles:
 def _read(tree: Tree, pair: Pairing, name: str, places: Sequence[Place]) -> _Reading:
     """Read files as an encoding does, whatever their classes are."""
     numbering = _Numbering()
-    encoding = ENCODINGS[name](RawValues(numbering, False, np.zeros(1, bool), {}))
+    encoding = find_encoding(name)(RawValues(numbering, False, np.zeros(1, bool), {}))
     out = _Reading()
     with progress(f"reading annotations ({name})", len(places)) as done:
         for place in places:
