@@ -1,5 +1,7 @@
 """`import manyseg`: what a user finds behind the package's own name."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ import manyseg
 from manyseg import testing
 from manyseg.labels import IGNORE
 from manyseg.methods import find_method
+
+ROOT = Path(__file__).parent.parent
 
 MINE = """
 import torch
@@ -74,6 +78,19 @@ def model(trained):
 @pytest.fixture(scope="module")
 def photo(world):
     return next((world.folder / "fine" / "images").rglob("*.*"))
+
+
+def test_the_examples_of_the_python_page_work(trained, photo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(photo, "photo.jpg")
+    shutil.copy(Path(trained).parent / "recipe.toml", "recipe.toml")
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+        exec(block, names)
+    assert names["again"].to_tsv() == names["model"].taxonomy.to_tsv()
+    assert names["confidence"].max() <= 1
+    assert {p.name for p in tmp_path.iterdir()} >= {"mask.png", "overlay.png", "taxonomy.tsv", "labels.tsv", "runs"}
 
 
 def test_every_public_name_is_there_and_nothing_else_is_promised():
