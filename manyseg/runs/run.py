@@ -176,7 +176,9 @@ def train_recipe(
 
 def _lost_another(error: RuntimeError) -> bool:
     """Say whether a collective operation failed because another process is there no more."""
-    return isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or "gloo" in str(error)
 
 
 def evaluate_run(
