@@ -45,7 +45,8 @@ def progress(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[
         if now - said < EVERY or done == total:
             return
         said = now
-        left = timedelta(seconds=round((now - start) / done * (total - done)))
-        console.print(f"{what}: {done} of {total}, {left} left")
+        pace = (now - start) / done
+        left = timedelta(seconds=round(pace * (total - done)))
+        console.print(f"{what}: {done} of {total}, {1 / max(pace, 1e-3):.3g} a second, {left} left")
 
     yield step

@@ -20,8 +20,8 @@ def test_where_no_terminal_is_a_line_comes_now_and_then(clock, capsys):
             clock[0] += 0.5
             done()
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "checking [set]: 4 of 100, 0:00:48 left"
-    assert lines[1] == "checking [set]: 24 of 100, 0:00:38 left"
+    assert lines[0] == "checking [set]: 4 of 100, 2 a second, 0:00:48 left"
+    assert lines[1] == "checking [set]: 24 of 100, 2 a second, 0:00:38 left"
     assert len(lines) == 5
 
 

@@ -66,6 +66,7 @@ class Training:
     def __init__(self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator, signals: StopSignals) -> None:
         self.recipe, self.folder, self.accelerator, self.signals = recipe, folder, accelerator, signals
         self.main: bool = accelerator.is_main_process
+        signals.quiet = not self.main
         rank, world = accelerator.process_index, accelerator.num_processes
         self.mixture = Mixture.open(recipe.data, recipe.base, seed=recipe.seed, rank=rank, world=world)
         self.spaces = tuple(f.space for f in self.mixture.folders)

@@ -29,11 +29,12 @@ AGAIN = 1.0
 class StopSignals:
     """A context manager that takes the signals, where it is entered in the main thread; one that is ignored stays so.
 
-    `received` is the number of the signal that waits, or 0.
+    `received` is the number of the signal that waits, or 0. Of several processes all but one are `quiet`.
     """
 
     def __init__(self) -> None:
         self.received = 0
+        self.quiet = False
         self._at = 0.0
         self._held = False
         self._before: dict[int, Any] = {}
@@ -76,8 +77,9 @@ class StopSignals:
             return
         self.received, self._at = number, now
         self._check()
-        name = signal.Signals(number).name
-        _write(f"{name}: this step is finished and saved first; once more ends at once, without saving\n")
+        if not self.quiet:
+            name = signal.Signals(number).name
+            _write(f"{name}: this step is finished and saved first; once more ends at once, without saving\n")
 
 
 def _write(text: str) -> None:

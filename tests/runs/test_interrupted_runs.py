@@ -192,6 +192,7 @@ def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_step(recipe, 
     assert len(told[0]) == 1
     assert f"step {saved} of 8 is saved; to go on: launch the 2 processes as before, each with: manyseg" in told[0][0]
     assert told[1] == []
+    assert "this step is finished" not in texts[1]
     assert not any("Traceback" in text for text in texts)
 
 
