@@ -119,7 +119,7 @@ def test_nothing_is_collected_where_no_stage_asks(recipe, tmp_path, monkeypatch)
 def test_a_run_stopped_anywhere_collects_once_and_goes_on_as_if_it_had_not_been(recipe, tmp_path, monkeypatch, place):
     recipe.write_text(RECIPE.replace("log_every = 1", "log_every = 1\ncheckpoint_every = 1\neval_every = 1"))
     whole = train_recipe(recipe, out=tmp_path / "whole")
-    evaluate, calls = stages.Training._evaluate, []
+    evaluate, keep, calls = stages.Training._evaluate, stages.Training._keep, []
 
     def counting(*args, **options):
         calls.append(1)
@@ -128,18 +128,22 @@ def test_a_run_stopped_anywhere_collects_once_and_goes_on_as_if_it_had_not_been(
         return collect(*args, **options)
 
     def stopping(self, method):
-        if place != "before collecting" and method.statistics is not None:
-            # In the first evaluation of the late stage there is no checkpoint of that stage yet.
-            last = checkpoint.read(self.folder.checkpoint).state["stage"]
-            if last == ("early" if place == "after collecting" else "late"):
-                raise KeyboardInterrupt
+        if place == "in the late stage" and method.statistics is not None:
+            raise KeyboardInterrupt
         return evaluate(self, method)
+
+    def ending(self, stage, method):
+        keep(self, stage, method)
+        if place == "after collecting":
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(stages, "collect", counting)
     monkeypatch.setattr(stages.Training, "_evaluate", stopping)
+    monkeypatch.setattr(stages.Training, "_keep", ending)
     with pytest.raises(KeyboardInterrupt):
         train_recipe(recipe, out=tmp_path / "cut")
     monkeypatch.setattr(stages.Training, "_evaluate", evaluate)
+    monkeypatch.setattr(stages.Training, "_keep", keep)
     cut = train_recipe(recipe, out=tmp_path / "cut", resume=True)
     assert len(calls) == (2 if place == "before collecting" else 1)
     for name in ("scores.json", "best/model.safetensors"):
