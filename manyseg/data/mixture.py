@@ -50,10 +50,10 @@ class Mixture(Dataset[tuple[Batch, ...]]):
     """Training steps: `mixture[step]` is this rank's part of the step, a batch for each dataset that has a share in it.
 
     `folders` are the training splits in the order of `options.sets`. Every dataset walks through epochs of its own,
-    each in a fresh order. With mix = "per_step" a dataset has that many images in every step, over all ranks; else it
-    has its share of `batch` after any number of steps, as near as an order of whole images can be, and maybe no image
-    in a single step. Rank r of `world` takes every world-th image from the r-th on. Raises UserError for counts that
-    ranks cannot share evenly, and for two datasets of one name.
+    each in a fresh order. With mix = "per_step" a dataset has that many images in every step, over all ranks, 1 where
+    no set says how many; else it has its share of `batch` after any number of steps, as near as an order of whole
+    images can be, and maybe no image in a single step. Rank r of `world` takes every world-th image from the r-th on.
+    Raises UserError for counts that ranks cannot share evenly, and for two datasets of one name.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Mixture(Dataset[tuple[Batch, ...]]):
     def images_before(self, step: int) -> list[int]:
         """Return how many images of each dataset the steps before `step` hold, over all ranks."""
         if self.options.batch is None:
-            return [step * (s.per_step or 0) for s in self.options.sets]
+            return [step * (s.per_step or 1) for s in self.options.sets]
         # Shared out in groups of one image a rank, so that all ranks have equal counts: the mean of the ranks'
         # gradients is then that of the whole batch. The groups, and so the order, depend on the number of ranks.
         return [self.world * n for n in _apportion(step * self.options.batch // self.world, self._weights)]

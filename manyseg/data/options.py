@@ -54,7 +54,9 @@ class AugmentOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     crop: tuple[Side, Side] = Field(
-        default=(512, 512), description="Height and width in pixels of what the network sees; one number is a square."
+        default=(512, 512),
+        description="Height and width in pixels of what the network sees; one number is a square. Where a recipe does "
+        "not say, `manyseg train` chooses.",
     )
     scale: tuple[Zoom, Zoom] = Field(default=(0.5, 2.0), description="Range of the random zoom; uniform.")
     short_side: int | None = Field(
@@ -142,7 +144,12 @@ class DatasetOptions(BaseModel):
 class SetOptions(DatasetOptions, AugmentOptions):
     """A training dataset; an augmentation key given here replaces the common one for this dataset."""
 
-    per_step: int | None = Field(default=None, gt=0, le=1 << 14, description='Images of a step, with mix = "per_step".')
+    per_step: int | None = Field(
+        default=None,
+        gt=0,
+        le=1 << 14,
+        description='Images of a step, with mix = "per_step"; where no set has it, `manyseg train` chooses.',
+    )
     split: str = Field(default="train", description="Split that is trained on.")
     annotation: Literal["native", "dense", "segments", "boxes", "tags"] = Field(
         default="native", description="Kind of annotation to train on, weakened from what the files hold."
@@ -220,7 +227,7 @@ class DataOptions(AugmentOptions):
         counted = [s.card for s in self.sets if s.per_step is not None]
         if self.mix == "per_step":
             bare = [s.card for s in self.sets if s.per_step is None]
-            if bare:
+            if bare and counted:
                 raise ValueError(f"set '{bare[0]}' has no per_step; give its images a step, or choose another mix")
             if self.batch is not None:
                 raise ValueError('batch is the sum of per_step with mix = "per_step"; remove it, or choose another mix')

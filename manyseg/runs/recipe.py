@@ -35,8 +35,10 @@ class Recipe(BaseModel):
     seed: int = Field(default=0, ge=0, lt=1 << 63, description="Seeds weights, order of images and augmentation.")
     data: DataOptions
     model: dict[str, Any] = Field(default={}, description="Keywords of PixelEncoder.build.")
-    method: dict[str, Any] = Field(description="name, and the keywords of that method's constructor.")
-    train: TrainOptions
+    method: dict[str, Any] = Field(
+        default={"name": "multihead"}, description="name, and the keywords of that method's constructor."
+    )
+    train: TrainOptions = TrainOptions()
     test: TestOptions = TestOptions()
     stage: tuple[StagePlan, ...] = ()
     _file: Path = PrivateAttr(default=Path("recipe.toml"))

@@ -144,13 +144,18 @@ def train_recipe(
     # A run that torchrun starts again after a fault goes on by itself.
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     read = read_recipe(recipe, overrides, data_root)
+    from manyseg.runs.fit import fitted
     from manyseg.runs.stages import Training
     from manyseg.training.loop import find_processes
     from manyseg.training.stop_signals import StopSignals
 
     folder = Path(out) if out is not None else Path("runs") / Path(recipe).stem
+    accelerator = find_processes()
+    choices = fitted(read, RunFolder(folder), accelerator)
+    if choices:
+        read = read_recipe(recipe, [*overrides, *choices], data_root)
     with StopSignals() as signals:
-        training = Training(read, RunFolder(folder), find_processes(), signals)
+        training = Training(read, RunFolder(folder), accelerator, signals)
         try:
             with training.locked():
                 if training.prepare(resume, check=check):

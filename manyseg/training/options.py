@@ -20,7 +20,12 @@ class TrainOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    steps: int = Field(ge=1, le=1_000_000_000, description="Updates of the weights, over all stages.")
+    steps: int = Field(
+        default=1000,
+        ge=1,
+        le=1_000_000_000,
+        description="Updates of the weights, over all stages; where a recipe does not say, `manyseg train` chooses.",
+    )
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd is with Nesterov momentum.")
     lr: float = Field(default=1e-3, gt=0, description="Peak learning rate of new layers; SGD wants about 0.01.")
     backbone_lr_factor: float = Field(
@@ -34,7 +39,10 @@ class TrainOptions(BaseModel):
     power: float = Field(default=0.9, ge=0, description="lr falls as (1 - step / steps) ^ power; 0 keeps it.")
     clip: float = Field(default=5.0, ge=0, description="Largest norm of the gradient of all weights; 0 sets no limit.")
     accumulate: int = Field(default=1, ge=1, le=1024, description="Draws of the mixture that one update averages.")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(default="fp32", description="Of activations; fp16 needs a GPU.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32",
+        description="Of activations; fp16 needs a GPU. Where a recipe does not say, a GPU that has bf16 takes it.",
+    )
     ema: float = Field(
         default=0.0, ge=0, lt=1, description="Decay of an average of the weights, which is evaluated; 0 has none."
     )

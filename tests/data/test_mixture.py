@@ -367,7 +367,7 @@ def test_a_crop_of_one_number_is_a_square():
     ("sets", "data", "message"),
     [
         ({}, {}, "at least 1"),
-        ({"large": None}, {}, "has no per_step"),
+        ({"large": None, "small": 1}, {}, "has no per_step"),
         ({"large": 2}, {"batch": 4}, "batch is the sum"),
         ({"large": None}, {"mix": "sqrt"}, "needs batch"),
         ({"large": 2}, {"mix": "sqrt", "batch": 4}, "has per_step; remove it"),

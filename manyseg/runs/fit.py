@@ -1,0 +1,186 @@
+"""What a recipe leaves open, chosen for the machine and the data: method, crop, images a step, steps, precision.
+
+A choice is an assignment that a person could have written. It is printed with its reason and kept in the run's recipe,
+from which resuming takes it again, on whatever machine.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from manyseg.config import flatten, read_toml, toml_value
+from manyseg.data.folder import Folder
+from manyseg.errors import UserError
+from manyseg.models import PixelEncoder
+from manyseg.runs.folder import RunFolder
+from manyseg.runs.recipe import Recipe
+
+__all__ = ["Choice", "Machine", "choose", "fitted"]
+
+SIDE = {"cuda": 512, "cpu": 192}
+"""The crop has at most the pixels of a square of this side; other accelerators are taken for CPUs."""
+
+IMAGES = {"cuda": 16, "cpu": 8}
+"""Images of a step in all at most, on each process; at least one of each dataset."""
+
+STEPS = {"cuda": (2000, 40_000), "cpu": (300, 2000)}
+"""Fewest and most steps."""
+
+EPOCHS = 30
+"""How often the largest dataset is seen, within the fewest and most steps."""
+
+MULTIPLE = 32
+"""Sides of the crop are multiples of the coarsest level's stride."""
+
+FREE = 0.5
+"""Part of the memory that activations may have; the other is for weights, scores and what else runs there."""
+
+PROBE = 128
+"""Side of the image on which the memory of activations is measured."""
+
+LOOKED_AT = 20
+"""Images of a dataset whose sizes are read."""
+
+
+class Machine(NamedTuple):
+    """What trains: a kind of device, its memory in bytes (None: not asked), and how many processes share a step."""
+
+    kind: str
+    name: str
+    memory: int | None = None
+    bf16: bool = False
+    processes: int = 1
+
+    @classmethod
+    def of(cls, accelerator: Accelerator) -> Machine:
+        """Describe this process's device; of several processes, the smallest memory, so that all choose alike."""
+        device, processes = accelerator.device, accelerator.num_processes
+        if device.type != "cuda":
+            return cls("cpu", f"{device.type}, {os.cpu_count()} cores", processes=processes)
+        known = torch.cuda.get_device_properties(device)
+        memory = int(accelerator.gather(torch.tensor([known.total_memory], device=device)).min())
+        name = f"{known.name}, {memory / 2**30:.0f} GiB"
+        return cls("cuda", name, memory, torch.cuda.is_bf16_supported(), processes)
+
+
+class Choice(NamedTuple):
+    """A value for a key that the recipe does not give, and why this one."""
+
+    key: str
+    value: Any
+    reason: str
+
+    @property
+    def assignment(self) -> str:
+        """The choice as `--set` takes it."""
+        return f"{self.key}={toml_value(self.value)}"
+
+
+def choose(recipe: Recipe, machine: Machine, kept: Mapping[str, Any]) -> list[Choice]:
+    """Choose what the recipe leaves open; `kept` are values by dotted key that a run to be resumed has chosen before.
+
+    Opens the training sets where their sizes matter, and reads the headers of some of their images. Raises UserError
+    where a set cannot be opened.
+    """
+    data, train = recipe.data, recipe.train
+    needs_crop = any("crop" not in (data.model_fields_set | set(s.own)) for s in data.sets)
+    needs_steps = "steps" not in train.model_fields_set
+    folders = [s.open_train(recipe.base) for s in data.sets] if needs_crop or needs_steps else []
+    found = []
+    if "method" not in recipe.model_fields_set:
+        name = recipe.method["name"]
+        found.append(Choice("method.name", name, "a head for each dataset; README has methods that unite the labels"))
+    crop = data.crop
+    if needs_crop:
+        found.append(_crop(folders, machine))
+        crop = (found[-1].value[0], found[-1].value[1])
+    per_step = [s.per_step for s in data.sets]
+    if data.mix == "per_step" and not any(per_step):
+        count, reason = _images(recipe, crop, machine)
+        per_step = [count] * len(data.sets)
+        found += [Choice(f"data.sets.{i}.per_step", count, reason) for i in range(len(data.sets))]
+    if needs_steps:
+        found.append(_steps(folders, per_step, data.batch or sum(n or 0 for n in per_step), machine))
+    if "precision" not in train.model_fields_set and machine.bf16:
+        found.append(Choice("train.precision", "bf16", "the device has it"))
+    return [Choice(c.key, kept[c.key], "as the run began") if c.key in kept else c for c in found]
+
+
+def fitted(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[str]:
+    """Choose and say what a recipe leaves open, or take it from the run that is there; return the assignments."""
+    machine = Machine.of(accelerator)
+    kept = flatten(read_toml(folder.recipe)) if folder.started else {}
+    choices = choose(recipe, machine, kept)
+    if choices and accelerator.is_main_process:
+        print(f"not in the recipe, so chosen ({machine.name}); write into it, or --set, what you want otherwise:")
+        for choice in choices:
+            print(f"  {choice.assignment}  # {choice.reason}")
+    return [choice.assignment for choice in choices]
+
+
+def _crop(folders: Sequence[Folder], machine: Machine) -> Choice:
+    sizes = [_median_size(folder) for folder in folders]
+    height, width = (median(side) for side in zip(*sizes, strict=True))
+    scale = min(1.0, SIDE[machine.kind] / math.sqrt(height * width))
+    value = [max(MULTIPLE, int(scale * side) // MULTIPLE * MULTIPLE) for side in (height, width)]
+    most = f"at most {SIDE[machine.kind]}x{SIDE[machine.kind]} pixels are right for this device"
+    return Choice("data.crop", value, f"images are {height:.0f}x{width:.0f} pixels at the median; {most}")
+
+
+def _median_size(folder: Folder) -> tuple[float, float]:
+    sizes = []
+    for i in range(0, len(folder), max(1, len(folder) // LOOKED_AT)):
+        try:
+            sizes.append(folder.size(i))
+        except UserError:
+            continue  # Bad files are for the check of the data to name.
+    heights, widths = zip(*sizes or [(SIDE["cuda"], SIDE["cuda"])], strict=True)
+    return median(heights), median(widths)
+
+
+def _images(recipe: Recipe, crop: tuple[int, int], machine: Machine) -> tuple[int, str]:
+    """Return the images of each dataset in a step, over all processes."""
+    most, reason = IMAGES[machine.kind], f"{IMAGES[machine.kind]} images of all datasets at most"
+    if machine.memory is not None:
+        each = _activation_bytes(recipe) * crop[0] * crop[1] / (2 if machine.bf16 else 1)
+        fitting = int(FREE * machine.memory / each)
+        if fitting < most:
+            most, reason = fitting, f"an image takes {each / 2**30:.2f} GiB of the device's memory"
+    return machine.processes * max(1, most // len(recipe.data.sets)), reason
+
+
+def _activation_bytes(recipe: Recipe) -> float:
+    """Measure how many bytes the network keeps for the backward pass, in fp32, for each pixel of an image."""
+    encoder = PixelEncoder.build(**{**recipe.model, "pretrained": False})
+    weights = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        features = encoder(torch.zeros(2, 3, PROBE, PROBE))
+    # What is kept stays alive with the features, so that no address is counted twice.
+    assert features.embedding.requires_grad
+    return sum(kept.values()) / (2 * PROBE * PROBE)
+
+
+def _steps(folders: Sequence[Folder], per_step: Sequence[int | None], batch: int, machine: Machine) -> Choice:
+    fewest, most = STEPS[machine.kind]
+    images = [n or batch * len(f) / sum(map(len, folders)) for n, f in zip(per_step, folders, strict=True)]
+    wanted = max(EPOCHS * len(f) / n for f, n in zip(folders, images, strict=True))
+    value = min(most, max(fewest, math.ceil(wanted)))
+    largest = max(map(len, folders))
+    reason = f"{EPOCHS} epochs of {largest} images are {wanted:.0f}; {fewest} to {most} on this device"
+    return Choice("train.steps", value, reason)

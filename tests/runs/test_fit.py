@@ -1,0 +1,110 @@
+"""What a recipe leaves open is chosen for the machine and the data, said, kept, and taken again on resuming."""
+
+import pytest
+
+from manyseg.config import read_toml
+from manyseg.errors import UserError
+from manyseg.runs import fit
+from manyseg.runs.fit import Machine, choose
+from manyseg.runs.recipe import read_recipe
+from manyseg.runs.run import Run, train_recipe
+
+CPU = Machine("cpu", "cpu, 2 cores")
+GPU = Machine("cuda", "a GPU", memory=2**40, bf16=True)
+
+DATA = """
+[data]
+workers = 0
+sets = [ { card = "fine.toml", root = "fine" }, { card = "partial.toml", root = "partial" } ]
+"""
+
+
+@pytest.fixture
+def recipe(world):
+    """A recipe of [data] alone; images of the world are 48 x 64 pixels, six of each dataset."""
+    path = world.folder / "data-alone.toml"
+    path.write_text(DATA)
+    return path
+
+
+def chosen(recipe, machine, *overrides, kept=None):
+    return {c.key: c.value for c in choose(read_recipe(recipe, overrides), machine, kept or {})}
+
+
+def test_a_recipe_of_data_alone_is_completed(recipe):
+    assert chosen(recipe, CPU) == {
+        "method.name": "multihead",
+        "data.crop": [32, 64],
+        "data.sets.0.per_step": 4,
+        "data.sets.1.per_step": 4,
+        "train.steps": 300,
+    }
+
+
+def test_what_the_recipe_says_is_not_chosen(recipe):
+    said = ["data.crop=40", "data.sets.0.per_step=3", "data.sets.1.per_step=1", "method.name=union", "train.steps=7"]
+    assert chosen(recipe, CPU, *said) == {}
+    assert chosen(recipe, GPU, *said) == {"train.precision": "bf16"}
+    assert chosen(recipe, GPU, *said, "train.precision=fp32") == {}
+    # Where every set has a crop of its own there is none to choose.
+    own = ["data.sets.0.crop=32", "data.sets.1.crop=64"]
+    assert "data.crop" in chosen(recipe, CPU, own[0])
+    assert "data.crop" not in chosen(recipe, CPU, *own)
+
+
+def test_images_larger_than_the_device_can_take_are_cropped_with_their_shape(recipe, monkeypatch):
+    monkeypatch.setattr("manyseg.data.folder.Folder.size", lambda self, i: (1024, 2048))
+    # 192 x 192 pixels in the shape 1 : 2 are 135 x 271, and 512 x 512 are 362 x 724.
+    assert chosen(recipe, CPU)["data.crop"] == [128, 256]
+    assert chosen(recipe, GPU, "model.backbone=tiny")["data.crop"] == [352, 704]
+
+
+def test_images_whose_header_cannot_be_read_are_left_to_the_check_of_the_data(recipe, monkeypatch):
+    def broken(self, i):
+        raise UserError("no image")
+
+    monkeypatch.setattr("manyseg.data.folder.Folder.size", broken)
+    assert chosen(recipe, GPU, "model.backbone=tiny")["data.crop"] == [512, 512]
+
+
+def test_images_of_a_step_are_as_many_as_the_memory_holds_and_as_processes_share(recipe):
+    tiny = ["model.backbone=tiny", "model.channels=8"]
+    each = fit._activation_bytes(read_recipe(recipe, tiny)) * 32 * 64
+    # The image, the levels and the neck: between its 12 bytes a pixel and a thousand numbers.
+    assert 12 * 32 * 64 < each < 4000 * 32 * 64
+    enough = GPU._replace(bf16=False)
+    for images, expected in ((100, 8), (6.5, 3), (0.5, 1)):
+        machine = enough._replace(memory=int(images * each / fit.FREE))
+        assert chosen(recipe, machine, *tiny)["data.sets.1.per_step"] == expected
+        # Activations of 16 bits take half.
+        if images == 6.5:
+            assert chosen(recipe, machine._replace(bf16=True), *tiny)["data.sets.1.per_step"] == 6
+    assert chosen(recipe, CPU._replace(processes=3))["data.sets.0.per_step"] == 12
+
+
+def test_steps_follow_from_the_largest_dataset(recipe, monkeypatch):
+    monkeypatch.setattr(fit, "STEPS", {"cpu": (1, 100)})
+    # 30 epochs of 6 images by 4; by 1; and of a mix that shares out 6 images, half of them each.
+    assert chosen(recipe, CPU)["train.steps"] == 45
+    assert chosen(recipe, CPU, "data.sets.0.per_step=1", "data.sets.1.per_step=2")["train.steps"] == 100
+    assert chosen(recipe, CPU, "data.mix=proportional", "data.batch=6")["train.steps"] == 60
+
+
+def test_it_trains_says_what_was_chosen_and_goes_on_with_it_on_another_machine(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fit, "STEPS", {"cpu": (2, 2)})
+    tiny = ["model.backbone=tiny", "model.pretrained=false", "model.channels=8"]
+    run = train_recipe(recipe, out=tmp_path / "run", overrides=tiny)
+    said = capsys.readouterr().out
+    assert 'method.name="multihead"  # a head for each dataset' in said
+    assert "data.crop=[32, 64]  # images are 48x64 pixels at the median" in said
+    tree = read_toml(run / "recipe.toml")
+    assert (tree["data"]["crop"], tree["train"]["steps"], tree["train"]["precision"]) == ([32, 64], 2, "fp32")
+    assert [s["per_step"] for s in tree["data"]["sets"]] == [4, 4]
+    assert Run.open(run).recipe.method["name"] == "multihead"
+    # A machine that would choose more steps and fewer images.
+    monkeypatch.setattr(fit, "STEPS", {"cpu": (9, 9)})
+    monkeypatch.setattr(fit, "IMAGES", {"cpu": 2})
+    train_recipe(recipe, out=run, overrides=tiny, resume=True)
+    said = capsys.readouterr().out
+    assert "train.steps=2  # as the run began" in said
+    assert "this run is finished" in said
