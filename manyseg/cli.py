@@ -56,6 +56,22 @@ class Segments(StrEnum):
     instance_ids = "instance_ids"
 
 
+class Output(StrEnum):
+    """What an exported model gives for every pixel."""
+
+    label_map = "label_map"
+    probabilities = "probabilities"
+    scores = "scores"
+
+
+class Precision(StrEnum):
+    """Numbers of an exported model."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"manyseg {__version__}")
@@ -228,6 +244,38 @@ def predict(
 
     kind = segments.value if segments else None
     predict_run(run, images, labels=labels, out=out, overrides=overrides or [], segments=kind)
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="An .onnx or .pt2 file  [default: RUN/model.onnx]"),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help="A label space as in predict; may be repeated  [default: all datasets and unified]"),
+    ] = None,
+    output: Annotated[
+        Output, typer.Option(help="Classes, their probabilities, or what the network gives.")
+    ] = Output.label_map,
+    precision: Annotated[Precision, typer.Option(help="fp16 is for GPUs; int8 needs --images.")] = Precision.fp32,
+    words: Annotated[
+        bool, typer.Option("--words", help="Make the classes an input, for a model that reads words.")
+    ] = False,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="IMAGE|FOLDER", help="Photos to compare the file with the network on, and for int8."),
+    ] = None,
+) -> None:
+    """Write a run's model as one file that runs without this package: ONNX, or a package of torch.export."""
+    from manyseg.runs.run import export_run
+
+    export_run(
+        run, out or run / "model.onnx", labels=labels or [], output=output.value, precision=precision.value,
+        words=words, images=images or [],
+    )  # fmt: skip
 
 
 @app.command(name="eval")

@@ -177,6 +177,10 @@ ALLOWED = {
     ("atomic.py", "replace"),
     ("training/checkpoint.py", "save_file"),  # into a folder that lies aside, and is renamed as a whole
     ("training/checkpoint.py", "rename"),
+    ("prediction/predict.py", "save"),  # of a Prediction, which writes by atomic.write
+    ("export/files.py", "save"),  # into a temporary folder, from where it is copied aside and renamed
+    ("export/predictor.py", "save"),  # it is shipped alone, and renames what it wrote aside by itself
+    ("export/predictor.py", "replace"),
     ("training/metrics_log.py", "open"),  # the log alone grows, line by line
 }
 

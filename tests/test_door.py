@@ -213,3 +213,29 @@ def test_an_option_that_the_other_method_does_not_have_is_an_error(package, trai
     recipe = Path(trained).parent / "recipe.toml"
     with pytest.raises(manyseg.UserError, match=r"method\.scael: unknown key, did you mean 'scale'"):
         manyseg.train(recipe, out=recipe.parent / "other", overrides=["method.scael=1.0"])
+
+
+def test_a_run_is_exported_by_the_command_line_and_compared_with_its_network(
+    trained, model, photo, tmp_path, capsys, unchecked
+):
+    from manyseg.cli import app
+    from manyseg.export.predictor import Predictor
+
+    space = model.spaces[0]
+    app(["export", str(trained), "-o", str(tmp_path / "m.onnx"), "--labels", space.name, "--images", str(photo)],
+        standalone_mode=False)  # fmt: skip
+    wrote, compared = capsys.readouterr().out.strip().splitlines()
+    assert wrote.startswith(f"wrote {tmp_path / 'm.onnx'} (")
+    assert compared == f"label_map/{space.name}: 100.00% of the pixels of 1 images have the network's class"
+    found = Predictor(tmp_path / "m.onnx").predict(Image.open(photo))
+    assert found.shape == model.predict(photo).labels.shape
+
+
+def test_an_export_that_cannot_be_is_refused_before_anything_is_written(model, photo, tmp_path):
+    with pytest.raises(manyseg.UserError, match=r"m\.tflite: give a name that ends in \.onnx"):
+        model.export(tmp_path / "m.tflite")
+    with pytest.raises(manyseg.UserError, match="are for ONNX files"):
+        model.export(tmp_path / "m.pt2", precision="fp16")
+    with pytest.raises(manyseg.UserError, match="reads no words"):
+        model.export(tmp_path / "m.onnx", words=True)
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,7 @@
 """The contract that every method fulfils, and the part that methods on pixels share.
 
-Axes: B images, D classes of one dataset, U unified nodes, C channels, H W pixels, h w at feature resolution.
+Axes: B images, D classes of one dataset, K of them and "no object", U unified nodes, C channels, H W pixels, h w at
+feature resolution.
 """
 
 from __future__ import annotations
@@ -96,6 +97,17 @@ class Method(nn.Module, ABC):
         `space` is one that `predict` takes without a relation; its classes tell things from stuff.
         """
         raise UserError(f"{type(self).__name__} finds classes, not objects; panoptic results need the method lmseg")
+
+    def word_vectors(self, space: LabelSpace) -> Float[Tensor, "K C"]:
+        """Return what classes and "no object" (last) of a list of words are to the network, for `predict_words`.
+
+        Without gradients. For methods with `reads_words`, so that a network can be used where its text encoder is not.
+        """
+        raise UserError(f"{type(self).__name__} reads no words; give it a label space that it knows")
+
+    def predict_words(self, features: Features, vectors: Float[Tensor, "K C"]) -> Float[Tensor, "B D h w"]:
+        """Return scores as `predict` does, in the classes whose `word_vectors` are given."""
+        raise UserError(f"{type(self).__name__} reads no words; give it a label space that it knows")
 
     def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
         """Return the losses of every batch of a step; by default `batch_loss` of each.

@@ -204,8 +204,8 @@ class LMSeg(Method):
         With texts, `space` may be any list of words, which is predicted directly. With a relation, the probability of a
         class is the sum of those of its unified nodes.
         """
-        classes, masks = self._decode(features, space if relation is None else self.taxonomy.unified)
-        scores = semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, features.embedding))
+        classifier = self._classifier(space if relation is None else self.taxonomy.unified)
+        scores = self._semantic_scores(features, classifier)
         if relation is not None:
             related = relation.to(scores.device)
             scores = torch.einsum("bu...,du->bd...", scores, related.to(scores.dtype))
@@ -215,9 +215,21 @@ class LMSeg(Method):
         return scores if relation is None else scores.masked_fill(~related.any(1)[:, None, None], -torch.inf)
 
     @torch.no_grad()
+    def word_vectors(self, space: LabelSpace) -> Float[Tensor, "K C"]:
+        """Return the embedded texts of a space's classes and of background; see `Method.word_vectors`."""
+        texts = self._classifier(space).texts
+        return super().word_vectors(space) if texts is None else texts
+
+    def predict_words(self, features: Features, vectors: Float[Tensor, "K C"]) -> Float[Tensor, "B D h w"]:
+        """Return what `predict` gives for the space that these are the `word_vectors` of."""
+        if not isinstance(self.classes, TextClassifier):
+            return super().predict_words(features, vectors)
+        return (self._semantic_scores(features, self.classes.classifier_of(vectors)) + FLOOR).log()
+
+    @torch.no_grad()
     def segments(self, features: Features, space: LabelSpace, size: tuple[int, int]) -> list[SegmentMap]:
         """Return the segments of every image at the native `size`; see `Method.segments`."""
-        classes, masks = self._decode(features, space)
+        classes, masks = self._decode(features, self._classifier(space))
         things = torch.tensor([c.thing for c in space.classes], device=classes.device)
         out = []
         for logp, query, embedding in zip(classes, masks, features.embedding, strict=True):
@@ -225,9 +237,14 @@ class LMSeg(Method):
             out.append(find_segments(logp.exp(), logits, things, size, self.mask_threshold, self.overlap_threshold))
         return out
 
-    def _decode(self, features: Features, space: LabelSpace) -> tuple[Float[Tensor, "B Q K"], Float[Tensor, "B Q E"]]:
+    def _semantic_scores(self, features: Features, classifier: SpaceClassifier) -> Float[Tensor, "B D h w"]:
+        classes, masks = self._decode(features, classifier)
+        return semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, features.embedding))
+
+    def _decode(
+        self, features: Features, classifier: SpaceClassifier
+    ) -> tuple[Float[Tensor, "B Q K"], Float[Tensor, "B Q E"]]:
         """Return the last block's log-probabilities of classes, and its mask embeddings."""
-        classifier = self._classifier(space)
         decoded = self.decoder(features.levels[-1], classifier.texts)
         return classifier.classify(decoded.queries[-1]), decoded.masks[-1]
 

@@ -88,10 +88,11 @@ class TextClassifier(QueryClassifier):
     def forward(self, spaces: Sequence[LabelSpace]) -> list[SpaceClassifier]:
         """Return a classifier for each of these spaces: training spaces, the unified one, or any list of words."""
         known = self.text()
-        temperature = self.log_temperature.exp().clamp(min=MIN_TEMPERATURE)
-        return [self._classifier(self._embeddings(space, known), temperature) for space in spaces]
+        return [self.classifier_of(self._embeddings(space, known)) for space in spaces]
 
-    def _classifier(self, texts: Float[Tensor, "K C"], temperature: Float[Tensor, ""]) -> SpaceClassifier:
+    def classifier_of(self, texts: Float[Tensor, "K C"]) -> SpaceClassifier:
+        """Return the classifier of these embedded names, background last."""
+        temperature = self.log_temperature.exp().clamp(min=MIN_TEMPERATURE)
         return SpaceClassifier(texts, lambda queries: cosine_logits(queries, texts, temperature).log_softmax(-1))
 
     def _embeddings(self, space: LabelSpace, known: Float[Tensor, "N C"]) -> Float[Tensor, "K C"]:

@@ -71,7 +71,7 @@ class Backbone(nn.Module):
         out = []
         for i, stride in zip(self.kept, self.strides, strict=True):
             level = levels[i].permute(0, 3, 1, 2) if self._channels_come_last else levels[i]
-            out.append(level[..., : math.ceil(height / stride), : math.ceil(width / stride)])
+            out.append(level[..., : -(-height // stride), : -(-width // stride)])
         return out
 
     def norm(self, channels: int) -> nn.Module:

@@ -67,8 +67,10 @@ class QueryDecoder(nn.Module):
         image = self.project(level)
         place = _sine(image.shape[-2], image.shape[-1], image.shape[1], image.device).to(image.dtype)
         image, place = image.flatten(2).transpose(1, 2), place.flatten(1).T
-        queries = self.start.expand(len(image), -1, -1)
-        text = words[None].expand(len(image), -1, -1) if self.guided and words is not None else None
+        # Not len(image): an exported network keeps a shape as a free number, and a length as a constant.
+        batch = image.shape[0]
+        queries = self.start.expand(batch, -1, -1)
+        text = words[None].expand(batch, -1, -1) if self.guided and words is not None else None
         out = []
         for block in self.blocks:
             queries = block(queries, image, place, text)

@@ -110,7 +110,7 @@ class _Pyramid(nn.Module):
 
     def forward(self, levels: list[Tensor]) -> Tensor:
         top = levels[-1]
-        pooled = [F.relu(conv(F.adaptive_avg_pool2d(top, b))) for conv, b in zip(self.contexts, self.bins, strict=True)]
+        pooled = [F.relu(conv(_adaptive_pool(top, b))) for conv, b in zip(self.contexts, self.bins, strict=True)]
         path = self.context(torch.cat([top, *(_resize(p, top) for p in pooled)], 1))
         coarse = []
         # Top-down; every path but the finest is smoothed before it is summed up, the finest by `fuse` itself.
@@ -151,6 +151,23 @@ NECKS: dict[str, type[_Pyramid] | type[_Concat]] = {"fpn": _Pyramid, "concat": _
 def _block(backbone: Backbone, inputs: int, outputs: int, size: int) -> nn.Module:
     conv = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
     return nn.Sequential(conv, backbone.norm(outputs), nn.ReLU(inplace=True))
+
+
+def _adaptive_pool(level: Float[Tensor, "B C h w"], bins: int) -> Float[Tensor, "B C bins bins"]:
+    """Average over `bins` x `bins` parts, as torch's adaptive pooling divides a map; parts may share a row or column.
+
+    As products of matrices it can be exported for images of any size, and its gradient on a GPU is deterministic.
+    """
+    return _parts(level, -2, bins) @ level @ _parts(level, -1, bins).T
+
+
+def _parts(level: Tensor, axis: int, bins: int) -> Float[Tensor, "bins _"]:
+    """Return the weight of every position of an axis in the mean of every part."""
+    length = level.shape[axis]
+    part, position = torch.arange(bins, device=level.device)[:, None], torch.arange(length, device=level.device)
+    start, stop = part * length // bins, ((part + 1) * length + bins - 1) // bins
+    inside = ((position >= start) & (position < stop)).to(level.dtype)
+    return inside / inside.sum(1, keepdim=True)
 
 
 def _resize(source: Tensor, like: Tensor) -> Tensor:

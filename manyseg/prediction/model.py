@@ -20,6 +20,8 @@ from manyseg.data.batch import image_tensor
 from manyseg.data.files import image_size, opened, write_image
 from manyseg.data.photo import read_rgb
 from manyseg.errors import UserError
+from manyseg.export.files import Precision, agreement, write_onnx, write_torch
+from manyseg.export.graph import ExportGraph, Output
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
 from manyseg.inference.options import PHOTOS, Size, TestOptions
 from manyseg.inference.resize import resize
@@ -136,6 +138,39 @@ class Model:
             return [self._predict(one, output, scores, segments) for one in image]
         return self._predict(image, output, scores, segments)
 
+    def export(
+        self,
+        path: str | Path,
+        *,
+        labels: Sequence[Labels] = (),
+        output: Output = "label_map",
+        precision: Precision = "fp32",
+        words: bool = False,
+        images: Sequence[Picture] = (),
+    ) -> dict[str, float]:
+        """Write the model as one file that other programs run: `.onnx`, or `.pt2` for torch.export; see docs/export.md.
+
+        `labels` are label spaces as `predict` takes them, by default all training datasets and the unified one.
+        With `words` the classes are an input of the file, and `labels` one list of words whose vectors are written
+        beside it, by default the unified classes. `output` and `precision` are those of `manyseg.export`. On `images`
+        an ONNX file is compared with the network: the share of pixels of the same class is returned for every output;
+        "int8" takes its ranges from them. Raises UserError for what cannot be exported.
+        """
+        path, shown = Path(path), [self._shown(image)[0].permute(1, 2, 0).numpy() for image in images]
+        every = [self.taxonomy.unified] if words else [*self.spaces, self.taxonomy.unified]
+        graph = ExportGraph(self.method, [self.space(one) for one in labels] or every, output, words)
+        if path.suffix == ".onnx":
+            write_onnx(graph, path, self.options, precision=precision, images=shown)
+            return agreement(graph, path, shown) if shown else {}
+        if path.suffix != ".pt2":
+            raise UserError(f"{path}: give a name that ends in .onnx, or in .pt2 for a package of torch.export")
+        if precision != "fp32" or images:
+            raise UserError(
+                f"{path}: a precision and images are for ONNX files; end the name in .onnx, or leave them out"
+            )
+        write_torch(graph, path, self.options)
+        return {}
+
     def space(self, labels: Labels) -> LabelSpace:
         """Return the label space that `labels` stands for; see `predict`."""
         if isinstance(labels, LabelSpace):
@@ -155,12 +190,15 @@ class Model:
         )
 
     def _encoded(self, image: Picture) -> tuple[EncodedImages, UInt8[Tensor, "3 _ _"]]:
-        if isinstance(image, str | Path):
-            shown, size = read_photo(Path(image), self.options.input_size)
-        else:
-            shown = _pixels(image)
-            size = (shown.shape[-2], shown.shape[-1])
+        shown, size = self._shown(image)
         return EncodedImages(self.method, shown[None], self.options, size), shown
+
+    def _shown(self, image: Picture) -> tuple[UInt8[Tensor, "3 _ _"], Size]:
+        """Return an image as the model is shown it, perhaps made smaller, and its own (height, width)."""
+        if isinstance(image, str | Path):
+            return read_photo(Path(image), self.options.input_size)
+        shown = _pixels(image)
+        return shown, (shown.shape[-2], shown.shape[-1])
 
 
 def find_space(method: Method, spaces: Sequence[LabelSpace], labels: str | Sequence[str]) -> LabelSpace:

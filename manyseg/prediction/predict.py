@@ -21,7 +21,7 @@ from manyseg.prediction.model import Model
 from manyseg.prediction.panoptic_files import FORMATS
 from manyseg.progress import progress
 
-__all__ = ["predict_paths"]
+__all__ = ["list_images", "predict_paths"]
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """The suffixes of images in a folder; a file that is given by its path may have any."""
@@ -51,7 +51,7 @@ def predict_paths(
     overwritten; and at the end if images could not be read, each of which was logged, the others being done.
     """
     space, out = model.space(labels), Path(out)
-    images = _images([Path(p) for p in paths], out)
+    images = list_images([Path(p) for p in paths], out)
     names = _names(images)
     targets = [out / "masks" / f"{name}.png" for name in names]
     pictures = [out / "overlays" / f"{name}.jpg" for name in names]
@@ -88,8 +88,8 @@ def predict_paths(
     return targets
 
 
-def _images(paths: Iterable[Path], out: Path) -> list[tuple[Path, Path]]:
-    """List (file, name), sorted within folders; earlier output is no input.
+def list_images(paths: Iterable[Path], out: Path | None = None) -> list[tuple[Path, Path]]:
+    """List (file, name) of images and folders, sorted within folders; what was written to `out` before is no input.
 
     Names are relative to the folder given, or begin with its own name where several paths are given.
     """
@@ -103,7 +103,7 @@ def _images(paths: Iterable[Path], out: Path) -> list[tuple[Path, Path]]:
             raise UserError(f"{path}: there is no such image or folder; check the path")
         inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
         inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-        written = (out.resolve() / "masks", out.resolve() / "overlays")
+        written = () if out is None else (out.resolve() / "masks", out.resolve() / "overlays")
         inside = [p for p in inside if not any(p.resolve().is_relative_to(folder) for folder in written)]
         if not inside:
             raise UserError(f"{path}: no image in this folder ({', '.join(sorted(SUFFIXES))}); check the path")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from manyseg.evaluation.cross_table import CrossTable
     from manyseg.evaluation.gradient_conflict import Conflict
     from manyseg.evaluation.scores import Protocol, Scores
+    from manyseg.export.files import Precision
+    from manyseg.export.graph import Output
     from manyseg.methods.base import Method
     from manyseg.prediction.model import Model
 
@@ -38,6 +40,7 @@ __all__ = [
     "conflicts_run",
     "cross_run",
     "evaluate_run",
+    "export_run",
     "load",
     "predict_run",
     "read_recipe",
@@ -254,6 +257,32 @@ def predict_run(
     run = Run.open(folder, overrides)
     values = _card_values(run, labels) if segments else None
     return predict_paths(_model(run), paths, labels, out, segments, values)
+
+
+def export_run(
+    folder: str | Path,
+    path: str | Path,
+    *,
+    labels: Sequence[str] = (),
+    output: Output = "label_map",
+    precision: Precision = "fp32",
+    words: bool = False,
+    images: Sequence[str | Path] = (),
+) -> Path:
+    """Write a run's best weights as one file, and print how it compares with the network; see `Model.export`.
+
+    `images` are files or folders of images.
+    """
+    from manyseg.prediction.predict import list_images
+
+    files = [file for file, _ in list_images([Path(p) for p in images])] if images else []
+    agreed = load(folder, device="cpu").export(
+        path, labels=labels, output=output, precision=precision, words=words, images=files
+    )
+    print(f"wrote {path} ({Path(path).stat().st_size / 1e6:.1f} MB)")
+    for name, share in agreed.items():
+        print(f"{name}: {share:.2%} of the pixels of {len(files)} images have the network's class")
+    return Path(path)
 
 
 def _card_values(run: Run, labels: str) -> list[int] | None:

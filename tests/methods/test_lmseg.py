@@ -341,7 +341,7 @@ def test_the_belief_is_the_summed_probability_of_each_class(encoder):
     method = build(encoder).eval()
     with torch.no_grad():
         features = method.pixel_encoder(image())
-        classes, masks = method._decode(features, B)
+        classes, masks = method._decode(features, method._classifier(B))
         s = semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, features.embedding)) + 1e-3
         torch.testing.assert_close(method.predict(features, B).softmax(1), s / s.sum(1, keepdim=True))
 

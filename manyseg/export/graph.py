@@ -1,0 +1,125 @@
+"""The network that is exported: an 8-bit image in, answers in one or several label spaces out.
+
+Axes: B images, D classes of a label space, T words, C channels of a class vector, h w feature resolution, H W the
+image's size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from manyseg.errors import UserError
+from manyseg.inference.options import TestOptions
+from manyseg.labels import LabelSpace
+from manyseg.methods.base import Method
+
+__all__ = ["ExportGraph", "Output", "trace"]
+
+Output = Literal["label_map", "probabilities", "scores"]
+"""`label_map`: Int32[B, H, W], positions of classes. `probabilities`: Float32[B, D, H, W], the softmax over D of the
+upsampled scores. `scores`: Float32[B, D, h, w], as the network gives them, without softmax."""
+
+FORMAT = 1
+"""Version of the description that lies in an exported file."""
+
+EXAMPLE = (2, 3, 4)
+"""Images, and multiples of the coarsest stride in height and width, that the network is traced with."""
+
+
+class ExportGraph(nn.Module):
+    """A method as one function of an image: normalisation, network, label spaces, upsampling, softmax or argmax.
+
+    `spaces` are answered in this order, each as one output called `<output>/<space>`. With `words` the classes are an
+    input instead, the vectors that `Method.word_vectors` gives, and the one output is called `<output>/words`; `spaces`
+    then has the words that the description names first.
+
+    Height and width are multiples of the network's coarsest stride, at least two (`multiple` in the description): a
+    caller resizes other images to the nearest ones, and large images to no more than `max_side`.
+    """
+
+    def __init__(
+        self, method: Method, spaces: Sequence[LabelSpace], output: Output = "label_map", words: bool = False
+    ) -> None:
+        super().__init__()
+        if words and not method.reads_words:
+            raise UserError(f"{type(method).__name__} reads no words; export the label spaces that it knows")
+        if words and len(spaces) != 1:
+            raise UserError(f"with words as input the file has one output, but {len(spaces)} label spaces were given")
+        self.method, self.spaces, self.output, self.words = method.eval(), tuple(spaces), output, words
+        for space in self.spaces:
+            if method.hierarchy is not None and space == method.hierarchy.space:
+                raise UserError("the hierarchy cannot be exported; export 'unified', whose classes are its leaves")
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the outputs, in order."""
+        return [f"{self.output}/{'words' if self.words else space.name}" for space in self.spaces]
+
+    @property
+    def multiple(self) -> int:
+        """What heights and widths are multiples of."""
+        return max(self.method.pixel_encoder.backbone.strides)
+
+    def forward(self, image: UInt8[Tensor, "B H W 3"], words: Float[Tensor, "T C"] | None = None) -> tuple[Tensor, ...]:
+        """Return one tensor a label space; see `Output`."""
+        features = self.method.pixel_encoder(image.permute(0, 3, 1, 2))
+        if words is not None:
+            scores = [self.method.predict_words(features, words)]
+        else:
+            scores = [self.method.predict(features, space) for space in self.spaces]
+        return tuple(self._answer(s, (image.shape[1], image.shape[2])) for s in scores)
+
+    def _answer(self, scores: Float[Tensor, "B D h w"], size: tuple[int, int]) -> Tensor:
+        if self.output == "scores":
+            return scores
+        native = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+        return native.argmax(1).int() if self.output == "label_map" else native.softmax(1)
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Return inputs of the right shapes."""
+        images, rows, columns = EXAMPLE
+        size = (rows * self.multiple, columns * self.multiple)
+        image = torch.zeros(images, *size, 3, dtype=torch.uint8, device=self.method.device)
+        return (image, self.method.word_vectors(self.spaces[0])) if self.words else (image,)
+
+    def describe(self, options: TestOptions) -> str:
+        """Return the description that lies in the file, as JSON: inputs, outputs, classes with colours, taxonomy."""
+        content: dict[str, Any] = {
+            "manyseg": version("manyseg"),
+            "format": FORMAT,
+            "method": type(self.method).__name__,
+            "input": {"layout": "BHWC, uint8, RGB", "multiple": self.multiple, "max_side": options.max_side},
+            "output": self.output,
+            "spaces": {name: _classes(space) for name, space in zip(self.names, self.spaces, strict=True)},
+            "taxonomy": self.method.taxonomy.to_tsv(),
+        }
+        return json.dumps(content, ensure_ascii=False)
+
+
+def _classes(space: LabelSpace) -> dict[str, Any]:
+    rows = [
+        {"name": c.name, "color": "#" + bytes(color.tolist()).hex(), "thing": c.thing}
+        for c, color in zip(space.classes, space.colors, strict=True)
+    ]
+    return {"name": space.name, "classes": rows}
+
+
+@torch.no_grad()
+def trace(graph: ExportGraph) -> torch.export.ExportedProgram:
+    """Trace a network by torch.export, for any number of images, multiples of height and width, and words."""
+    example = graph.example()
+    # What methods keep between calls is computed here from real tensors: tracing would keep tensors without values.
+    graph(*example)
+    size = [graph.multiple * torch.export.Dim(side, min=2) for side in ("rows", "columns")]
+    shapes: tuple[dict[int, Any], ...] = ({0: torch.export.Dim("images"), 1: size[0], 2: size[1]}, {})
+    if graph.words:
+        shapes[1][0] = torch.export.Dim("words", min=3)
+    return torch.export.export(graph, example, dynamic_shapes=shapes[: len(example)], strict=False)

@@ -1,0 +1,237 @@
+"""Exported files give what the network gives, and run without the package."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from manyseg import testing
+from manyseg.errors import UserError
+from manyseg.export.files import agreement, write_onnx, write_torch
+from manyseg.export.graph import ExportGraph
+from manyseg.export.predictor import Predictor, fit
+from manyseg.inference.options import TestOptions
+from manyseg.labels import LabelSpace
+from manyseg.methods import METHODS, find_method
+from manyseg.models import PixelEncoder
+from manyseg.prediction.model import Model
+
+# pytest collects all logs, and then torch writes a record with a stack for every symbol that it traces.
+logging.getLogger("torch.__trace").setLevel(logging.ERROR)
+
+SIZES = ((32, 64), (112, 48), (64, 96))
+WORDS = LabelSpace.of("road, sky, bicycle", ["road", "sky", "bicycle"])
+
+
+def _photo(size, seed=0):
+    """Blocks of the toy world, larger than the tracing example in one direction and smaller in the other."""
+    image = testing.toy_batches(seed, images=1, size=size)[0].image[0]
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
+def _trained(name):
+    torch.manual_seed(0)
+    table = {"taxonomy": testing.toy_taxonomy()}
+    options = {"manual": table, "unified_nodes": table, "autouniseg": {"init": "names"},
+               "lmseg": {"queries": 8, "blocks": 1, "prompt_tokens": 0}}.get(name, {})  # fmt: skip
+    encoder = PixelEncoder.build(backbone="tiny", pretrained=False, channels=32)
+    method = find_method(name)(encoder, testing.toy_spaces(), **options)
+    testing.train(method, 3)
+    return method.eval()
+
+
+def _spaces(method):
+    return [*method.spaces, method.taxonomy.unified]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _traced():
+    """Arrays are not checked here: a check of a shape would make it a constant of the traced network."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def multihead():
+    return _trained("multihead")
+
+
+@pytest.fixture(scope="module")
+def exported(multihead, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "model.onnx"
+    write_onnx(ExportGraph(multihead, _spaces(multihead)), path, TestOptions(max_side=80))
+    return path
+
+
+@pytest.fixture(scope="module")
+def lmseg():
+    return _trained("lmseg")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_the_same_label_maps_as_the_network(name, tmp_path):
+    method = _trained(name)
+    path = tmp_path / "model.onnx"
+    write_onnx(ExportGraph(method, _spaces(method)), path, TestOptions())
+    predictor, model = Predictor(path), Model(method, method.spaces, TestOptions())
+    for size in SIZES:
+        photo = _photo(size)
+        for space in _spaces(method):
+            expected = model.predict(photo, space).labels
+            assert (predictor.predict(photo, space.name) == expected).mean() > 0.999
+            assert expected.shape == size
+
+
+def test_the_file_says_what_it_takes_and_what_its_answers_mean(multihead, exported):
+    predictor = Predictor(exported)
+    assert predictor.about["input"] == {"layout": "BHWC, uint8, RGB", "multiple": 16, "max_side": 80}
+    assert predictor.about["taxonomy"] == multihead.taxonomy.to_tsv()
+    assert list(predictor.spaces) == [s.name for s in _spaces(multihead)]
+    for space in _spaces(multihead):
+        assert predictor.spaces[space.name].names == space.names
+        assert (predictor.spaces[space.name].colors == space.colors).all()
+    inputs = predictor.session.get_inputs()
+    assert [(i.name, i.type, i.shape[3]) for i in inputs] == [("image", "tensor(uint8)", 3)]
+
+
+def test_several_images_are_answered_at_once(exported):
+    photos = np.stack([_photo((64, 48), seed) for seed in range(3)])
+    predictor = Predictor(exported)
+    found = predictor.session.run(["label_map/fine"], {"image": photos})[0]
+    assert found.dtype == np.int32
+    for one, photo in zip(found, photos, strict=True):
+        assert (one == predictor.predict(photo, "fine")).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "seen"), [((160, 96), (80, 48)), ((33, 65), (32, 64)), ((5, 72), (32, 64)), ((1, 300), (32, 80))]
+)
+def test_an_image_of_another_size_is_resized_and_its_label_map_has_its_own_size(multihead, exported, size, seen):
+    photo, predictor = _photo(size), Predictor(exported)
+    small = fit(photo, 16, 80)
+    assert small.shape == (*seen, 3)
+    found = predictor.predict(photo, "fine")
+    assert found.shape == size
+    middle = [(2 * np.arange(n) + 1) * m // (2 * n) for n, m in zip(size, seen, strict=True)]
+    assert (found == predictor.predict(small, "fine")[np.ix_(*middle)]).mean() > 0.999
+
+
+def test_probabilities_can_be_asked_for(multihead, tmp_path):
+    space, photo = multihead.spaces[0], _photo((32, 64))
+    graph, path = ExportGraph(multihead, [space], "probabilities"), tmp_path / "model.onnx"
+    write_onnx(graph, path, TestOptions())
+    predictor = Predictor(path)
+    found = predictor.session.run(None, {"image": photo[None]})[0]
+    assert found.shape == (1, len(space), 32, 64)
+    np.testing.assert_allclose(found, graph(torch.from_numpy(photo[None]))[0].detach().numpy(), atol=1e-5)
+    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
+    assert agreement(graph, path, [photo])["probabilities/fine"] > 0.999
+    assert (predictor.predict(photo) == found[0].argmax(0)).all()
+
+
+def test_the_answers_follow_from_the_scores_of_the_network(multihead):
+    space, image = multihead.spaces[0], torch.from_numpy(_photo((32, 64))[None])
+    scores = multihead.predict(multihead.pixel_encoder(image.permute(0, 3, 1, 2)), space)
+    native = torch.nn.functional.interpolate(scores, (32, 64), mode="bilinear")
+    expected = {"scores": scores, "probabilities": native.softmax(1), "label_map": native.argmax(1).int()}
+    for output, value in expected.items():
+        graph = ExportGraph(multihead, [space], output)
+        assert graph.names == [f"{output}/fine"]
+        assert torch.equal(graph(image)[0], value)
+
+
+def test_words_are_an_input_where_the_model_reads_words(lmseg, tmp_path):
+    path = tmp_path / "words.onnx"
+    graph = ExportGraph(lmseg, [WORDS], words=True)
+    write_onnx(graph, path, TestOptions())
+    with pytest.raises(ValueError, match="give a file of word vectors"):
+        Predictor(path)
+    model, photo = Model(lmseg, lmseg.spaces, TestOptions()), _photo((48, 64))
+    first = Predictor(path, tmp_path / "words.words.npz")
+    assert first.spaces["words"].names == WORDS.names
+    assert (first.predict(photo) == model.predict(photo, WORDS).labels).mean() > 0.999
+    other = LabelSpace.of("other", ["truck", "sky", "asphalt", "grass", "dog"])
+    np.savez(tmp_path / "o.npz", names=np.array(other.names), vectors=lmseg.word_vectors(other).numpy())
+    second = Predictor(path, tmp_path / "o.npz")
+    assert (second.predict(photo) == model.predict(photo, other).labels).mean() > 0.999
+    assert len({tuple(c) for c in second.spaces["words"].colors.tolist()}) == 5
+
+
+def test_half_and_eight_bit_files_are_smaller_and_nearly_agree(multihead, exported, tmp_path):
+    graph, photos = ExportGraph(multihead, multihead.spaces[:1]), [_photo((64, 96), seed) for seed in range(4)]
+    write_onnx(graph, tmp_path / "half.onnx", TestOptions(), precision="fp16")
+    write_onnx(graph, tmp_path / "int8.onnx", TestOptions(), precision="int8", images=photos)
+    for name in ("half.onnx", "int8.onnx"):
+        assert agreement(graph, tmp_path / name, photos)["label_map/fine"] > 0.9
+    with pytest.raises(UserError, match="int8 takes its ranges from images; name some with --images"):
+        write_onnx(graph, tmp_path / "no.onnx", TestOptions(), precision="int8")
+    assert not (tmp_path / "no.onnx").exists()
+
+
+def test_a_package_of_torch_export_runs_and_holds_its_description(multihead, tmp_path):
+    graph, photo = ExportGraph(multihead, multihead.spaces[:1]), _photo((112, 48))
+    write_torch(graph, tmp_path / "model.pt2", TestOptions())
+    held = {"manyseg.json": ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=held).module()
+    image = torch.from_numpy(photo[None])
+    assert (program(image)[0] == graph(image)[0]).all()
+    assert json.loads(held["manyseg.json"])["spaces"]["label_map/fine"]["classes"][0]["name"] == "road"
+
+
+def test_the_predictor_is_one_short_file_that_runs_without_the_package(exported, tmp_path):
+    program = exported.with_name("onnx_predictor.py")
+    lines = program.read_text(encoding="utf-8").splitlines()
+    assert len(lines) < 200
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    for name in ("a.png", "a.jpg", "deep/b.png"):
+        Image.fromarray(_photo((48, 64))).save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "broken.png").write_bytes(b"no image")
+    barred = "import sys; sys.modules['manyseg'] = sys.modules['torch'] = None; sys.argv = sys.argv[1:];"
+    barred += "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", barred, str(program), str(exported), *arguments],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    done = run("photos", "--labels", "fine", "--out", "out")
+    assert done.returncode == 1
+    assert "broken.png: cannot be read" in done.stderr
+    written = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
+    assert written == {f"{k}.{e}" for k, e in [(f"masks/{n}", "png") for n in ("a", "a.png", "deep/b")]} | {
+        f"overlays/{n}.jpg" for n in ("a", "a.png", "deep/b")
+    }
+    with Image.open(tmp_path / "out" / "masks" / "deep" / "b.png") as mask:
+        assert (np.asarray(mask) == Predictor(exported).predict(_photo((48, 64)), "fine")).all()
+    wrong = run("photos", "--labels", "fines")
+    assert wrong.stderr.startswith("error: the model has no label space 'fines'; choose one of: fine, coarse, partial")
+
+
+def test_what_cannot_be_exported_is_refused_in_one_line(multihead, lmseg):
+    with pytest.raises(UserError, match="reads no words"):
+        ExportGraph(multihead, [WORDS], words=True)
+    with pytest.raises(UserError, match="one output, but 2 label spaces"):
+        ExportGraph(lmseg, [WORDS, WORDS], words=True)
+    htss = _trained("htss")
+    with pytest.raises(UserError, match="export 'unified'"):
+        ExportGraph(htss, [htss.hierarchy.space])
+
+
+def test_an_onnx_file_of_something_else_is_named(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [value],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])])  # fmt: skip
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "x.onnx")
+    with pytest.raises(ValueError, match="was not exported by manyseg"):
+        Predictor(tmp_path / "x.onnx")
