@@ -23,7 +23,7 @@ MARGIN = 0.15
 """The margin of a crop around its class, as a share of the class's longer side."""
 
 
-def example_crops(folders: Sequence[Folder]) -> Mapping[ClassKey, list[UInt8[np.ndarray, "h w 3"]]]:
+def example_crops(folders: Sequence[Folder]) -> Mapping[ClassKey, list[UInt8[np.ndarray, "_ _ 3"]]]:
     """Cut out the regions of every class where it is largest among some images of its dataset, the largest first."""
     found: dict[ClassKey, list[tuple[int, np.ndarray]]] = {}
     for folder in folders:
@@ -43,7 +43,7 @@ def example_crops(folders: Sequence[Folder]) -> Mapping[ClassKey, list[UInt8[np.
     return {key: [crop for _, crop in best] for key, best in found.items()}
 
 
-def _cut(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "h w 3"]:
+def _cut(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "_ _ 3"]:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     pad = round(MARGIN * max(rows[-1] - rows[0], columns[-1] - columns[0])) + 1
     top, left = max(rows[0] - pad, 0), max(columns[0] - pad, 0)

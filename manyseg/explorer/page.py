@@ -36,7 +36,7 @@ def write_explorer(
     path: str | Path,
     taxonomy: Taxonomy,
     pairs: Sequence[ClassPair] | None = None,
-    crops: Mapping[ClassKey, Sequence[UInt8[np.ndarray, "h w 3"]]] | None = None,
+    crops: Mapping[ClassKey, Sequence[UInt8[np.ndarray, "_ _ 3"]]] | None = None,
     other: Taxonomy | None = None,
 ) -> Path:
     """Write one self-contained page that shows `taxonomy`, and return its path.
@@ -172,7 +172,7 @@ def _stack(heights: Sequence[float] | np.ndarray, gap: float, total: float) -> l
 
 
 def _data(
-    taxonomy: Taxonomy, pairs: Sequence[ClassPair], crops: Mapping[ClassKey, Sequence[UInt8[np.ndarray, "h w 3"]]]
+    taxonomy: Taxonomy, pairs: Sequence[ClassPair], crops: Mapping[ClassKey, Sequence[UInt8[np.ndarray, "_ _ 3"]]]
 ) -> dict[str, Any]:
     """Return what the page's script needs to show a node; classes are numbered over all datasets."""
     number = taxonomy.classes.positions
@@ -215,7 +215,7 @@ def _plain(value: float | str) -> float | str | None:
     return round(float(value), 3) if math.isfinite(value) else None
 
 
-def _thumb(pixels: UInt8[np.ndarray, "h w 3"]) -> str:
+def _thumb(pixels: UInt8[np.ndarray, "_ _ 3"]) -> str:
     picture = Image.fromarray(np.asarray(pixels))
     picture.thumbnail((THUMB, THUMB))
     buffer = io.BytesIO()

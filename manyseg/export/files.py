@@ -115,7 +115,7 @@ def _inputs(graph: ExportGraph, images: Sequence[np.ndarray]) -> Iterator[dict[s
 
 
 @torch.no_grad()
-def agreement(graph: ExportGraph, path: Path, images: Sequence[UInt8[np.ndarray, "H W 3"]]) -> dict[str, float]:
+def agreement(graph: ExportGraph, path: Path, images: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> dict[str, float]:
     """Compare an ONNX file, run by onnxruntime on the CPU, with the network it was made from.
 
     Both see the images at the sizes that `predictor.fit` gives. For every output: the share of pixels that have the
