@@ -252,5 +252,5 @@ def _read(file: Path, spaces: Sequence[LabelSpace]) -> Float[np.ndarray, "T F"]:
         raise UserError(f"{file}: no features of labels ({reason}); give an .npy or an .npz by dataset") from None
     T = len(JointClasses(tuple(spaces)))
     if out.ndim != 2 or len(out) != T or not np.isfinite(out).all():
-        raise UserError(f"{file}: the features are {list(out.shape)} or not finite; give {T} finite rows, one a class")
+        raise UserError(f"{file}: features {list(out.shape)}, or not finite; give {T} finite rows, one for each class")
     return out.astype(np.float32)

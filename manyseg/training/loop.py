@@ -58,7 +58,7 @@ Evaluate = Callable[[Method], Mapping[str, Score]]
 def find_processes() -> Accelerator:
     """Return this process's device and place among the processes that torchrun or accelerate launched, if they did."""
     # Precision is torch's own autocast below: accelerate would fix it once a process, and patch `forward` for it.
-    # A mixture may have no image of a dataset in a step, and a method may rest a part: hence unused parameters.
+    # A mixture may have no image of a dataset in a step, and a method may leave parameters out of some steps.
     # Told so, accelerate also takes several processes on CPUs for what they are.
     return Accelerator(
         cpu=not torch.accelerator.is_available(),
