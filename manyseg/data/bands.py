@@ -98,11 +98,11 @@ def _opened(path: Path) -> Iterator[Any]:
         from rasterio.errors import NotGeoreferencedWarning, RasterioError
     except ImportError:
         raise UserError(f"{path}: `bands` needs rasterio; pip install 'manyseg[bands]'") from None
+    # For good, as threads that open files at once would take back each other's filters.
+    warnings.simplefilter("ignore", NotGeoreferencedWarning)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path) as file:
-                yield file
+        with rasterio.open(path) as file:
+            yield file
     except RasterioError as e:
         if not path.exists():
             raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None

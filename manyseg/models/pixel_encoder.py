@@ -156,9 +156,11 @@ def _block(backbone: Backbone, inputs: int, outputs: int, size: int) -> nn.Modul
 def _adaptive_pool(level: Float[Tensor, "B C h w"], bins: int) -> Float[Tensor, "B C bins bins"]:
     """Average over `bins` x `bins` parts, as torch's adaptive pooling divides a map; parts may share a row or column.
 
-    As products of matrices it can be exported for images of any size, and its gradient on a GPU is deterministic.
+    In a network that is being exported as products of matrices, which take maps of any size there.
     """
-    return _parts(level, -2, bins) @ level @ _parts(level, -1, bins).T
+    if torch.compiler.is_compiling():
+        return _parts(level, -2, bins) @ level @ _parts(level, -1, bins).T
+    return F.adaptive_avg_pool2d(level, bins)
 
 
 def _parts(level: Tensor, axis: int, bins: int) -> Float[Tensor, "bins _"]:

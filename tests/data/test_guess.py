@@ -208,9 +208,11 @@ def test_photos_without_a_mask_are_left_out_by_lists_and_named(tmp_path):
 
 def test_photos_with_another_ending_than_most_are_counted(tmp_path):
     masked(tmp_path / "d", NAMES)
-    (tmp_path / f"d/images/{NAMES[0]}.jpg").rename(tmp_path / f"d/images/{NAMES[0]}.JPG")
+    (tmp_path / f"d/images/{NAMES[0]}.jpg").rename(tmp_path / f"d/images/{NAMES[0]}.jpeg")
     unsure = guess(tmp_path / "d")[0].unsure
-    left_out = f"1 pictures with another ending are left out, such as images/{NAMES[0]}.JPG; give all photos one ending"
+    left_out = (
+        f"1 pictures with another ending are left out, such as images/{NAMES[0]}.jpeg; give all photos one ending"
+    )
     assert left_out in unsure
 
 

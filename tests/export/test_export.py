@@ -38,7 +38,7 @@ def _photo(size, seed=0):
 def _trained(name):
     torch.manual_seed(0)
     table = {"taxonomy": testing.toy_taxonomy()}
-    options = {"manual": table, "unified_nodes": table, "autouniseg": {"init": "names"},
+    options = {"manual": table, "unified_nodes": {"init": testing.toy_taxonomy()}, "autouniseg": {"init": "names"},
                "lmseg": {"queries": 8, "blocks": 1, "prompt_tokens": 0}}.get(name, {})  # fmt: skip
     encoder = PixelEncoder.build(backbone="tiny", pretrained=False, channels=32)
     method = find_method(name)(encoder, testing.toy_spaces(), **options)

@@ -6,6 +6,7 @@ from torch.nn import functional as F
 from manyseg.errors import UserError
 from manyseg.models import Features, PixelEncoder
 from manyseg.models.backbone import Backbone
+from manyseg.models.pixel_encoder import _adaptive_pool
 
 
 def _pixels(neck="fpn", channels=16, backbone="tiny"):
@@ -129,3 +130,12 @@ def test_one_crop_of_one_pixel_at_the_coarsest_level_is_named_and_the_advice_wor
         pixels(small)
     pixels(small.repeat(2, 1, 1, 1))
     pixels(small.repeat(1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("size", [(1, 2), (5, 7), (12, 6)])
+def test_an_exported_network_pools_as_the_network_does(size, monkeypatch):
+    level = torch.randn(2, 3, *size)
+    expected = [_adaptive_pool(level, bins) for bins in (1, 2, 3, 6)]
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for bins, value in zip((1, 2, 3, 6), expected, strict=True):
+        torch.testing.assert_close(_adaptive_pool(level, bins), value)

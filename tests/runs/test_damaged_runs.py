@@ -11,7 +11,8 @@ import torch
 
 from manyseg.errors import UserError
 from manyseg.relate.statistics import Statistics
-from manyseg.report import compare, write_report
+from manyseg.report.compare import compare
+from manyseg.report.page import write_report
 from manyseg.runs.run import Run, train_recipe
 from manyseg.training import checkpoint, loop
 
