@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -84,8 +84,8 @@ class Choice(NamedTuple):
         return f"{self.key}={toml_value(self.value)}"
 
 
-def choose(recipe: Recipe, machine: Machine, kept: Mapping[str, Any]) -> list[Choice]:
-    """Choose what the recipe leaves open; `kept` are values by dotted key that a run to be resumed has chosen before.
+def choose(recipe: Recipe, machine: Machine) -> list[Choice]:
+    """Choose what the recipe leaves open.
 
     Opens the training sets where their sizes matter, and reads the headers of some of their images. Raises UserError
     where a set cannot be opened.
@@ -111,14 +111,17 @@ def choose(recipe: Recipe, machine: Machine, kept: Mapping[str, Any]) -> list[Ch
         found.append(_steps(folders, per_step, data.batch or sum(n or 0 for n in per_step), machine))
     if "precision" not in train.model_fields_set and machine.bf16:
         found.append(Choice("train.precision", "bf16", "the device has it"))
-    return [Choice(c.key, kept[c.key], "as the run began") if c.key in kept else c for c in found]
+    return found
 
 
 def fitted(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[str]:
     """Choose and say what a recipe leaves open, or take it from the run that is there; return the assignments."""
     machine = Machine.of(accelerator)
-    kept = flatten(read_toml(folder.recipe)) if folder.started else {}
-    choices = choose(recipe, machine, kept)
+    choices = choose(recipe, machine)
+    if choices and folder.started:
+        folder.check("recipe.toml")
+        kept = flatten(read_toml(folder.recipe))
+        choices = [Choice(c.key, kept[c.key], "as the run began") if c.key in kept else c for c in choices]
     if choices and accelerator.is_main_process:
         print(f"not in the recipe, so chosen ({machine.name}); write into it, or --set, what you want otherwise:")
         for choice in choices:

@@ -27,8 +27,8 @@ def recipe(world):
     return path
 
 
-def chosen(recipe, machine, *overrides, kept=None):
-    return {c.key: c.value for c in choose(read_recipe(recipe, overrides), machine, kept or {})}
+def chosen(recipe, machine, *overrides):
+    return {c.key: c.value for c in choose(read_recipe(recipe, overrides), machine)}
 
 
 def test_a_recipe_of_data_alone_is_completed(recipe):
