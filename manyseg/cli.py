@@ -56,6 +56,24 @@ class Segments(StrEnum):
     instance_ids = "instance_ids"
 
 
+class Maps(StrEnum):
+    """The files that every model can write for an image."""
+
+    masks = "masks"
+    overlays = "overlays"
+    confidence = "confidence"
+    scores = "scores"
+    geojson = "geojson"
+    coco = "coco"
+
+
+class Values(StrEnum):
+    """The values that classes have in files."""
+
+    positions = "positions"
+    card = "card"
+
+
 class Output(StrEnum):
     """What an exported model gives for every pixel."""
 
@@ -231,19 +249,35 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="What to segment.")],
     labels: Annotated[
         str,
-        typer.Option(help="A training dataset's name, 'unified', 'hierarchy' (htss), or words: \"road, sky\"."),
+        typer.Option(help="A training dataset's name, 'unified', 'hierarchy' (htss), a card, or words: \"road, sky\"."),
     ] = "unified",
-    out: Annotated[Path, typer.Option(help="Where masks and overlays go.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("predictions"),
+    write: Annotated[
+        list[Maps] | None, typer.Option(help="A kind of file; may be repeated  [default: masks and overlays]")
+    ] = None,
     segments: Annotated[
         Segments | None, typer.Option(help="Also write things and stuff, from a model that tells objects apart.")
     ] = None,
+    values: Annotated[
+        Values | None,
+        typer.Option(help="Values of classes  [default: positions; in COCO files and instance ids the card's]"),
+    ] = None,
+    relate: Annotated[
+        str, typer.Option(metavar="names|text|TABLE", help="How classes that were not trained on find their nodes.")
+    ] = "names",
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out images whose files are there already.")] = False,
     overrides: SetTest = None,
 ) -> None:
     """Segment images in any dataset's labels or the unified ones: masks, and overlays with a legend."""
     from manyseg.runs.run import predict_run
 
-    kind = segments.value if segments else None
-    predict_run(run, images, labels=labels, out=out, overrides=overrides or [], segments=kind)
+    kinds = [kind.value for kind in dict.fromkeys(write or (Maps.masks, Maps.overlays))]
+    kinds += [segments.value] if segments else []
+    done = predict_run(
+        run, images, labels=labels, out=out, overrides=overrides or [], kinds=kinds,
+        values=values.value if values else None, relate=relate, resume=resume,
+    )  # fmt: skip
+    print(done.to_text())
 
 
 @app.command()

@@ -24,7 +24,7 @@ from torch import Tensor
 from manyseg.data.annotation import Dense, Segments
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
-from manyseg.inference.encoded_images import EncodedImages
+from manyseg.inference.encoded_images import EncodedImages, images_at_once
 from manyseg.inference.options import Size, TestOptions
 from manyseg.inference.resize import resize
 from manyseg.methods.base import Method
@@ -34,9 +34,6 @@ __all__ = ["LabelledBatch", "all_reduce", "image_hashes", "visit_batches"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-BATCH_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 22}
-"""Pixels of one batch, by device: larger ones leave a processor's cache and take 1.4 times as long."""
 
 
 class LabelledBatch(NamedTuple):
@@ -84,8 +81,7 @@ def visit_batches(
     share = len(range(rank, len(folder), world))
     try:
         with _eval_mode(method), progress(f"{doing} '{folder.space.name}'", share, shown=rank == 0) as done:
-            pixels = BATCH_PIXELS.get(method.device.type, BATCH_PIXELS["cuda"])
-            for samples in _batches(folder, options, pixels, fault):
+            for samples in _batches(folder, options, method.device, fault):
                 labels = torch.stack([sample.labels for sample in samples]).to(method.device, non_blocking=True)
                 image = torch.stack([sample.image for sample in samples])
                 images = EncodedImages(method, image, options, _size(labels))
@@ -127,7 +123,7 @@ def _read(folder: Folder, index: int, options: TestOptions) -> _Sample:
 
 
 def _batches(
-    folder: Folder, options: TestOptions, pixels: int, fault: Callable[[int, UserError], None]
+    folder: Folder, options: TestOptions, device: torch.device, fault: Callable[[int, UserError], None]
 ) -> Iterator[list[_Sample]]:
     """Yield this rank's images in batches of one size; an image at fault is given to `fault`, and left out."""
     rank, world = _place()
@@ -139,7 +135,7 @@ def _batches(
             fault(i, e)
     batches: list[list[int]] = []
     for (height, width), group in groupby(sorted(sizes, key=lambda i: sizes[i]), key=lambda i: sizes[i]):
-        indices, limit = list(group), max(1, pixels // (height * width))
+        indices, limit = list(group), images_at_once(device, (height, width))
         batches += [indices[i : i + limit] for i in range(0, len(indices), limit)]
     workers = min(8, os.cpu_count() or 1)
     with ThreadPoolExecutor(workers) as pool:

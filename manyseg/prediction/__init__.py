@@ -1,1 +1,1 @@
-"""Images and folders to files: label maps, overlays, panoptic files."""
+"""Images and folders to files: label maps, overlays, areas with ids."""

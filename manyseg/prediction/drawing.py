@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from manyseg.data.card import Card
 from manyseg.data.font import legend_font
 from manyseg.labels import IGNORE, LabelSpace
 
-__all__ = ["mask_image", "overlay"]
+__all__ = ["PixelValues", "mask_image", "overlay"]
 
 OPACITY = 0.55
 COLUMNS = 3
@@ -20,22 +22,53 @@ MIN_SIDE = 640
 """Smaller pictures are enlarged to this many pixels on their longer side, so that a legend fits beside them."""
 
 
-def mask_image(labels: Int[Tensor, "H W"], space: LabelSpace) -> Image.Image:
-    """Return a label map as an index image whose values are positions in `space`.
+@dataclass(frozen=True)
+class PixelValues:
+    """The raw values that classes have in files, and that of pixels without a class, which is none of theirs."""
 
-    8 bits with the space's colours as palette up to 256 classes, else 16 bits. IGNORE becomes 255 or 65535; raises
-    ValueError if a class has that position and IGNORE occurs too.
+    classes: tuple[int, ...]
+    ignored: int
+
+    @classmethod
+    def positions(cls, space: LabelSpace, first: int = 0) -> PixelValues:
+        """Give every class its position from `first` on; pixels without a class are 255, or 65535 in 16 bits."""
+        return cls(tuple(range(first, first + len(space))), 255 if len(space) < 256 else 65535)
+
+    @classmethod
+    def of(cls, card: Card) -> PixelValues | None:
+        """Give every class the first of its values in a card, or return None where they are no numbers.
+
+        Pixels without a class have the card's first ignored value, else the first of 255, 65535 and 0, 1, ... that is
+        no class's.
+        """
+        classes = [card.values(name)[0] for name in card.space.names]
+        numbers = [v for v in classes if isinstance(v, int)]
+        if len(numbers) < len(classes):
+            return None
+        taken = {v for name in card.space.names for v in card.values(name)}
+        ignored = (v for v in (*card.ignore, 255, 65535, *range(65535)) if isinstance(v, int) and v not in taken)
+        return cls(tuple(numbers), next(ignored))
+
+    @property
+    def dtype(self) -> type[np.uint8] | type[np.uint16]:
+        """The narrowest type that holds all values."""
+        return np.uint8 if max(*self.classes, self.ignored) < 256 else np.uint16
+
+
+def mask_image(labels: Int[Tensor, "H W"], space: LabelSpace, values: PixelValues | None = None) -> Image.Image:
+    """Return a label map as an index image of the classes' values, by default their positions in `space`.
+
+    8 bits with the space's colours as palette where all values are below 256, else 16 bits.
     """
-    bits = 8 if len(space) <= 256 else 16
-    ignored = 2**bits - 1
-    values = labels.cpu().numpy()
-    if len(space) > ignored and (values == IGNORE).any():
-        raise ValueError(f"pixels of no class and {len(space)} classes do not fit {bits} bits")
-    values = np.where(values == IGNORE, ignored, values).astype(np.uint8 if bits == 8 else np.uint16)
-    image = Image.fromarray(values)
-    if bits == 8:
-        # All 256 entries: with fewer, a PNG would have fewer bits than IGNORE needs.
-        image.putpalette(space.colors.tobytes().ljust(3 * 256, b"\0"))
+    values = values or PixelValues.positions(space)
+    positions = labels.cpu().numpy()
+    # IGNORE is -1, the last one.
+    image = Image.fromarray(np.array([*values.classes, values.ignored], values.dtype)[positions])
+    if values.dtype is np.uint8:
+        # All 256 entries: with fewer, a PNG would have fewer bits than the values need.
+        palette = np.zeros((256, 3), np.uint8)
+        palette[list(values.classes)] = space.colors
+        image.putpalette(palette.tobytes())
     return image
 
 

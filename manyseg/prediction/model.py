@@ -5,10 +5,11 @@ Axes: D classes of the label space, h w feature resolution, H W the image's own 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias, overload
+from typing import Literal, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from manyseg.data.batch import image_tensor
+from manyseg.data.card import read_card
 from manyseg.data.files import image_size, opened, write_image
 from manyseg.data.photo import read_rgb
 from manyseg.errors import UserError
@@ -28,15 +30,22 @@ from manyseg.inference.resize import resize
 from manyseg.inference.segments import SegmentMap
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.methods.base import Method
+from manyseg.models.text import TextEncoder
 from manyseg.prediction.drawing import mask_image, overlay
+from manyseg.relate.unseen import relate_by_names, relate_by_table, relate_by_text, unmapped
 
-__all__ = ["Model", "Picture", "Prediction", "find_space", "read_photo"]
+__all__ = ["Labels", "Model", "Picture", "Prediction", "Relate", "find_space", "read_photo"]
 
 Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 """A file, a Pillow image, a uint8 array [H, W, 3] or [H, W], or a uint8 tensor [3, H, W]."""
 
-Labels: TypeAlias = str | LabelSpace | Sequence[str]
-"""A label space, its name, "unified", "hierarchy", or words for a method that reads them."""
+Labels: TypeAlias = str | Path | LabelSpace | Sequence[str]
+"""A label space, its name, "unified", "hierarchy", a card, or words."""
+
+Relate: TypeAlias = "Literal['names', 'text'] | Path"
+"""How classes that were not trained on find their nodes: by names, by text, or by a table of a taxonomy."""
+
+log = logging.getLogger(__name__)
 
 HIERARCHY = "hierarchy"
 """The name of the label space of all levels: each pixel gets the deepest class that is probable enough."""
@@ -111,17 +120,24 @@ class Model:
 
     @overload
     def predict(
-        self, image: Picture, labels: Labels = ..., *, scores: bool = ..., segments: bool = ...
+        self, image: Picture, labels: Labels = ..., *, relate: Relate = ..., scores: bool = ..., segments: bool = ...
     ) -> Prediction: ...
     @overload
     def predict(
-        self, image: list[Picture], labels: Labels = ..., *, scores: bool = ..., segments: bool = ...
+        self,
+        image: list[Picture],
+        labels: Labels = ...,
+        *,
+        relate: Relate = ...,
+        scores: bool = ...,
+        segments: bool = ...,
     ) -> list[Prediction]: ...
     def predict(
         self,
         image: Picture | list[Picture],
         labels: Labels = "unified",
         *,
+        relate: Relate = "names",
         scores: bool = False,
         segments: bool = False,
     ) -> Prediction | list[Prediction]:
@@ -129,11 +145,13 @@ class Model:
 
         `image` is a file's path, a Pillow image, a uint8 array [H, W, 3] (RGB) or [H, W] (grey), or a uint8 tensor
         [3, H, W]. The EXIF orientation of files and Pillow images is respected. `labels` is the name of a training
-        dataset, "unified", "hierarchy" where the method has one, or for a method that reads words a list of them.
+        dataset, "unified", "hierarchy" where the method has one, a card (a path that ends in .toml), a label space or a
+        list of words. Classes that were not trained on are read by a method that reads words, and else found among the
+        unified nodes as `relate` says: by "names", by "text", or by the table of a taxonomy that has both label spaces.
         `scores` and `segments` request more than the label map; segments need a method that tells objects apart
         (`lmseg`). Raises UserError for an image that cannot be read, and for what the model cannot predict.
         """
-        output = OutputSpace(self.space(labels))
+        output = self.output(labels, relate)
         if isinstance(image, list):
             return [self._predict(one, output, scores, segments) for one in image]
         return self._predict(image, output, scores, segments)
@@ -175,23 +193,57 @@ class Model:
         """Return the label space that `labels` stands for; see `predict`."""
         if isinstance(labels, LabelSpace):
             return labels
+        if isinstance(labels, Path) or (isinstance(labels, str) and labels.endswith(".toml")):
+            return read_card(labels).space
         return find_space(self.method, self.spaces, labels)
 
-    def _predict(self, image: Picture, output: OutputSpace, scores: bool, segments: bool) -> Prediction:
-        encoded, shown = self._encoded(image)
-        known = encoded.scores([output]) if scores else None
-        labels = encoded.label_maps([output], known)[0][0].cpu().numpy()
-        return Prediction(
-            labels,
-            output.space,
-            shown,
-            scores=None if known is None else known[0][0].cpu().numpy(),
-            segments=encoded.segments(output.space)[0] if segments else None,
-        )
+    def output(self, labels: Labels, relate: Relate = "names") -> OutputSpace:
+        """Return the label space that `labels` stands for, with the relation to the unified nodes if it needs one.
 
-    def _encoded(self, image: Picture) -> tuple[EncodedImages, UInt8[Tensor, "3 _ _"]]:
+        Raises UserError where no class of it has a node; other classes without one are logged, and never predicted.
+        """
+        space = self.space(labels)
+        hierarchy = self.method.hierarchy
+        own = (*self.spaces, self.taxonomy.unified, *(() if hierarchy is None else (hierarchy.space,)))
+        if space in own or self.method.reads_words:
+            return OutputSpace(space)
+        if isinstance(relate, Path):
+            relation = relate_by_table(space, self.taxonomy, relate)
+        elif relate == "text":
+            relation = relate_by_text(space, self.taxonomy, TextEncoder().encode)
+        else:
+            relation = relate_by_names(space, self.taxonomy)
+        lost = unmapped(space, relation)
+        if len(lost) == len(space):
+            known = ", ".join([s.name for s in self.spaces] + ["unified"])
+            raise UserError(
+                f"'{space.name}' is no label space of this model ({known}), and no unified node has the name of one of "
+                "its classes; give one of these, or relate it by text or a table (--relate)"
+            )
+        if lost:
+            log.warning(
+                "%d of %d classes of '%s' have no unified node and are never predicted: %s",
+                len(lost), len(space), space.name, ", ".join(lost[:20]),
+            )  # fmt: skip
+        return OutputSpace(space, relation)
+
+    def predict_batch(
+        self, shown: UInt8[Tensor, "B 3 _ _"], size: Size, output: OutputSpace, scores: bool, segments: bool
+    ) -> list[Prediction]:
+        """Segment images of one size as they are shown to the model; `size` is their native (height, width)."""
+        encoded = EncodedImages(self.method, shown, self.options, size)
+        known = encoded.scores([output]) if scores else None
+        maps = encoded.label_maps([output], known)[0].cpu().numpy()
+        found = encoded.segments(output.space) if segments else [None] * len(shown)
+        each = [None] * len(shown) if known is None else known[0].cpu().numpy()
+        return [
+            Prediction(labels, output.space, image, scores=one, segments=parts)
+            for labels, image, one, parts in zip(maps, shown, each, found, strict=True)
+        ]
+
+    def _predict(self, image: Picture, output: OutputSpace, scores: bool, segments: bool) -> Prediction:
         shown, size = self._shown(image)
-        return EncodedImages(self.method, shown[None], self.options, size), shown
+        return self.predict_batch(shown[None], size, output, scores, segments)[0]
 
     def _shown(self, image: Picture) -> tuple[UInt8[Tensor, "3 _ _"], Size]:
         """Return an image as the model is shown it, perhaps made smaller, and its own (height, width)."""

@@ -9,12 +9,14 @@ Axes: D classes of the target, U unified nodes, F features of a text.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from manyseg.labels import LabelClass, LabelSpace, Relation, Taxonomy, normalise
 from manyseg.relate.text_evidence import Encode, best_cosines
 
-__all__ = ["relate_by_names", "relate_by_text", "unmapped"]
+__all__ = ["relate_by_names", "relate_by_table", "relate_by_text", "unmapped"]
 
 
 def unmapped(space: LabelSpace, relation: Relation) -> tuple[str, ...]:
@@ -55,6 +57,22 @@ def relate_by_text(space: LabelSpace, taxonomy: Taxonomy, encode: Encode) -> Rel
     similarity = best_cosines(classes, unified)
     near = np.array(similarity > _threshold(taxonomy, encode), bool)
     relation: Relation = np.array(near & (similarity == similarity.max(0, keepdims=True)), bool)
+    return relation
+
+
+def relate_by_table(space: LabelSpace, taxonomy: Taxonomy, table: Path) -> Relation:
+    """Relate classes to nodes by a table of a taxonomy that has the training datasets and `space`.
+
+    A class means a set of the table's rows, and a node those rows that all its members have in common. A node belongs
+    to the classes that hold more than half of its rows.
+    """
+    wide = Taxonomy.read(table, (*taxonomy.spaces, space))
+    nodes = np.array(
+        [np.all([wide.relations[d][wide.space(d).positions[n]] for d, n in taxonomy.members(u)], axis=0)
+         for u in range(len(taxonomy.unified))]
+    )  # fmt: skip
+    shared = wide.relations[space.name].astype(int) @ nodes.T.astype(int)
+    relation: Relation = 2 * shared > nodes.sum(1)
     return relation
 
 

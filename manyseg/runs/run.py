@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from manyseg.data.card import read_card
+from manyseg.data.card import Card, read_card
 from manyseg.data.folder import Folder
 from manyseg.errors import Interrupted, UserError
 from manyseg.inference.options import PHOTOS, TestOptions
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from manyseg.export.graph import Output
     from manyseg.methods.base import Method
     from manyseg.prediction.model import Model
+    from manyseg.prediction.predict import Summary
 
 __all__ = [
     "Recipe",
@@ -246,17 +247,37 @@ def predict_run(
     labels: str = "unified",
     out: str | Path = "predictions",
     overrides: Sequence[str] = (),
-    segments: str | None = None,
-) -> list[Path]:
+    kinds: Sequence[str] = ("masks", "overlays"),
+    values: Literal["positions", "card"] | None = None,
+    relate: str = "names",
+    resume: bool = False,
+) -> Summary:
     """Segment images and folders with a run's best weights; see `manyseg.prediction.predict.predict_paths`.
 
-    Files of `segments` have the values of the dataset's card where that is still there, else positions + 1.
+    `labels` may be a card. `values` are the classes' positions or those of the card; by default files of areas (COCO,
+    instance ids) have the card's where they are known. `relate` is "names", "text" or the path of a table.
     """
-    from manyseg.prediction.predict import predict_paths
+    from manyseg.prediction.drawing import PixelValues
+    from manyseg.prediction.predict import OUTPUTS, predict_paths
+    from manyseg.training import checkpoint
 
     run = Run.open(folder, overrides)
-    values = _card_values(run, labels) if segments else None
-    return predict_paths(_model(run), paths, labels, out, segments, values)
+    card = _card(run, labels)
+    of_card = None if card is None else PixelValues.of(card)
+    if values == "card" and of_card is None:
+        raise UserError(f"'{labels}' has no card here that gives its classes numbers; leave --values card out")
+    by_card = [kind for kind in kinds if values == "card" or (values is None and OUTPUTS[kind].values_from == 1)]
+    return predict_paths(
+        _model(run),
+        paths,
+        labels,
+        out,
+        kinds=kinds,
+        values={} if of_card is None else dict.fromkeys(by_card, of_card),
+        relate="names" if relate == "names" else "text" if relate == "text" else Path(relate),
+        resume=resume,
+        source=checkpoint.fingerprint(Path(folder) / "best"),
+    )
 
 
 def export_run(
@@ -285,17 +306,16 @@ def export_run(
     return Path(path)
 
 
-def _card_values(run: Run, labels: str) -> list[int] | None:
-    """Return the first raw value of each class of a training dataset, if its card can be read and has numbers."""
+def _card(run: Run, labels: str) -> Card | None:
+    """Return the card that `labels` is, or that of the training dataset of this name where it can still be read."""
+    if labels.endswith(".toml"):
+        return read_card(labels)
     for entry, space in zip(run.recipe.data.sets, run.spaces, strict=True):
         if space.name == labels:
             try:
-                card = entry.read_card(run.recipe.base)
+                return entry.read_card(run.recipe.base)
             except UserError:
                 return None
-            first = [card.values(name)[0] for name in space.names if name in card.members]
-            numbers = [v for v in first if isinstance(v, int)]
-            return numbers if len(numbers) == len(space) else None
     return None
 
 

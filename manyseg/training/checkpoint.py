@@ -22,7 +22,7 @@ from torch import Tensor
 from manyseg import atomic
 from manyseg.errors import UserError
 
-__all__ = ["Checkpoint", "discard_previous", "read", "settle", "write"]
+__all__ = ["Checkpoint", "discard_previous", "fingerprint", "read", "settle", "write"]
 
 
 class Checkpoint(NamedTuple):
@@ -120,6 +120,11 @@ def read(folder: Path) -> Checkpoint:
                 f"train the run again"
             )
     return Checkpoint(folder, state)
+
+
+def fingerprint(folder: Path) -> str:
+    """Return the checksum of a checkpoint's state, which has those of its files: equal only for equal checkpoints."""
+    return str(json.loads((folder / "state.json").read_text(encoding="utf-8"))["own_sha256"])
 
 
 def settle(folder: Path) -> str:

@@ -76,7 +76,7 @@ def test_prediction_with_segments_encodes_every_image_once(count, lmseg, folders
     photos = sorted((world.folder / "fine" / "images").iterdir())[:2]
 
     def predict():
-        return predict_paths(Model(lmseg, lmseg.spaces), photos, "fine", tmp_path, segments="coco_panoptic")
+        return predict_paths(Model(lmseg, lmseg.spaces), photos, "fine", tmp_path, kinds=["coco_panoptic"])
 
     assert count(lmseg, predict, images=2)[0] == {"encoded": 1}
 

@@ -7,63 +7,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from brightness import PARK, STREET, Brightness, photo, read
 from PIL import Image
-from torch import nn
 
 from manyseg.data.files import DataError
 from manyseg.errors import UserError
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
 from manyseg.inference.options import TestOptions
-from manyseg.labels import IGNORE, LabelClass, LabelSpace, Taxonomy
+from manyseg.labels import IGNORE, LabelClass, LabelSpace
 from manyseg.methods import find_method
 from manyseg.models import PixelEncoder
 from manyseg.prediction.drawing import mask_image, overlay
 from manyseg.prediction.model import Model, find_space, read_photo
 from manyseg.prediction.predict import predict_paths
 
-STREET = LabelSpace("street", (LabelClass("dark", (10, 20, 30)), LabelClass("bright", (200, 100, 0))))
-PARK = LabelSpace.of("park", ["grass", "path", "lake"])
-
-
-class Brightness:
-    """A stand-in for a method: scores `bright` where an image is bright. Remembers the sizes that it saw."""
-
-    taxonomy = Taxonomy.disjoint([STREET, PARK])
-    device, hierarchy = torch.device("cpu"), None
-
-    def __init__(self):
-        self.sizes = []
-        self.training = True
-        self.weight = nn.Parameter(torch.ones(1))
-
-    def eval(self):
-        self.training = False
-        return self
-
-    def pixel_encoder(self, image):
-        assert not self.training
-        self.sizes.append(tuple(image.shape[-2:]))
-        return image.float().mean(1, keepdim=True) / 255 - 0.5
-
-    def predict(self, bright, space, relation=None):
-        if space not in (STREET, self.taxonomy.unified):
-            raise UserError(f"'{space.name}' is no label space of this model (street, park, unified); relate it first")
-        others = [torch.full_like(bright, -9)] * (len(space) - 2)
-        return self.weight * torch.cat([-bright, bright, *others], 1)
-
 
 @pytest.fixture
 def method():
     return Brightness()
-
-
-def photo(path, size=(8, 12), exif=None, suffix_format=None):
-    """Write an image whose left half is dark and whose right half is bright, as stored."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.zeros((*size, 3), np.uint8)
-    pixels[:, size[1] // 2 :] = 255
-    Image.fromarray(pixels).save(path, suffix_format, **({} if exif is None else {"exif": exif}))
-    return path
 
 
 def oriented(value):
@@ -72,14 +33,9 @@ def oriented(value):
     return exif
 
 
-def read(path):
-    with Image.open(path) as image:
-        return image.mode, np.array(image)
-
-
 def test_a_mask_an_overlay_and_the_labels_are_written(tmp_path, method):
     image = photo(tmp_path / "in/a.png")
-    (mask,) = predict_paths(Model(method, [STREET, PARK]), [image], "street", tmp_path / "out")
+    (mask,) = predict_paths(Model(method, [STREET, PARK]), [image], "street", tmp_path / "out").files
     assert mask == tmp_path / "out/masks/a.png"
     mode, values = read(mask)
     assert mode == "P"
@@ -90,12 +46,15 @@ def test_a_mask_an_overlay_and_the_labels_are_written(tmp_path, method):
     with Image.open(tmp_path / "out/overlays/a.jpg") as picture:
         assert picture.size[0] > 640
     labels = json.loads((tmp_path / "out/labels.json").read_text())
+    assert len(labels.pop("made_by")) == 64
     assert labels == {
         "space": "street",
         "classes": [
             {"value": 0, "name": "dark", "color": "#0a141e"},
             {"value": 1, "name": "bright", "color": "#c86400"},
         ],
+        "ignored": 255,
+        "kinds": ["masks", "overlays"],
     }
 
 
@@ -139,7 +98,7 @@ def test_a_real_method_predicts_in_every_space_and_refuses_words(tmp_path, name)
     method = find_method(name)(PixelEncoder.build(backbone="tiny", pretrained=False, channels=16), [STREET, PARK])
     image = photo(tmp_path / "a.jpg", (50, 70))
     for labels, count in (("street", 2), ("park", 3), ("unified", 5)):
-        (mask,) = predict_paths(Model(method, [STREET, PARK]), [image], labels, tmp_path / labels)
+        (mask,) = predict_paths(Model(method, [STREET, PARK]), [image], labels, tmp_path / labels).files
         mode, values = read(mask)
         assert mode == "P"
         assert values.shape == (50, 70)
@@ -167,7 +126,9 @@ def test_the_orientation_of_a_photo_is_respected(tmp_path, method, orientation, 
 
 def test_a_large_photo_is_seen_small_and_answered_at_its_own_size(tmp_path, method):
     path = photo(tmp_path / "a.jpg", (1500, 3000))
-    (mask,) = predict_paths(Model(method, [STREET], TestOptions(max_side=200)), [path], "street", tmp_path / "out")
+    (mask,) = predict_paths(
+        Model(method, [STREET], TestOptions(max_side=200)), [path], "street", tmp_path / "out"
+    ).files
     assert method.sizes == [(100, 200)]
     _, values = read(mask)
     assert values.shape == (1500, 3000)
@@ -195,7 +156,7 @@ def test_names_of_outputs_are_unique(tmp_path, method):
     for name in ("x/a.png", "x/a.jpg", "x/A-jpg.bmp", "y/a.png", "y/a.jpg", "z/a.jpg"):
         photo(tmp_path / name)
     inputs = [tmp_path / "x", tmp_path / "y", tmp_path / "z/a.jpg", tmp_path / "x/a.png", tmp_path / "y/a.png"]
-    masks = predict_paths(Model(method, [STREET]), inputs, "street", tmp_path / "out")
+    masks = predict_paths(Model(method, [STREET]), inputs, "street", tmp_path / "out").files
     # x: `A-jpg`, `a` (jpg), then `a-png`; a file given twice is done once.
     found = written(tmp_path / "out/masks")
     assert found == ["a.png", "x/A-jpg.png", "x/a-png.png", "x/a.png", "y/a-png.png", "y/a.png"]
@@ -215,7 +176,7 @@ def test_names_that_differ_in_case_only_get_another_name(tmp_path):
 def test_earlier_output_is_no_input(tmp_path, method):
     photo(tmp_path / "a.png")
     for _ in range(2):
-        masks = predict_paths(Model(method, [STREET]), [tmp_path], "street", tmp_path / "out")
+        masks = predict_paths(Model(method, [STREET]), [tmp_path], "street", tmp_path / "out").files
         assert [m.name for m in masks] == ["a.png"]
 
 
@@ -273,7 +234,7 @@ def test_output_that_cannot_be_written_is_an_error(tmp_path, method):
 
 def test_an_image_named_by_its_path_may_be_called_anything(tmp_path, method):
     path = photo(tmp_path / "a.photo", suffix_format="PNG")
-    (mask,) = predict_paths(Model(method, [STREET]), [path], "street", tmp_path / "out")
+    (mask,) = predict_paths(Model(method, [STREET]), [path], "street", tmp_path / "out").files
     assert mask.name == "a.png"
 
 
@@ -285,8 +246,8 @@ def test_a_missing_photo_is_a_data_error(tmp_path):
 # Masks and overlays.
 
 
-@pytest.mark.parametrize(("classes", "mode", "nothing"), [(255, "P", 255), (256, "P", None), (257, "I;16", 65535)])
-def test_masks_have_8_bits_up_to_256_classes_and_16_above(tmp_path, classes, mode, nothing):
+@pytest.mark.parametrize(("classes", "mode", "nothing"), [(255, "P", 255), (256, "I;16", 65535)])
+def test_masks_have_8_bits_up_to_255_classes_and_16_above(tmp_path, classes, mode, nothing):
     space = LabelSpace.of("s", [str(i) for i in range(classes)])
     labels = torch.tensor([[0, classes - 1], [IGNORE, 1]])
     if nothing is None:

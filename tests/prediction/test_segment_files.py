@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
 
 from manyseg.data import load
 from manyseg.errors import UserError
 from manyseg.inference.segments import SegmentMap
 from manyseg.labels import IGNORE, LabelClass, LabelSpace
-from manyseg.prediction.panoptic_files import CocoPanoptic, InstanceIds
+from manyseg.prediction.drawing import PixelValues
+from manyseg.prediction.model import Prediction
+from manyseg.prediction.segment_files import Coco, CocoPanoptic, InstanceIds
 
 SPACE = LabelSpace("s", (LabelClass("car", thing=True), LabelClass("road")))
 IDS = torch.tensor([[0, 0, 1, IGNORE], [2, 2, 1, 1]])
@@ -25,6 +28,14 @@ ignore = [0]
 car = {{ value = 26, thing = true }}
 road = 7
 """
+
+
+def write(kind, out, name, values, segments=FOUND):
+    """Write one image's files of a kind."""
+    labels = np.append(segments.classes.numpy(), IGNORE)[segments.ids.numpy()]
+    found = Prediction(labels, SPACE, torch.zeros(3, *labels.shape, dtype=torch.uint8), segments=segments)
+    output = kind(out, SPACE, PixelValues(values, 255))
+    output.finish([output.write(name, found)])
 
 
 def read_back(root, lines, name="a"):
@@ -44,18 +55,14 @@ def same(segments):
 
 
 def test_coco_panoptic_files_are_read_back_as_they_were(tmp_path):
-    writer = CocoPanoptic(tmp_path, SPACE, [26, 7])
-    writer.add("a", FOUND)
-    writer.finish()
+    write(CocoPanoptic, tmp_path, "a", (26, 7))
     lines = 'mask = "panoptic/{id}.png"\nannotations = "panoptic.json"\nencoding = "coco_panoptic"'
     same(read_back(tmp_path, lines))
 
 
 def test_coco_panoptic_files_hold_to_what_the_panoptic_api_checks(tmp_path):
     """As its evaluation reads a prediction: all ids of a PNG are in the JSON and back, categories are known."""
-    writer = CocoPanoptic(tmp_path, SPACE)
-    writer.add("sub/a", FOUND)
-    writer.finish()
+    write(CocoPanoptic, tmp_path, "sub/a", (1, 2))
     tree = json.loads((tmp_path / "panoptic.json").read_text())
     (annotation,) = tree["annotations"]
     rgb = np.array(Image.open(tmp_path / "panoptic" / annotation["file_name"]), np.uint32)
@@ -72,13 +79,13 @@ def test_coco_panoptic_files_hold_to_what_the_panoptic_api_checks(tmp_path):
 
 def test_more_segments_than_a_byte_holds_keep_their_ids(tmp_path):
     many = SegmentMap(torch.arange(300).view(15, 20), torch.zeros(300).long(), torch.ones(300))
-    CocoPanoptic(tmp_path, SPACE).add("a", many)
+    write(CocoPanoptic, tmp_path, "a", (1, 2), many)
     rgb = np.array(Image.open(tmp_path / "panoptic" / "a.png"), np.int64)
     assert ((rgb * [1, 256, 65536]).sum(-1) == np.arange(1, 301).reshape(15, 20)).all()
 
 
 def test_instance_ids_are_read_back_as_they_were(tmp_path):
-    InstanceIds(tmp_path, SPACE, [26, 7]).add("a", FOUND)
+    write(InstanceIds, tmp_path, "a", (26, 7))
     same(read_back(tmp_path, 'mask = "instances/{id}.png"\nencoding = "instance_ids"'))
     assert np.array(Image.open(tmp_path / "instances" / "a.png")).tolist() == [
         [26000, 26000, 7, 0],
@@ -89,7 +96,7 @@ def test_instance_ids_are_read_back_as_they_were(tmp_path):
 @pytest.mark.parametrize("name", ["a", "berlin/a"])
 def test_results_hold_to_what_the_instance_benchmark_checks(tmp_path, name):
     """A line a thing: a mask file beside the list, of the image's size, 0 or not; a class value; a score."""
-    InstanceIds(tmp_path, SPACE, [26, 7]).add(name, FOUND)
+    write(InstanceIds, tmp_path, name, (26, 7))
     text = tmp_path / "results" / f"{name}.txt"
     lines = [line.split(" ") for line in text.read_text().splitlines()]
     assert [(value, float(score)) for _, value, score in lines] == [("26", 0.9), ("26", 0.75)]
@@ -99,12 +106,34 @@ def test_results_hold_to_what_the_instance_benchmark_checks(tmp_path, name):
 
 
 def test_an_image_without_things_has_an_empty_list(tmp_path):
-    InstanceIds(tmp_path, SPACE).add("a", SegmentMap(torch.full((2, 2), IGNORE), torch.zeros(0).long(), torch.zeros(0)))
+    nothing = SegmentMap(torch.full((2, 2), IGNORE), torch.zeros(0).long(), torch.zeros(0))
+    write(InstanceIds, tmp_path, "a", (1, 2), nothing)
     assert (tmp_path / "results" / "a.txt").read_text() == ""
 
 
 def test_values_that_16_bits_cannot_hold_are_refused(tmp_path):
     with pytest.raises(UserError, match="'s' has classes of values 7 to 90"):
-        InstanceIds(tmp_path, SPACE, [90, 7])
+        InstanceIds(tmp_path, SPACE, PixelValues((90, 7), 255))
     with pytest.raises(UserError, match="'s' has classes of values 0 to 1"):
-        InstanceIds(tmp_path, SPACE, [0, 1])
+        InstanceIds(tmp_path, SPACE, PixelValues((0, 1), 255))
+
+
+@pytest.mark.parametrize("segments", [True, False])
+def test_coco_annotations_hold_the_areas_of_classes_or_segments(tmp_path, segments):
+    """Two cars of 2 and 2 pixels and a road of 3 are three segments, and two classes."""
+    labels = np.append(FOUND.classes.numpy(), IGNORE)[IDS.numpy()]
+    image = torch.zeros(3, 2, 4, dtype=torch.uint8)
+    output = Coco(tmp_path, SPACE, PixelValues((26, 7), 255))
+    output.finish([output.write("a", Prediction(labels, SPACE, image, segments=FOUND if segments else None))])
+    coco = COCO(tmp_path / "coco.json")
+    found = [(a["category_id"], coco.annToMask(a)) for a in coco.dataset["annotations"]]
+    expected = [(26, IDS == 0), (7, IDS == 1), (26, IDS == 2)] if segments else [(26, labels == 0), (7, labels == 1)]
+    for (value, mask), (category, inside) in zip(found, expected, strict=True):
+        assert value == category
+        np.testing.assert_array_equal(mask, inside)
+    assert [a["area"] for a in coco.dataset["annotations"]] == [int(inside.sum()) for _, inside in expected]
+    assert [a.get("score") for a in coco.dataset["annotations"]] == (
+        pytest.approx([0.9, 0.8, 0.75]) if segments else [None, None]
+    )
+    assert coco.dataset["images"] == [{"id": 1, "file_name": "a", "height": 2, "width": 4}]
+    assert coco.dataset["annotations"][1]["bbox"] == [2, 0, 2, 2]

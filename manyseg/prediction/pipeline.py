@@ -1,0 +1,144 @@
+"""Images are read and files are written in threads while the network works on what was read before.
+
+The network sees consecutive images of one size together, as many as pay on the device. Memory holds a few images,
+however many there are.
+
+Axes: D classes, h w the size that is shown to the network.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from manyseg.data.files import DataError
+from manyseg.inference.encoded_images import OutputSpace, images_at_once
+from manyseg.inference.options import Size
+from manyseg.labels import IGNORE
+from manyseg.prediction.model import Model, Prediction, read_photo
+from manyseg.prediction.output import Output
+
+__all__ = ["Job", "Pipeline"]
+
+THREADS = min(8, os.cpu_count() or 1)
+
+WAITING = 2 * THREADS
+"""Images that are read in advance, and images whose files are still to be written."""
+
+log = logging.getLogger(__name__)
+
+
+class Job(NamedTuple):
+    """An image, the name of its files, and one file of each kind."""
+
+    path: Path
+    name: str
+    targets: list[Path]
+
+
+class _Shown(NamedTuple):
+    """An image as it is shown to the network, and its native (height, width)."""
+
+    image: UInt8[Tensor, "3 _ _"]
+    size: Size
+
+
+class Pipeline:
+    """Reads, predicts and writes, and counts what came out.
+
+    `failed` are the errors of images that could not be read, `written` what the outputs returned for each of the
+    others, in order. `pixels` and `images` count, for every class, its pixels and the images in which it occurs; `busy`
+    are the seconds in which the network worked.
+    """
+
+    def __init__(self, model: Model, output: OutputSpace, writers: Sequence[Output]) -> None:
+        self.model, self.output, self.writers = model, output, writers
+        self.scores = any(w.needs_scores for w in writers)
+        self.segments = any(w.needs_segments for w in writers)
+        self.failed: list[DataError] = []
+        self.written: list[list[Any]] = []
+        self.pixels = np.zeros(len(output.space), np.int64)
+        self.images = np.zeros(len(output.space), np.int64)
+        self.busy = 0.0
+
+    def finished(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """Do all jobs, and yield once for each; images that cannot be read are logged and left out."""
+        pending: deque[Future[list[Any]]] = deque()
+        with ThreadPoolExecutor(THREADS) as readers, ThreadPoolExecutor(THREADS) as writers:
+            try:
+                for batch in self._batches(jobs, readers):
+                    if isinstance(batch, DataError):
+                        log.warning("%s", batch)
+                        self.failed.append(batch)
+                        yield
+                        continue
+                    for job, found in zip((job for job, _ in batch), self._predicted(batch), strict=True):
+                        pending.append(writers.submit(self._write, job, found))
+                    while len(pending) > WAITING:
+                        self.written.append(pending.popleft().result())
+                        yield
+                for write in pending:
+                    self.written.append(write.result())
+                    yield
+            except BaseException:
+                for pool in (readers, writers):
+                    pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _batches(
+        self, jobs: Sequence[Job], readers: ThreadPoolExecutor
+    ) -> Iterator[list[tuple[Job, _Shown]] | DataError]:
+        """Yield consecutive images of one size, as many as pay on the device, or the error of an image."""
+        waiting = iter(jobs)
+        ahead: deque[tuple[Job, Future[_Shown | DataError]]] = deque()
+        batch: list[tuple[Job, _Shown]] = []
+        while True:
+            while len(ahead) < WAITING and (job := next(waiting, None)) is not None:
+                ahead.append((job, readers.submit(self._read, job.path)))
+            if not ahead:
+                break
+            job, reading = ahead.popleft()
+            found = reading.result()
+            full = batch and len(batch) >= images_at_once(self.model.method.device, batch[0][1].size)
+            if batch and (full or isinstance(found, DataError) or found.size != batch[0][1].size):
+                yield batch
+                batch = []
+            if isinstance(found, DataError):
+                yield found
+            else:
+                batch.append((job, found))
+        if batch:
+            yield batch
+
+    def _read(self, path: Path) -> _Shown | DataError:
+        try:
+            return _Shown(*read_photo(path, self.model.options.input_size))
+        except DataError as e:
+            return e
+
+    def _predicted(self, batch: Sequence[tuple[Job, _Shown]]) -> list[Prediction]:
+        start = time.monotonic()
+        shown = torch.stack([one.image for _, one in batch])
+        found = self.model.predict_batch(shown, batch[0][1].size, self.output, self.scores, self.segments)
+        self.busy += time.monotonic() - start
+        for one in found:
+            counts = np.bincount(one.labels[one.labels != IGNORE], minlength=len(self.pixels))
+            self.pixels += counts
+            self.images += counts > 0
+        return found
+
+    def _write(self, job: Job, found: Prediction) -> list[Any]:
+        # The first kind comes last: where its file is there, all are.
+        parts = [writer.write(job.name, found) for writer in reversed(self.writers)]
+        return parts[::-1]
