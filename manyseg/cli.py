@@ -354,6 +354,25 @@ def evaluate(
 
 
 @app.command()
+def push(
+    run: RunFolder,
+    name: Annotated[str, typer.Argument(metavar="USER/NAME", help="The repository on the Hugging Face hub.")],
+    license: Annotated[
+        str,
+        typer.Option(
+            prompt="Licence of the weights, such as apache-2.0 (the datasets' own may restrict it)",
+            help="Under which licence the weights are given: apache-2.0, cc-by-4.0, other ...",
+        ),
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Put a run on the hub: weights, label spaces and a model card; from there `hf://USER/NAME` is a run."""
+    from manyseg.runs.hub import push as push_run
+
+    print(f"{push_run(run, name, license, private=private)}: load it as hf://{name}")
+
+
+@app.command()
 def compare(runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs' folders.")]) -> None:
     """Put runs side by side, with mean and spread over seeds."""
     from manyseg.report.compare import compare as compare_runs

@@ -23,6 +23,7 @@ from manyseg.inference.options import PHOTOS, TestOptions
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.labels.files import read_spaces
 from manyseg.runs.folder import RunFolder
+from manyseg.runs.hub import download, hub_address
 from manyseg.runs.recipe import Recipe, build_method, read_recipe
 
 if TYPE_CHECKING:
@@ -61,8 +62,11 @@ class Run:
     def open(cls, folder: str | Path, overrides: Sequence[str] = ()) -> Run:
         """Read a run's recipe and label spaces; raises UserError naming what is missing or damaged.
 
+        `folder` may be a place on the hub, `hf://user/name[@revision]`.
         `overrides` like `test.flip=true` change how the network is asked; what it was trained with is past changing.
         """
+        if (address := hub_address(folder)) is not None:
+            folder = download(address)
         folder = Path(folder)
         if not (folder / "recipe.toml").is_file():
             raise UserError(f"{folder}: no run is there (no recipe.toml); give the folder of a run")
@@ -113,6 +117,7 @@ class Run:
 def load(folder: str | Path, *, which: str = "best", device: str | None = None, overrides: Sequence[str] = ()) -> Model:
     """Load a run's model, ready to predict images; see `Model.predict`.
 
+    `folder` is a run's, or a place on the hub, `hf://user/name[@revision]`, from where it is fetched.
     `which` is "best" (weights of the best mean mIoU) or "last" (the newest checkpoint). `device` is a torch device such
     as "cuda:1"; without it, the first GPU is taken if there is one. `overrides` such as `test.flip=true` change how
     images are seen. Raises UserError naming what is missing or damaged.
@@ -276,7 +281,7 @@ def predict_run(
         values={} if of_card is None else dict.fromkeys(by_card, of_card),
         relate="names" if relate == "names" else "text" if relate == "text" else Path(relate),
         resume=resume,
-        source=checkpoint.fingerprint(Path(folder) / "best"),
+        source=checkpoint.fingerprint(run.folder / "best"),
     )
 
 
