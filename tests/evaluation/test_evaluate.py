@@ -40,7 +40,7 @@ def test_batches_of_equal_images_score_as_each_image_alone(tmp_path, monkeypatch
     folder, method = write(tmp_path, "street", STREET.names, pairs), Echo(TAXONOMY)
     together = score_seen(method, folder).confusion.counts
     assert method.pixel_encoder.looks == 2
-    monkeypatch.setattr("manyseg.evaluation.dataset_pass.BATCH_PIXELS", {"cpu": 1, "cuda": 1})
+    monkeypatch.setattr("manyseg.inference.encoded_images.BATCH_PIXELS", {"cpu": 1, "cuda": 1})
     apart = score_seen(method, folder).confusion.counts
     assert method.pixel_encoder.looks == 2 + 5
     np.testing.assert_array_equal(together, apart)

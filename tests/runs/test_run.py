@@ -258,7 +258,7 @@ def test_a_run_predicts_without_its_data_and_cards(world, tmp_path):
     shutil.rmtree(home)
     moved = (tmp_path / "run").rename(tmp_path / "elsewhere")
     assert isinstance(Run.open(moved).load_model(), Manual)
-    written = predict_run(moved, [tmp_path / "image.png"], labels="coarse", out=tmp_path / "out")
+    written = predict_run(moved, [tmp_path / "image.png"], labels="coarse", out=tmp_path / "out").files
     assert written == [tmp_path / "out/masks/image.png"]
     assert written[0].exists()
 
