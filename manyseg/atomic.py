@@ -10,14 +10,18 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from uuid import uuid4
 
 from manyseg.errors import UserError
 
-__all__ = ["PREFIX", "cannot_write", "check_target", "sync", "write"]
+if TYPE_CHECKING:
+    import numpy as np
+
+__all__ = ["PREFIX", "cannot_write", "check_target", "sync", "write", "write_arrays"]
 
 PREFIX = ".writing-"
 """Begins the name of every file that is not complete yet."""
@@ -52,6 +56,22 @@ def write(path: str | Path, content: Content) -> Path:
     except OSError as e:
         raise cannot_write(path, e) from e
     return path
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Write arrays, compressed, as an npz that `numpy.load` reads; names may be any text, as those of datasets are.
+
+    numpy's own `savez` takes names as keyword arguments, of which it keeps some, such as `file`, for itself.
+    """
+    from numpy.lib import format as npy
+
+    def fill(file: BinaryIO) -> None:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    npy.write_array(member, array, allow_pickle=False)
+
+    return write(path, fill)
 
 
 def check_target(path: str | Path) -> None:

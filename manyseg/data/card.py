@@ -31,6 +31,7 @@ from manyseg.data.classes import CardClass, StrictRaw, join_classes
 from manyseg.data.encodings import ENCODINGS, Encoding, Overlap, Raw, RawValues, Said, find_encoding
 from manyseg.data.encodings.masks import parse_color
 from manyseg.data.pattern import fields
+from manyseg.data.photo import Exif
 from manyseg.errors import UserError, close
 from manyseg.labels import IGNORE, LabelClass, LabelSpace
 
@@ -49,6 +50,8 @@ class Card(BaseModel):
     `ignore` has "*" where files name classes: vocabularies of tags and boxes can be too large to list.
     `bands` are those of the image that are red, green and blue, counted from 1, or the one that is grey; `range` are
     the values that are black and white.
+    `exif` says whether annotations were made on images turned as their EXIF orientation says ("applied") or on the
+    pixels as stored ("ignored"); without it the annotation's size tells, and where it does not, it is an error.
     `merge` joins classes under a new name, and pixels of the classes in `drop` have no label; no file changes.
     `overlap` and `background` are for objects that are drawn: which one has a pixel under several ("smallest"; "last"
     or "first" in the order of the file; "none", where they are of several classes), and the class of pixels under no
@@ -65,6 +68,7 @@ class Card(BaseModel):
     encoding: StrictStr
     bands: tuple[PositiveInt, PositiveInt, PositiveInt] | tuple[PositiveInt] | None = None
     range: tuple[FiniteFloat, FiniteFloat] | None = None
+    exif: Exif | None = None
     splits: dict[str, StrictStr]
     ignore: tuple[StrictRaw, ...] = ()
     merge: dict[str, tuple[StrictStr, ...]] = {}

@@ -20,7 +20,7 @@ from manyseg.data.card import Card, is_list
 from manyseg.data.encodings import Found, ImageFiles, found_size
 from manyseg.data.files import Size, image_size, opened
 from manyseg.data.finding import Finding
-from manyseg.data.photo import read_rgb, turned
+from manyseg.data.photo import orientation, read_rgb, shown_size, turned
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 
@@ -111,8 +111,7 @@ class Folder:
         if self.card.bands is not None:
             return band_size(self.image_path(index))
         with opened(self.image_path(index)) as image:
-            size = image_size(image)
-            return size[::-1] if turned(image, self._turned_size(index, image.format)) else size
+            return shown_size(image, self._is_turned(index, image, self._annotated_size(index, image)))
 
     def read(self, index: int, target: Callable[[Size], Size] | None = None) -> Sample:
         """Read one image with its annotation, which is always at native size.
@@ -144,8 +143,8 @@ class Folder:
     def opened(self, index: int, annotated: Size | None = None) -> Iterator[OpenedImage]:
         """Open the image without decoding it; `annotated` is the size that it must have."""
         with self._photo(index) as file:
-            turn = turned(file, annotated)
-            native = image_size(file)[::-1] if turn else image_size(file)
+            turn = self._is_turned(index, file, annotated)
+            native = shown_size(file, turn)
             if annotated is not None and annotated != native:
                 raise self.files(index).unlike(annotated, native)
             yield OpenedImage(file, turn, native, None if self.card.bands else self.card.range)
@@ -171,12 +170,15 @@ class Folder:
         self.prepare()
         return self._encoding.read(self.files(index))
 
-    def _turned_size(self, index: int, image_format: str | None) -> Size | None:
-        """Return the annotation's size where an orientation might have to be judged by it, without decoding."""
-        if image_format not in ("JPEG", "MPO"):
+    def _is_turned(self, index: int, image: Image.Image, annotated: Size | None) -> bool:
+        return turned(self.image_path(index), image, self.card.exif, annotated, self.card.reader.sized)
+
+    def _annotated_size(self, index: int, image: Image.Image) -> Size | None:
+        """Return the annotation's size, without decoding, where the EXIF orientation is judged by it."""
+        if orientation(image) == 1 or self.card.exif is not None or self.card.kind == "tags":
             return None
         self.prepare()
-        return self._encoding.size(self.files(index))
+        return self._encoding.size(self.files(index)) or image_size(image)
 
     def _find_ids(self) -> list[str]:
         splits = self.card.splits
@@ -244,6 +246,7 @@ class Folder:
             self.instances_path(index) if separate else None,
             None if card.annotations is None else self._path(card.annotations, index),
             card.bands is not None,
+            card.exif == "applied",
         )
 
     def prepare(self) -> None:

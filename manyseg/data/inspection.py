@@ -14,7 +14,7 @@ from manyseg.data.encodings import Found, Regions, found_size
 from manyseg.data.files import stream
 from manyseg.data.finding import Finding, of_error
 from manyseg.data.folder import Folder, OpenedImage
-from manyseg.data.raster import value_counts
+from manyseg.data.photo import orientation
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE
 
@@ -77,13 +77,9 @@ def _count(found: Found, *, objects: bool) -> dict[int, int]:
     """Count what each class has; with `objects` only pixels of which it is known whose they are."""
     if isinstance(found, Regions):
         classes = np.where(found.known, found.classes, IGNORE) if objects else found.classes
-        if found.plane.dtype.itemsize <= 2:
-            values = value_counts(found.plane)
-            rows = np.flatnonzero(values)
-            rows = rows[classes[rows] != IGNORE]
-            counts = np.bincount(classes[rows], values[rows])
-        else:
-            counts = np.bincount(classes.take(found.plane).ravel() + 1)[1:]
+        pixels = found.pixels
+        rows = np.flatnonzero((pixels > 0) & (classes != IGNORE))
+        counts = np.bincount(classes[rows], pixels[rows])
     else:
         counts = np.bincount(found.classes)
     return {int(d): int(counts[d]) for d in np.flatnonzero(counts)}
@@ -102,14 +98,13 @@ def _is_whole(path: Path, image_format: str) -> bool:
 
 def _decisions(image: OpenedImage, path: Path) -> Iterator[Finding]:
     """Say which decisions of ours apply to an image, that its author may not expect."""
-    if image.file.format in ("JPEG", "MPO") and (orientation := image.file.getexif().get(0x0112, 1)) not in (0, 1):
+    if (number := orientation(image.file)) != 1:
         if image.turned:
-            what = "the image is turned as its EXIF orientation says, as its annotation has the turned size"
-            yield Finding("note", what, str(path), "nothing to do", f"orientation {orientation}")
+            what = "the image is turned as its EXIF orientation says: the card, or its annotation's size, has it so"
         else:
-            what = "the image's EXIF orientation is not applied: annotations are taken to be of the pixels as stored"
-            fix = "look at `manyseg data --sheet`; if they do not fit, turn the pixels and remove the EXIF entry"
-            yield Finding("note", what, str(path), fix, f"orientation {orientation}")
+            what = "the image's EXIF orientation is not applied: the card, or its annotation's size, has it so"
+        fix = "nothing to do if `manyseg data --sheet` shows that they fit; else write the other `exif` in the card"
+        yield Finding("note", what, str(path), fix, f"orientation {number}")
     if image.file.mode.startswith("I") and image.levels is None:
         highest = int(np.asarray(image.file).max())
         if highest < 1 << 15:

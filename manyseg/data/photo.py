@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from manyseg.data.bands import Levels, to_bytes
-from manyseg.data.files import Size, image_size
+from manyseg.data.files import BROKEN, DataError, Size, image_size
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
 
-__all__ = ["read_rgb", "turned"]
+__all__ = ["Exif", "orientation", "read_rgb", "shown_size", "turned"]
+
+Exif: TypeAlias = Literal["applied", "ignored"]
+"""Whether annotations were made on images turned as their EXIF orientation says, or on the pixels as stored."""
 
 
-def turned(image: Image.Image, annotated: Size | None) -> bool:
-    """Say whether the EXIF orientation is to be applied.
+def orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of a JPEG: 1 (none) to 8; above 4 height and width are exchanged."""
+    if image.format not in ("JPEG", "MPO"):
+        return 1
+    try:
+        found = image.getexif().get(0x0112, 1)
+    except BROKEN:
+        return 1
+    return found if found in range(1, 9) else 1
 
-    Decision: it is not, for annotation tools draw on the stored pixels; only where the annotation has the turned size
-    and not the stored one must its author have seen the turned image. A half turn leaves no such trace.
+
+def turned(path: Path, image: Image.Image, exif: Exif | None, annotated: Size | None, sized: bool) -> bool:
+    """Say whether the EXIF orientation is to be applied: as the card says, else as the annotation's size tells.
+
+    `annotated` is None where nothing depends on it, and says nothing of its own unless `sized`. Raises DataError where
+    the size does not tell: for half turns, mirrored and square images, and where there is none.
     """
+    number, size = orientation(image), image_size(image)
+    if number == 1 or exif is not None or annotated is None:
+        return number > 1 and exif == "applied"
+    if number > 4 and size[0] != size[1] and sized:
+        return annotated == size[::-1]
+    what = "the EXIF orientation turns the image, and nothing tells whether its annotation was made before or after"
+    fix = 'look at the image, and write exif = "applied" or exif = "ignored" in the card'
+    raise DataError(path, what, fix, place=f"orientation {number}")
+
+
+def shown_size(image: Image.Image, turn: bool) -> Size:
+    """Return (height, width), of the image as its EXIF orientation shows it if `turn`."""
     size = image_size(image)
-    if annotated is None or annotated == size or annotated != size[::-1] or image.format not in ("JPEG", "MPO"):
-        return False
-    return bool(image.getexif().get(0x0112, 1) >= 5)
+    return size[::-1] if turn and orientation(image) > 4 else size
 
 
 def read_rgb(
@@ -37,7 +62,7 @@ def read_rgb(
     Alpha is dropped. Grey images of 16 bits have black and white at `levels`, or use the full range.
     """
     if least is not None:
-        height, width = least[::-1] if turn else least
+        height, width = least[::-1] if turn and orientation(image) > 4 else least
         image.draft(None, (max(width, 1), max(height, 1)))
     if turn:
         image = ImageOps.exif_transpose(image)

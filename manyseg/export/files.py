@@ -72,10 +72,8 @@ def write_onnx(
         atomic.write(path, lambda file: _copy(changed, file))
     if graph.words:
         vectors = graph.example()[1].cpu().numpy()
-        atomic.write(
-            path.with_suffix(".words.npz"),
-            lambda file: np.savez(file, names=np.array(graph.spaces[0].names), vectors=vectors),
-        )
+        arrays = {"names": np.array(graph.spaces[0].names), "vectors": vectors}
+        atomic.write_arrays(path.with_suffix(".words.npz"), arrays)
     atomic.write(path.with_name("onnx_predictor.py"), Path(predictor.__file__).read_text(encoding="utf-8"))
 
 

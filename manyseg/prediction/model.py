@@ -277,9 +277,7 @@ def read_photo(path: Path, target: Callable[[Size], Size]) -> tuple[UInt8[Tensor
         height, width = image_size(file)
         native = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
         size = target(native)
-        # The reader takes a turned image's size as turned by a quarter; a mirrored one or a half turn is not.
-        least = size[::-1] if orientation in (2, 3, 4) else size
-        return resize(image_tensor(read_rgb(file, least, turn=orientation in range(2, 9))), size), native
+        return resize(image_tensor(read_rgb(file, size, turn=orientation in range(2, 9))), size), native
 
 
 def _pixels(image: object) -> UInt8[Tensor, "3 H W"]:

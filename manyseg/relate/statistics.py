@@ -84,7 +84,7 @@ class Statistics:
         arrays |= {f"pixels{i}": a for i, a in enumerate(self.pixels.values())}
         arrays |= {f"images{i}": self.images[name] for i, name in enumerate(self.pixels)}
         arrays |= {f"sums{i}": a for i, a in enumerate(self.sums.values())}
-        atomic.write(path, lambda file: np.savez_compressed(file, **arrays))
+        atomic.write_arrays(path, arrays)
 
     @classmethod
     def load(cls, path: Path) -> Statistics:

@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
@@ -303,10 +302,10 @@ class Training:
         return taxonomy.to_tsv().encode()
 
     def _write_results(self, method: Method, scores: Scores) -> None:
-        counts: dict[str, Any] = {name: d.confusion.matrix for name, d in scores.datasets.items()}
+        counts = {name: d.confusion.matrix for name, d in scores.datasets.items()}
         with self.folder.replacing("scores.json", "confusion.npz", "samples/*", "report.html"):
             scores.write(self.folder.path / "scores.json")
-            atomic.write(self.folder.path / "confusion.npz", lambda file: np.savez_compressed(file, **counts))
+            atomic.write_arrays(self.folder.path / "confusion.npz", counts)
             folders = (*self.seen, *self.unseen)
             with progress("writing the report", len(folders) + 1) as done:
                 for folder in folders:

@@ -167,3 +167,17 @@ def test_an_image_of_16_bits_that_is_dark_and_one_that_is_turned_are_named(root)
         (found,) = quick_check(folders(root)[:1])
         assert found.severity == "note"
         assert expected in found.what
+
+
+def test_an_orientation_that_the_size_does_not_tell_is_an_error_until_the_card_says_it(root):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new("RGB", (40, 32)).save(root / "images/t1.png", "JPEG", exif=exif)
+    (found,) = quick_check(folders(root)[:1])
+    assert (found.severity, found.place) == ("error", "orientation 3")
+    assert found.fix.endswith('write exif = "applied" or exif = "ignored" in the card')
+    for said, expected in (("applied", "is turned"), ("ignored", "is not applied")):
+        (root / "card.toml").write_text(f'exif = "{said}"\n{CARD}')
+        (found,) = quick_check(folders(root)[:1])
+        assert found.severity == "note"
+        assert expected in found.what

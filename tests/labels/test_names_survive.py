@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manyseg import atomic
 from manyseg.config import to_toml
 from manyseg.data import Card
 from manyseg.errors import UserError
@@ -54,6 +55,10 @@ def test_names_come_back_from_tables_lists_cards_and_constraints(datasets, names
         (folder / "part_of.tsv").write_text(part_of_tsv([relation]))
         assert read_part_of(folder / "part_of.tsv", taxonomy) == (relation,)
 
+        counts = {dataset: np.full((2, 2), i) for i, dataset in enumerate(datasets)}
+        with np.load(atomic.write_arrays(folder / "confusion.npz", counts)) as arrays:
+            assert {name: arrays[name][0, 0] for name in arrays.files} == dict(zip(datasets, (0, 1), strict=True))
+
         pair = f"{datasets[0]}:{names[0]} = {datasets[1]}:{names[0]}"
         (folder / "constraints.toml").write_text(to_toml({"must_link": [pair]}))
         try:
@@ -72,6 +77,12 @@ def test_names_come_back_from_tables_lists_cards_and_constraints(datasets, names
         "classes": {name: {"value": [i]} for i, name in enumerate(names)},
     }
     assert Card.model_validate(tomllib.loads(to_toml(card))).space == spaces[0]
+
+
+def test_arrays_may_be_called_as_the_arguments_of_numpy(tmp_path):
+    counts = {name: np.array(i) for i, name in enumerate(("file", "allow_pickle", "args", "x.npy"))}
+    with np.load(atomic.write_arrays(tmp_path / "confusion.npz", counts)) as arrays:
+        assert {name: int(arrays[name]) for name in arrays.files} == {n: int(a) for n, a in counts.items()}
 
 
 @pytest.mark.parametrize(

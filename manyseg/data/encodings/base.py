@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from manyseg.data.bands import band_size
-from manyseg.data.files import DataError, Size, image_size, opened, size_text
+from manyseg.data.files import DataError, Size, opened, size_text
 from manyseg.data.finding import Finding
+from manyseg.data.photo import shown_size
+from manyseg.data.raster import value_counts
 from manyseg.labels import IGNORE
 
 if TYPE_CHECKING:
@@ -91,7 +93,8 @@ class RawValues(NamedTuple):
 class ImageFiles(NamedTuple):
     """The files of one image; `name` is what records call it: the path of its mask, or else of the image.
 
-    `banded` says that the card chooses bands of the image, which is then no picture of an ordinary format.
+    `banded` says that the card chooses bands of the image, which is then no picture of an ordinary format, and
+    `turned` that annotations are of the image as its EXIF orientation shows it.
     """
 
     id: str
@@ -101,13 +104,14 @@ class ImageFiles(NamedTuple):
     instances: Path | None = None
     annotations: Path | None = None
     banded: bool = False
+    turned: bool = False
 
-    def stored_size(self) -> Size:
-        """Return the image's (height, width) as stored, from its header."""
+    def image_size(self) -> Size:
+        """Return the image's (height, width) from its header."""
         if self.banded:
             return band_size(self.image)
         with opened(self.image) as image:
-            return image_size(image)
+            return shown_size(image, self.turned)
 
     def unlike(self, annotated: Size, native: Size) -> DataError:
         """Say that the annotation is of another size than the image; both are (height, width)."""
@@ -125,11 +129,19 @@ class Regions(NamedTuple):
 
     `classes` are positions, or IGNORE. `known` is false where it is unknown which object a pixel belongs to: a crowd,
     or a thing without an instance id. Such regions have a class as Dense, and are ignored as Segments.
+    `counted` are the pixels of the first regions, where the encoding has counted them; the others have none.
     """
 
     plane: Integer[np.ndarray, "H W"]
     classes: Integer[np.ndarray, " R"]
     known: Bool[np.ndarray, " R"]
+    counted: Integer[np.ndarray, " N"] | None = None
+
+    @property
+    def pixels(self) -> Integer[np.ndarray, " R"]:
+        """How many pixels each region has."""
+        counts = value_counts(self.plane) if self.counted is None else self.counted
+        return np.pad(counts[: len(self.classes)], (0, max(0, len(self.classes) - len(counts))))
 
     def labels(self) -> Int[np.ndarray, "H W"]:
         """Return the class of every pixel, or IGNORE."""
@@ -141,8 +153,7 @@ class Regions(NamedTuple):
 
         A region is a segment where its class is a thing, and all regions of a class are one segment where it is not.
         """
-        present = np.bincount(self.plane.ravel(), minlength=len(self.classes)) > 0
-        rows = np.flatnonzero(present & self.known & (self.classes != IGNORE))
+        rows = np.flatnonzero((self.pixels > 0) & self.known & (self.classes != IGNORE))
         classes = self.classes[rows].astype(np.int64)
         # Stuff regions take the key of their class, below all keys of things.
         key = np.where(things[classes], len(things) + np.arange(len(rows)), classes)
@@ -191,7 +202,7 @@ class Encoding(ABC):
     key of `annotation.KINDS`; `values` is what a raw value is, numbers lie in 0 .. `limit` - 1; `objects` says that it
     knows nothing but countable things; `named` that a class without a value is called by its own name; `per_image` that
     `annotations` is a file of one image, not of all; `by_name` that it calls images by their path, not their id;
-    `drawn` that objects are drawn and can lie over each other.
+    `drawn` that objects are drawn and can lie over each other; `sized` that the files say how large the image is.
     """
 
     name: ClassVar[str]
@@ -205,6 +216,7 @@ class Encoding(ABC):
     per_image: ClassVar[bool] = False
     by_name: ClassVar[bool] = True
     drawn: ClassVar[bool] = False
+    sized: ClassVar[bool] = True
 
     def __init__(self, values: RawValues) -> None:
         self.raw = values

@@ -251,7 +251,7 @@ class CocoInstances(_CocoObjects[_Outlined]):
         record, file = self.record(files), files.annotations
         assert record.size is not None
         assert file is not None
-        stored = files.stored_size()
+        stored = files.image_size()
         if record.size not in (stored, stored[::-1]):  # Before anything of that size is made.
             raise files.unlike(record.size, stored)
         classes = self.raw.classes((item.category_id for item in record.items), file, "category")

@@ -99,7 +99,7 @@ class LabelStudio(DrawnEncoding, RecordEncoding[dict[str, Any]]):
         """Return the objects of an image in their order."""
         record, path = self.record(files), files.annotations
         assert path is not None
-        size = record.size or files.stored_size()
+        size = record.size or files.image_size()
         found = []
         for i, item in enumerate(record.items):
             where = f"image '{files.name}': object {i}"

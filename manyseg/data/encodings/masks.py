@@ -58,16 +58,18 @@ class _Mask(Encoding):
             table[entries[value]] = position
         return table
 
-    def check(self, mask: Path, plane: np.ndarray) -> None:
-        """Raise DataError if there are values that the card does not know."""
+    def check(self, mask: Path, plane: np.ndarray) -> np.ndarray | None:
+        """Raise DataError if there are values that the card does not know; return how often each occurs, if counted."""
         if plane.dtype.itemsize <= 2:
-            values = np.flatnonzero(value_counts(plane))
+            counts = value_counts(plane)
+            values = np.flatnonzero(counts)
             known = values[values < len(self.table)]
             if len(known) == len(values) and (self.table[known] != UNKNOWN).all():
-                return
+                return counts
         unknown = (plane < 0) | (plane >= len(self.table)) | (self.table.take(plane, mode="clip") == UNKNOWN)
         if unknown.any():
             raise DataError(mask, "not in the card", UNKNOWN_VALUE, count_values(plane[unknown], self.spelled))
+        return None
 
     def spelled(self, value: int) -> Any:
         """Spell a value as cards do."""
@@ -93,10 +95,10 @@ class Index(_Mask):
         assert files.mask is not None
         wide = max(v for v in self.raw.positions if isinstance(v, int)) > 255
         plane = read_index(files.mask, wide=wide)
-        self.check(files.mask, plane)
+        counted = self.check(files.mask, plane)
         if files.instances is not None:
             return self._with_instances(files.mask, plane, files.instances)
-        return Regions(plane, self.table, np.ones(len(self.table), bool))
+        return Regions(plane, self.table, np.ones(len(self.table), bool), counted)
 
     def _with_instances(self, mask: Path, plane: np.ndarray, path: Path) -> Regions:
         """Cut classes apart by instance value; a region is a pair (instance, class), as the two files need not agree.
@@ -135,11 +137,11 @@ class InstanceIds(_Mask):
         """Read the mask."""
         assert files.mask is not None
         plane = read_index(files.mask, wide=True)
-        self.check(files.mask, plane)
+        counted = self.check(files.mask, plane)
         known = np.ones(len(self.table), bool)
         # A thing without a number is a group; stuff has no number.
         known[:1000] = ~self.raw.identified[self.table[:1000]] | (self.table[:1000] < 0)
-        return Regions(plane, self.table, known)
+        return Regions(plane, self.table, known, counted)
 
 
 class Color(_Mask):
@@ -163,4 +165,6 @@ class Color(_Mask):
         assert files.mask is not None
         plane = read_colors(files.mask)
         self.check(files.mask, plane)
-        return Regions(plane, self.table, np.ones(len(self.table), bool))
+        # A region a class: colours have as many numbers as 24 bits.
+        classes = np.arange(IGNORE, len(self.raw.identified))
+        return Regions(self.table.take(plane) - IGNORE, classes, np.ones(len(classes), bool))

@@ -104,6 +104,7 @@ class OpenImagesBoxes(_OpenImages[_Box]):
     name = "openimages_boxes"
     kind = "boxes"
     objects = True
+    sized = False
     schema = _Box
     items = msgspec.json.Decoder(list[_Box])
 
@@ -125,7 +126,7 @@ class OpenImagesBoxes(_OpenImages[_Box]):
     def read(self, files: ImageFiles) -> ObjectBoxes:
         """Read the boxes of an image."""
         assert files.annotations is not None
-        size, items = files.stored_size(), self.record(files).items
+        size, items = files.image_size(), self.record(files).items
         classes = self.raw.classes((i.LabelName for i in items), files.annotations, "category")
         corners = np.array([(i.XMin, i.YMin, i.XMax, i.YMax) for i in items], np.float32).reshape(-1, 4)
         corners *= np.array([*size[::-1], *size[::-1]], np.float32)

@@ -68,6 +68,7 @@ class YoloSegments(DrawnEncoding):
     values = "number"
     named = False
     per_image = True
+    sized = False
 
     def size(self, files: ImageFiles) -> Size | None:
         """Return None: the file does not say."""
@@ -76,7 +77,7 @@ class YoloSegments(DrawnEncoding):
     def shapes(self, files: ImageFiles) -> tuple[Size, list[Shape]]:
         """Return the polygons in pixels."""
         assert files.annotations is not None
-        size = files.stored_size()
+        size = files.image_size()
         found = []
         for line in read_lines(files.annotations):
             points = (line.points * size[::-1]).tolist()
@@ -92,6 +93,7 @@ class YoloBoxes(Encoding):
     kind = "boxes"
     objects = True
     per_image = True
+    sized = False
 
     def size(self, files: ImageFiles) -> Size | None:
         """Return None: the file does not say."""
@@ -100,7 +102,7 @@ class YoloBoxes(Encoding):
     def read(self, files: ImageFiles) -> ObjectBoxes:
         """Read the boxes in pixels."""
         assert files.annotations is not None
-        size, lines = files.stored_size(), read_lines(files.annotations)
+        size, lines = files.image_size(), read_lines(files.annotations)
         classes = self.raw.classes((line.value for line in lines), files.annotations, "class")
         corners = np.array([[*line.points.min(0), *line.points.max(0)] for line in lines], np.float32).reshape(-1, 4)
         return ObjectBoxes.within(size, corners * np.tile(size[::-1], 2).astype(np.float32), classes)
