@@ -7,25 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tiny import tiny_recipe
 from typer.testing import CliRunner
 
 from manyseg.cli import app
 from manyseg.errors import UserError
-
-RECIPE = """
-[data]
-crop = [32, 32]
-workers = 0
-sets = [ { card = "fine.toml", root = "fine", per_step = 1 } ]
-[model]
-backbone = "tiny"
-pretrained = false
-channels = 8
-[method]
-name = "multihead"
-[train]
-steps = 1
-"""
 
 
 def say(*words):
@@ -38,7 +24,7 @@ def say(*words):
 def given(world, tmp_path_factory):
     """What the verbs read: a recipe, a run, an image."""
     recipe = world.folder / "writing.toml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(tiny_recipe("fine"))
     run = tmp_path_factory.mktemp("run") / "run"
     say("train", recipe, "--out", run, "--no-check")
     image = run.parent / "image.png"

@@ -20,6 +20,7 @@ from manyseg.data.folder import Folder
 from manyseg.data.histogram import Histogram, absences, single
 from manyseg.data.inspection import inspect_all
 from manyseg.data.parquet import cell_of
+from manyseg.data.table_check import compared_tables
 from manyseg.errors import UserError
 from manyseg.progress import progress
 
@@ -50,7 +51,7 @@ def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], di
             findings += of_error(e, f"split '{split}'")
             continue
         folders.append(folder)
-        findings += folder.findings()
+        findings += [*folder.findings(), *compared_tables(folder)]
         with progress(f"checking '{card.name}', split '{split}'", len(folder)) as done:
             results = inspect_all(folder, range(len(folder)), decode=True, done=done)
         findings += [finding for r in results for finding in r.findings]

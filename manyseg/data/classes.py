@@ -39,6 +39,12 @@ class CardClass(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data and not any(key in cls.model_fields for key in data):
+            first, meant = next(iter(data)), close(str(next(iter(data))), list(cls.model_fields))
+            raise ValueError(
+                f"'{first}' is no key of a class{meant or ''}; a name that holds a dot is written in quotes, as "
+                f'"... .{first}" = 3; keys: {", ".join(cls.model_fields)}'
+            )
         return data if isinstance(data, dict | CardClass) else {"value": data}
 
     @field_validator("value", mode="before")

@@ -6,7 +6,7 @@ Cards can be read and datasets checked without a deep-learning framework: torch 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,10 +18,10 @@ from manyseg.data import locate, pattern
 from manyseg.data.bands import Levels, band_size, opened_bands
 from manyseg.data.card import Card, is_list
 from manyseg.data.encodings import Found, ImageFiles, found_size
-from manyseg.data.files import Size, image_size, opened
+from manyseg.data.files import DataError, Size, image_size, opened
 from manyseg.data.finding import Finding
 from manyseg.data.photo import orientation, read_rgb, shown_size, turned
-from manyseg.errors import UserError
+from manyseg.errors import UserError, close
 from manyseg.labels import LabelSpace
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ class Folder:
     def _find_ids(self) -> list[str]:
         splits = self.card.splits
         if self.split not in splits:
-            raise UserError(f"card '{self.card.name}' has no split '{self.split}'; it has: {', '.join(splits)}")
+            meant = close(self.split, list(splits))
+            raise UserError(f"card '{self.card.name}' has no split '{self.split}'{meant}; it has: {', '.join(splits)}")
         if not self.root.is_dir():
             raise UserError(f"{self.root}: there is no such folder; give the root of dataset '{self.card.name}'")
         value, image = splits[self.split], self.card.image
@@ -264,10 +265,28 @@ class Folder:
         except UserError:
             return self._fill(name, index)  # Two files: reading the image says so.
 
+    @contextmanager
+    def named(self, index: int) -> Iterator[None]:
+        """Name the image in whatever error is raised that is no UserError: memory that ran out, or a fault of ours."""
+        try:
+            yield
+        except MemoryError:
+            what = "memory ran out while the image or its annotation was read"
+            raise DataError(self.image_path(index), what, "make it smaller, or cut it into tiles") from None
+        except UserError:
+            raise
+        except Exception as e:
+            e.add_note(f"while {self.image_path(index)} was read")
+            raise
+
     def findings(self) -> Iterator[Finding]:
         """Say what is worth a look in the annotation file that all images share."""
         self.prepare()
         yield from self._encoding.findings()
+
+    def warnings(self, index: int) -> Sequence[Finding]:
+        """Say what is worth a look in the annotation of one image, which was read without an error."""
+        return self._encoding.warnings(self.files(index))
 
     def unused(self) -> list[str]:
         """List the names of entries of the annotation file that belong to no image of the split."""

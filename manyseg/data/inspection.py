@@ -41,8 +41,9 @@ def inspect_all(
     out = []
     # Decoding releases the interpreter's lock, so threads are enough.
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for inspection in pool.map(lambda i: inspect(folder, i, decode=decode), indices):
-            out.append(inspection)
+        for i, future in [(i, pool.submit(inspect, folder, i, decode=decode)) for i in indices]:
+            with folder.named(i):
+                out.append(future.result())
             done()
     return out
 
@@ -59,6 +60,7 @@ def inspect(folder: Folder, index: int, *, decode: bool) -> Inspection:
         if not pixels and isinstance(found, Regions):
             where = str(folder.mask_path(index) or folder.ids[index])
             findings.append(Finding("warning", "no pixel has a label", where, "remove the image, or check `ignore`"))
+        findings += folder.warnings(index)
     except UserError as e:
         findings += of_error(e, folder.ids[index])
     try:

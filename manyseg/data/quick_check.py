@@ -23,6 +23,7 @@ from manyseg.data.folder import Folder
 from manyseg.data.histogram import Histogram, absences, single
 from manyseg.data.inspection import Inspection, inspect_all
 from manyseg.data.parquet import cell_of
+from manyseg.data.table_check import compared_tables
 from manyseg.errors import UserError
 from manyseg.progress import progress
 
@@ -51,7 +52,7 @@ def quick_check(train: Sequence[Folder], others: Sequence[Folder] = ()) -> list[
         except UserError as e:
             findings += of_error(e, f"'{folder.space.name}', split '{folder.split}'")
             continue
-        findings += folder.findings()
+        findings += [*folder.findings(), *compared_tables(folder)]
         inspections = _inspections(folder)
         findings += [finding for i in inspections for finding in i.findings]
         if folder in train and not is_list(folder.card.splits[folder.split]):

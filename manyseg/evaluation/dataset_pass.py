@@ -147,19 +147,20 @@ def _batches(
             # At least one batch is read while the method works on another; of small batches more are read in advance.
             while len(ahead) > 1 and queued > 2 * workers:
                 queued -= len(ahead[0])
-                yield from _finished(ahead.popleft(), fault)
+                yield from _finished(folder, ahead.popleft(), fault)
         while ahead:
-            yield from _finished(ahead.popleft(), fault)
+            yield from _finished(folder, ahead.popleft(), fault)
 
 
 def _finished(
-    batch: list[tuple[int, Future[_Sample]]], fault: Callable[[int, UserError], None]
+    folder: Folder, batch: list[tuple[int, Future[_Sample]]], fault: Callable[[int, UserError], None]
 ) -> Iterator[list[_Sample]]:
     """Yield the images of a batch that could be read, if there are any."""
     samples = []
     for index, future in batch:
         try:
-            samples.append(future.result())
+            with folder.named(index):
+                samples.append(future.result())
         except UserError as e:
             fault(index, e)
     if samples:

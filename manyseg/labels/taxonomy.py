@@ -104,6 +104,12 @@ class Taxonomy:
         """The number of nodes that have classes of several datasets."""
         return sum(len({dataset for dataset, _ in members}) > 1 for members in self._members)
 
+    @property
+    def undivided(self) -> list[str]:
+        """The datasets of several classes that are all one node: their labels tell nothing apart."""
+        rows = ((space.name, self.relations[space.name]) for space in self.spaces if len(space) > 1)
+        return [name for name, relation in rows if relation.any(0).sum() == 1]
+
     @cached_property
     def _members(self) -> tuple[tuple[ClassKey, ...], ...]:
         found: list[list[ClassKey]] = [[] for _ in self.unified.names]

@@ -211,6 +211,11 @@ class Training:
     def _train_stage(self, number: int, first: int) -> Method:
         stage = self.stages[number]
         method = build_method(self.recipe, stage, self.spaces, self.folder.path, pretrained=number == 0)
+        for name in method.taxonomy.undivided if self.main else ():
+            console.print(
+                f"warning: stage '{stage.name}': all classes of dataset '{name}' are one unified node, so that it "
+                "teaches nothing and its loss is 0; give its classes nodes of their own in the taxonomy"
+            )
         if number:
             before = checkpoint.read(self.folder.stage(self.stages[number - 1].name))
             report = _take_over(method, before.tensors("model"))

@@ -248,3 +248,67 @@ def test_boxes_and_tags_are_counted_and_drawn(root, encoding):
     assert histograms["train"].pixels.tolist() == [6, 0]
     assert histograms["val"].images.tolist() == [0, 1]
     assert contact_sheet(load(root / "card.toml", root)).height > 200
+
+
+def test_a_table_beside_the_masks_that_exchanges_two_classes_is_said(root):
+    for text in ("id,name\n0,parked car\n3,road\n", "Pixel Value, Class\n0, Parked-Car\n 3, road\n"):
+        (root / "_classes.csv").write_text(text)
+        finding = only(root)
+        assert finding.severity == "warning"
+        assert "a table of classes and the card call values by each other's names (2)" in finding.what
+        assert finding.value.lower().replace("-", " ").startswith("0 is 'parked car' there, 'road' in the card, 3 is")
+        assert finding.where.endswith("_classes.csv")
+    # As advised: the values corrected in the card; and other names for the same values are no fault.
+    (root / "_classes.csv").write_text("id,name\n0,street\n3,vehicle\n4,truck\n")
+    assert found(root) == []
+    (root / "_classes.csv").write_text("road\nparked car\n")
+    assert found(root) == []
+
+
+def test_a_table_of_colours_is_compared_in_the_folder_of_the_masks_too(root):
+    (root / "card.toml").write_text(
+        CARD.replace('"index"', '"color"')
+        .replace("[255]", "[]")
+        .replace("= 0", '= "#000000"')
+        .replace("[3, 4]", '"#ff0000"')
+    )
+    for name in TRAIN + VAL:
+        mask = np.zeros((16, 24, 3), np.uint8)
+        mask[:, 12:, 0] = 255
+        write_mask(root, name, mask=mask)
+    assert found(root) == []
+    (root / "masks/labelmap.txt").write_text("# label:color_rgb:parts:actions\nroad:255,0,0::\nparked car:0,0,0::\n")
+    assert "#000000 is 'parked car' there, 'road' in the card" in only(root).value
+
+
+def test_boxes_of_voc_that_reach_out_of_the_image_are_said(root):
+    card = CARD.replace('mask = "masks/{id}.png"', 'annotations = "{id}.xml"').replace('"index"', '"voc_boxes"')
+    (root / "card.toml").write_text(card.replace("ignore = [255]", "").replace("= 0", "= {}").replace("[3, 4]", "{}"))
+    for name in TRAIN + VAL:
+        corners = "<xmin>1</xmin><ymin>1</ymin><xmax>12</xmax><ymax>40</ymax>"
+        objects = "".join(
+            f"<object><name>{n}</name><bndbox>{corners}</bndbox></object>" for n in ("road", "parked car")
+        )
+        size = "<size><width>24</width><height>16</height></size>"
+        (root / f"{name}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
+    finding = only(root)
+    assert (finding.severity, finding.files, finding.places) == ("warning", 8, 16)
+    assert finding.place == "object 1 ('road'), bndbox = [1.0, 1.0, 12.0, 40.0]"
+    assert "the box reaches out of the image" in finding.what
+
+
+def test_a_split_that_is_misspelt_is_suggested(root):
+    with pytest.raises(UserError, match="has no split 'trian', did you mean 'train'"):
+        load(root / "card.toml", root, "trian")
+
+
+def test_a_class_with_a_dot_that_is_not_in_quotes_is_told_to_be(root):
+    (root / "card.toml").write_text(CARD + "traffic.light = 5\n")
+    message = "classes.traffic: 'light' is no key of a class; a name that holds a dot is written in quotes, as"
+    with pytest.raises(UserError, match=message):
+        load(root / "card.toml", root)
+    (root / "card.toml").write_text(CARD + '"traffic.light" = 5\n')  # As advised.
+    assert "traffic.light" in load(root / "card.toml", root).space.names
+    (root / "card.toml").write_text(CARD + "tree.valeu = 5\n")
+    with pytest.raises(UserError, match="'valeu' is no key of a class, did you mean 'value'"):
+        load(root / "card.toml", root)

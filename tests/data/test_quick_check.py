@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import tiny_recipe
 
 from manyseg.data import inspection, load
 from manyseg.data.quick_check import cache_folder, quick_check
@@ -22,20 +23,6 @@ ignore = [255]
 road = 0
 car = 1
 """
-RECIPE = """
-[data]
-crop = [32, 32]
-workers = 0
-sets = [{ card = "card.toml", root = ".", per_step = 1 }]
-[model]
-backbone = "tiny"
-pretrained = false
-channels = 8
-[method]
-name = "multihead"
-[train]
-steps = 1
-"""
 
 
 @pytest.fixture
@@ -45,7 +32,7 @@ def root(tmp_path, monkeypatch):
     (tmp_path / "images").mkdir()
     (tmp_path / "masks").mkdir()
     (tmp_path / "card.toml").write_text(CARD)
-    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "recipe.toml").write_text(tiny_recipe("card", root="."))
     rng = np.random.default_rng(0)
     for name in ("t0", "t1", "t2", "v0", "v1"):
         Image.fromarray(rng.integers(0, 256, (32, 40, 3), np.uint8)).save(tmp_path / f"images/{name}.png")

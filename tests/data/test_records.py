@@ -1,7 +1,6 @@
 """Records at the border: every fault of an annotation file names the file, the object, the field and the value."""
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -84,15 +83,18 @@ def bad(**fields):
         ({"iscrowd": "maybe"}, 'iscrowd = "maybe": true or false or null is needed'),
     ],
 )
-def test_an_outline_that_is_no_outline_names_its_object_field_and_value(dataset, fields, message):
-    started = time.monotonic()
+def test_an_outline_that_is_no_outline_names_its_object_field_and_value(dataset, monkeypatch, fields, message):
+    def native(*_):
+        pytest.fail("native code was given numbers that are at fault: it may need any time and memory")
+
+    for name in ("frPyObjects", "merge", "decode", "area"):
+        monkeypatch.setattr(rle, name, native)
     folder = dataset(OUTLINES, coco(GOOD, bad(**fields)))
     with pytest.raises(DataError) as error:
         folder.read(0)
     assert f"ann.json: annotation 2 of 'a.jpg', {message}" in str(error.value) or (
         "annotation 2 of 'a.jpg', segmentation" in str(error.value) and message in str(error.value)
     )
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.parametrize(
@@ -121,11 +123,12 @@ def test_numbers_are_read_in_any_unambiguous_spelling(dataset):
 
 
 def test_boxes_over_the_edge_are_cut_off_and_boxes_without_area_left_out_and_both_are_said(dataset, tmp_path):
-    folder = dataset(BOXES, coco(bad(bbox=[-5, -5, 14, 14]), bad(bbox=[3, 3, 0, 5]), bad(bbox=[60, 0, 4.5, 4])))
+    boxes = [-5, -5, 14, 14], [3, 3, 0, 5], [60, 0, 4.5, 4]
+    folder = dataset(BOXES, coco(*(bad(bbox=b, id=i) for i, b in enumerate(boxes))))
     assert folder.read(0).annotation.boxes.tolist() == [[0, 0, 9, 9], [60, 0, 64, 4]]
     said = {f.what.split(",")[0]: f for f in check(tmp_path / "card.toml", tmp_path) if "class" not in f.what}
     assert set(said) == {"the box reaches out of the image (of 64x64)", "the box has no area"}
-    assert all(f.severity == "warning" and "annotation 2 of 'a.jpg', bbox = " in f.place for f in said.values())
+    assert all(f.severity == "warning" and "of 'a.jpg', bbox = " in f.place for f in said.values())
 
 
 def test_boxes_in_parts_of_the_sides_are_refused_as_a_whole(dataset):
@@ -214,6 +217,20 @@ def test_one_name_in_two_folders_is_an_error_that_names_both(dataset):
         with pytest.raises(DataError, match=r"'a.jpg' for 'images/./a.jpg' and for 'images/./a.jpg': one entry"):
             folder.read(index)
     assert folder.read(2).annotation.labels.eq(IGNORE).all()
+
+
+def test_an_object_twice_is_read_once_and_an_id_that_repeats_is_said(dataset, tmp_path):
+    other = GOOD | {"category_id": 2, "segmentation": [[30, 30, 40, 30, 40, 40, 30, 40]]}
+    for card, count in ((OUTLINES, 2), (BOXES, 2)):
+        folder = dataset(card, coco(GOOD, GOOD, other))
+        assert len(folder.read(0).annotation.classes) == count
+        twice, same_id = list(folder.findings())
+        assert str(twice).endswith(
+            "ann.json: annotation 1 of 'a.jpg': an object is listed twice, and is read once; remove one"
+        )
+        assert "annotation 1 of 'a.jpg': two objects have one id; nothing to do if both are meant" in str(same_id)
+        assert {twice.severity, same_id.severity} == {"warning"}
+    assert list(dataset(OUTLINES, coco(GOOD, GOOD | {"id": 2})).findings()) == []
 
 
 def test_an_image_id_twice_is_an_error_for_both_images(dataset):

@@ -242,3 +242,17 @@ def test_a_real_method_is_evaluated_on_the_generated_world(world, name):
         expected = F.interpolate(testing.predict(method.eval(), image, spaces[0]), (48, 64), mode="bilinear").argmax(1)
     (found,) = EncodedImages(method, image).label_maps([OutputSpace(spaces[0])])
     assert (found == expected).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("a fault of ours")])
+def test_whatever_fails_while_an_image_is_read_names_it(tmp_path, monkeypatch, error):
+    folder = write(tmp_path, "street", STREET.names, [([[0, 1]], [[0, 1]])])
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Folder, "read", fail)
+    with pytest.raises((DataError, RuntimeError)) as caught:
+        evaluate(Echo(TAXONOMY), [folder])
+    told = str(caught.value) if isinstance(error, MemoryError) else caught.value.__notes__[0]
+    assert str(folder.image_path(0)) in told

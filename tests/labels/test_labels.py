@@ -194,3 +194,11 @@ def test_a_node_is_shared_where_several_datasets_have_a_class_of_it():
     groups = [[("a", "x"), ("b", "u")], [("a", "x"), ("a", "y")], [("b", "u"), ("b", "v")]]
     assert Taxonomy.from_groups(spaces, groups).shared == 1
     assert Taxonomy.disjoint(spaces).shared == 0
+
+
+def test_a_dataset_whose_classes_are_all_one_node_is_named():
+    a, b = LabelSpace.of("a", ["road", "car"]), LabelSpace.of("b", ["ground", "plant"])
+    all_one = [[("a", "road"), ("b", "ground"), ("b", "plant")], [("a", "car")]]
+    assert Taxonomy.from_groups([a, b], all_one).undivided == ["b"]
+    assert Taxonomy.disjoint([a, b]).undivided == []
+    assert Taxonomy.disjoint([LabelSpace.of("one", ["road"])]).undivided == []

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_recipe
 
 from manyseg.errors import UserError
 from manyseg.relate.statistics import Statistics
@@ -16,31 +17,11 @@ from manyseg.report.page import write_report
 from manyseg.runs.run import Run, train_recipe
 from manyseg.training import checkpoint, loop
 
-RECIPE = """
-[data]
-crop = [32, 32]
-workers = 0
-sets = [
-    { card = "fine.toml", root = "fine", per_step = 1 },
-    { card = "coarse.toml", root = "coarse", per_step = 1 },
-]
-[model]
-backbone = "tiny"
-pretrained = false
-channels = 8
-[method]
-name = "union"
-[train]
-steps = 3
-log_every = 1
-checkpoint_every = 1
-"""
-
 
 @pytest.fixture(scope="module")
 def recipe(world):
     path = world.folder / "damaged.toml"
-    path.write_text(RECIPE)
+    path.write_text(tiny_recipe("fine", "coarse", method="union", steps=3, log_every=1, checkpoint_every=1))
     return path
 
 

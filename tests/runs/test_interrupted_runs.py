@@ -12,6 +12,7 @@ import warnings
 
 import pytest
 from accelerate.state import AcceleratorState
+from tiny import tiny_recipe
 
 from manyseg import cli
 from manyseg.errors import UserError
@@ -19,32 +20,13 @@ from manyseg.runs import stages
 from manyseg.runs.run import Run, train_recipe
 from manyseg.training import loop
 
-RECIPE = """
-[data]
-crop = [32, 32]
-workers = {workers}
-sets = [
-    {{ card = "fine.toml", root = "fine", per_step = 2 }},
-    {{ card = "coarse.toml", root = "coarse", per_step = 2 }},
-]
-unseen = [ {{ card = "unseen.toml", root = "unseen" }} ]
-[model]
-backbone = "tiny"
-pretrained = false
-channels = 8
-[method]
-name = "multihead"
-[train]
-steps = 8
-log_every = 1
-"""
-
 
 @pytest.fixture(scope="module")
 def recipe(world):
     def write(workers=0):
         path = world.folder / f"interrupted{workers}.toml"
-        path.write_text(RECIPE.format(workers=workers))
+        sets = {"per_step": 2, "unseen": ["unseen"], "workers": workers}
+        path.write_text(tiny_recipe("fine", "coarse", **sets, steps=8, log_every=1))
         return path
 
     return write

@@ -231,6 +231,10 @@ class Encoding(ABC):
         """Say what is worth a look in the annotation file that all images share."""
         return iter(())
 
+    def warnings(self, files: ImageFiles) -> Sequence[Finding]:
+        """Say what is worth a look in the annotation file of one image, which was read without an error."""
+        return ()
+
     def unused(self) -> list[str]:
         """List the names of entries of the annotation file that belong to no image of the split."""
         return []

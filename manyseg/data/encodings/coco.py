@@ -162,6 +162,10 @@ class _CocoObjects(_Coco[Item], Generic[Item]):
     schema: ClassVar[Any]
     objects = True
 
+    def __init__(self, values: RawValues) -> None:
+        super().__init__(values)
+        self._ids: set[int | str] = set()
+
     def parse(self, path: Path) -> Iterator[ImageRecord]:
         """Gather the objects of every image."""
         file = load_json(path, _Objects)
@@ -181,6 +185,7 @@ class _CocoObjects(_Coco[Item], Generic[Item]):
                 yield ImageRecord(image.file_name, None, b"", [error])
             images.setdefault(key, image)
         texts: dict[str, list[bytes]] = {}
+        self._ids.clear()
         for number, raw in enumerate(file.annotations):
             self._add_object(path, number, raw, images, texts, faults)
         self.finish(path)
@@ -212,7 +217,22 @@ class _CocoObjects(_Coco[Item], Generic[Item]):
             place = f"{_called(raw, number)} of '{image.file_name}'"
             errors += [fault.error(path, place) for fault in wrong][: max(0, FAULTS - len(errors))]
         elif key not in faults:
-            texts.setdefault(key, []).append(msgspec.json.encode(item))
+            self._keep(item, path, f"{_called(raw, number)} of '{image.file_name}'", texts.setdefault(key, []))
+
+    def _keep(self, item: Any, path: Path, place: str, texts: list[bytes]) -> None:
+        """Add an object to those of its image, unless it is there already under the same id."""
+        text = msgspec.json.encode(item)
+        repeated = item.id in self._ids
+        if item.id is not None:
+            self._ids.add(item.id)
+        if repeated and text in texts:
+            what, fix = "an object is listed twice, and is read once", "remove one"
+            self.warn(Finding("warning", what, str(path), fix, place=place))
+            return
+        if repeated:
+            what, fix = "two objects have one id", "nothing to do if both are meant; else remove one"
+            self.warn(Finding("warning", what, str(path), fix, place=place))
+        texts.append(text)
 
     @abstractmethod
     def judge(self, item: Any, image: _Image, path: Path, number: int) -> list[Fault]:

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 from manyseg.data import pattern
+from manyseg.data.class_tables import class_tables
 from manyseg.data.guess.draft import Draft
 from manyseg.data.guess.masks import is_masks_of_photos, mask_draft
-from manyseg.data.guess.tables import class_tables
 from manyseg.data.guess.tree import Pairing, Place, Tree, with_split
 from manyseg.data.parquet import picture_columns, rows
 
@@ -25,7 +25,7 @@ def cell_drafts(tree: Tree) -> Iterator[Draft]:
     for file in tree.ending_in(".parquet"):
         folder = str(PurePosixPath(with_split(file)[0]).parent)
         groups[folder, tuple(picture_columns(tree.path(file)))].append(file)
-    tables = class_tables(tree)
+    tables = class_tables(tree.root, tree.files)
     for (_, columns), files in groups.items():
         photo = next((c for c in PHOTOS if c in columns), columns[0] if columns else "")
         for mask in columns:

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from manyseg.data.class_tables import ClassTable, class_tables, is_void
 from manyseg.data.encodings import Encoding, ImageFiles, Raw, RawValues, find_encoding
 from manyseg.data.encodings.drawn import DrawnEncoding
 from manyseg.data.guess.draft import Draft, FoundClass, joined_by_name
 from manyseg.data.guess.splits import arranged
-from manyseg.data.guess.tables import ClassTable, class_tables, is_void
 from manyseg.data.guess.tree import Pairing, Place, Tree, pairings, spread
 from manyseg.errors import UserError
 from manyseg.progress import progress
@@ -71,7 +71,7 @@ class _Reading:
 
 def drawn_drafts(tree: Tree) -> Iterator[Draft]:
     """Yield a draft for every kind of annotation files that photos have beside them."""
-    tables = class_tables(tree)
+    tables = class_tables(tree.root, tree.files)
     for suffix, tools in TOOLS.items():
         others = tree.ending_in(suffix)
         for pair in pairings(tree.images, others) if others else []:

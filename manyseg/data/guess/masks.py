@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from manyseg.data.class_tables import ClassTable, TableRow, class_tables, hex_color
 from manyseg.data.encodings import Raw
 from manyseg.data.files import opened
 from manyseg.data.guess.draft import Draft, FoundClass, joined_by_name
 from manyseg.data.guess.photos import is_banded
 from manyseg.data.guess.splits import Arrangement, arranged
-from manyseg.data.guess.tables import ClassTable, TableRow, class_tables, hex_color
 from manyseg.data.guess.tree import Pairing, Tree, pairings, spread
 from manyseg.data.raster import read_colors, read_index
 from manyseg.errors import UserError
@@ -55,7 +55,7 @@ class _Scan:
 
 def mask_drafts(tree: Tree) -> Iterator[Draft]:
     """Yield a draft for every folder or kind of masks that photos have."""
-    tables = class_tables(tree)
+    tables = class_tables(tree.root, tree.files)
     judged = [(pair, _likeness(tree, pair)) for pair in pairings(tree.images, tree.images)]
     most = max((likeness for _, likeness in judged), default=0)
     found = [pair for pair, likeness in judged if likeness == most > 0]

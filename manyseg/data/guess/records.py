@@ -12,12 +12,12 @@ from xml.etree import ElementTree
 
 import msgspec
 
+from manyseg.data.class_tables import class_tables, hex_color, is_void
 from manyseg.data.encodings.label_studio import LABELS, UPLOADED, image_name, results_of
 from manyseg.data.encodings.schema import load_json
 from manyseg.data.guess.draft import Draft, FoundClass, joined_by_name
 from manyseg.data.guess.drawn import overlap_key
 from manyseg.data.guess.splits import Arrangement, arranged, split_name
-from manyseg.data.guess.tables import class_tables, hex_color, is_void
 from manyseg.data.guess.tree import Place, Tree, pairings, with_split
 from manyseg.errors import UserError
 
@@ -293,7 +293,7 @@ def _classes(
                 names = {c.name for one in records for v, c in one.classes.items() if one.used[v]}
                 note = "the files number categories differently, so that classes are looked up by name in each"
                 return joined_by_name(c for n, c in named.items() if n in names), [], ([], [note])
-    colors = {row.name: row.color for table in class_tables(tree) for row in table.rows}
+    colors = {row.name: row.color for table in class_tables(tree.root, tree.files) for row in table.rows}
     for value in used:
         known.setdefault(value, FoundClass(str(value), () if isinstance(value, str) else (value,)))
     classes = [c._replace(color=c.color or colors.get(c.name)) for v, c in known.items() if used[v]]

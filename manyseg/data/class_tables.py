@@ -5,20 +5,21 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from manyseg.data.encodings import Raw
 from manyseg.data.encodings.schema import load_json, read_bytes
-from manyseg.data.guess.tree import Tree
 from manyseg.errors import UserError
 
 __all__ = ["ClassTable", "TableRow", "class_tables", "hex_color", "is_void"]
 
 LARGEST = 1 << 20
 """Bytes; a longer file is no table of classes."""
+
+SUFFIXES = frozenset({".txt", ".csv", ".json", ".tsv", ".names"})
 
 NAMES = re.compile(r"class|label|name|color|colour|categor|palette|config|meta|legend|objectinfo|id2", re.IGNORECASE)
 """What the name of a file with a table of classes has in it."""
@@ -73,13 +74,13 @@ def is_void(name: str) -> bool:
     return VOID.fullmatch(name.strip().strip("_")) is not None
 
 
-def class_tables(tree: Tree) -> list[ClassTable]:
-    """Read the tables of classes of a folder, those nearest to its root first; of equal ones the first."""
+def class_tables(root: Path, files: Iterable[str]) -> list[ClassTable]:
+    """Read the tables of classes among files below `root`, those nearest to it first; of equal ones the first."""
     found: list[ClassTable] = []
-    files = [f for f in tree.ending_in(".txt", ".csv", ".json", ".tsv", ".names") if _may_be(tree, f)]
-    for file in sorted(files, key=lambda f: (f.count("/"), f)):
+    for file in sorted((f for f in files if _may_be(root, f)), key=lambda f: (f.count("/"), f)):
+        path = root / file
         try:
-            rows = list(_json_rows(load_json(tree.path(file))) if file.endswith(".json") else _text_rows(tree, file))
+            rows = list(_json_rows(load_json(path)) if path.suffix.lower() == ".json" else _text_rows(path))
         except UserError:
             continue
         named = [row for row in rows if row.name]
@@ -88,18 +89,20 @@ def class_tables(tree: Tree) -> list[ClassTable]:
     return found
 
 
-def _may_be(tree: Tree, file: str) -> bool:
+def _may_be(root: Path, file: str) -> bool:
     path = PurePosixPath(file)
-    return NAMES.search(path.stem + path.suffix.replace(".names", "names")) is not None and (
-        tree.path(file).stat().st_size <= LARGEST
+    return (
+        path.suffix.lower() in SUFFIXES
+        and NAMES.search(path.stem + path.suffix.replace(".names", "names")) is not None
+        and (root / file).stat().st_size <= LARGEST
     )
 
 
-def _text_rows(tree: Tree, file: str) -> Iterator[TableRow]:
+def _text_rows(path: Path) -> Iterator[TableRow]:
     try:
-        text = read_bytes(tree.path(file)).decode()
+        text = read_bytes(path).decode()
     except UnicodeDecodeError:
-        text = read_bytes(tree.path(file)).decode("latin-1")
+        text = read_bytes(path).decode("latin-1")
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not lines:
         return
