@@ -22,6 +22,7 @@ from manyseg.relate.calibrate import (
     sigmoid,
 )
 from manyseg.relate.confusion_evidence import ConfusionRates, Counts, confusion_rates, sums_by_group
+from manyseg.relate.lexicon_evidence import LexiconEvidence, lexicon_evidence
 from manyseg.relate.name_evidence import name_evidence
 from manyseg.relate.programme import partition
 from manyseg.relate.text_evidence import Encode, text_similarity
@@ -37,6 +38,12 @@ By = Literal["names", "text", "confusion", "both"]
 CERTAIN = 5.0
 """Log-odds of what names say outright."""
 
+KNOWN = 4.0
+"""Log-odds of what the lexicon says, and against what it denies; less than of names: a word may mean something else."""
+
+LITTLE = 0.5
+"""Log-odds of two classes that have a part in common by the lexicon, and are otherwise not known to be related."""
+
 IMPOSSIBLE = -40.0
 """Log-odds of what cannot be."""
 
@@ -49,7 +56,7 @@ MIN_EQUAL_NAMES = 10
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of every pair of classes; `similarity`, `prior` and `rates` are None where they were not asked."""
+    """What is known of every pair of classes; None is what was not asked."""
 
     same_name: Bool[np.ndarray, "T T"]
     name_part: Bool[np.ndarray, "T T"]
@@ -57,8 +64,9 @@ class Evidence:
     similarity: Float[np.ndarray, "T T"] | None
     """Of the texts, -1 to 1."""
     prior: Float[np.ndarray, "T T"] | None
-    """Symmetric log-odds of being related, by names and texts."""
+    """Symmetric log-odds of being equal, by names, texts and the lexicon."""
     rates: ConfusionRates | None
+    lexicon: LexiconEvidence | None = None
 
 
 def gather(
@@ -73,7 +81,7 @@ def gather(
     if by not in ("names", "text", "confusion", "both"):
         raise UserError(f"labels cannot be related by '{by}'; choose names, text, confusion or both")
     same, part = name_evidence(classes)
-    similarity = prior = rates = None
+    similarity = prior = rates = words = None
     if by in ("text", "both"):
         if encode is None:
             raise UserError(f"relating labels by {by} needs a text encoder; give one, or relate them by names")
@@ -81,6 +89,9 @@ def gather(
         upper = np.triu(np.ones(similarity.shape, bool), 1)
         a, b = log_odds_against_negatives(similarity[upper & classes.differ], similarity[upper & ~classes.differ])
         prior = adapt_to_datasets(a + b * similarity.astype(np.float64), [*classes.rows.values()])
+        words = lexicon_evidence(classes)
+        unequal = words.different | words.within | words.within.T | words.partly | words.partly.T | words.elsewhere
+        prior = np.where(unequal, np.minimum(prior, -KNOWN), np.where(words.equal, np.maximum(prior, KNOWN), prior))
         prior = np.where(same, np.maximum(prior, CERTAIN), prior)
     if by in ("confusion", "both"):
         if not confusion:
@@ -89,7 +100,7 @@ def gather(
         rates = confusion_rates(given, confusion).reordered([given.positions[key] for key in classes.keys])
     if by == "names":
         prior = np.where(same, CERTAIN, IMPOSSIBLE)
-    return Evidence(same, part, similarity, prior, rates)
+    return Evidence(same, part, similarity, prior, rates, words)
 
 
 def cluster(
@@ -107,11 +118,11 @@ def cluster(
     clusters = partition(prior, classes.dataset, must_link, cannot_link, names)
     if evidence.rates is None:
         odds = prior if evidence.similarity is None else exclusive_log_odds(prior, rows)
-        return _with_name_parts(classes, evidence, odds, cluster_numbers(clusters)), clusters
+        return _with_words(classes, evidence, odds, cluster_numbers(clusters)), clusters
     for _ in range(MAX_ROUNDS):
         group = cluster_numbers(clusters)
         odds = exclusive_log_odds(with_confusion(classes, evidence, group), rows)
-        odds = _with_name_parts(classes, evidence, odds, group)
+        odds = _with_words(classes, evidence, odds, group)
         equal = np.maximum(np.minimum(odds, odds.T), prior)
         before, clusters = clusters, partition(equal, classes.dataset, must_link, cannot_link, names)
         if clusters == before:
@@ -127,14 +138,22 @@ def cluster_numbers(clusters: Sequence[tuple[int, ...]]) -> Int[np.ndarray, " T"
     return group
 
 
-def _with_name_parts(
+def _with_words(
     classes: JointClasses, evidence: Evidence, odds: Float[np.ndarray, "T T"], group: Int[np.ndarray, " T"]
 ) -> Float[np.ndarray, "T T"]:
-    """Make parts by name certain, for all classes of the part's cluster; confusion alone does not look at names."""
+    """Add what names and the lexicon say of parts, for all classes of both clusters; confusion alone looks at neither.
+
+    What the lexicon denies, confusion may still show; a text that says otherwise is not believed.
+    """
     if evidence.prior is not None:
-        sums = np.zeros((int(group.max()) + 1, len(classes)), np.float32)
-        np.add.at(sums, group, evidence.name_part)
-        part = sums[group] > 0
+        part, denied = evidence.name_part, np.zeros_like(evidence.name_part)
+        if (words := evidence.lexicon) is not None:
+            part = part | words.within
+            denied = words.different | words.within.T | words.elsewhere
+            odds = odds - KNOWN * denied if evidence.rates else np.where(denied, np.minimum(odds, -KNOWN), odds)
+            odds = np.where(words.partly | words.partly.T, np.maximum(odds, LITTLE), odds)
+        pooled = (sums_by_group(part.astype(np.float32), group) > 0)[np.ix_(group, group)]
+        part = part | (pooled & ~denied)
         odds = np.where(part & may_contain(classes, group), np.maximum(odds, CERTAIN), odds)
     return np.where(classes.differ, odds, IMPOSSIBLE)
 

@@ -39,9 +39,9 @@ class ClassPair:
     """How class `a` (dataset, class) relates to class `b` of another dataset.
 
     `kind` is "equal", "part of" (a within b), "contains" (b within a), "overlaps" or "unrelated". `score`, 0 to 1, is
-    the probability of that kind, as far as the evidence is calibrated. `evidence` says why: what the `names` say; the
-    similarity of the `text`; as `confusion` the share of a's pixels predicted as b, as `confusion back` the share of
-    b's predicted as a; as `mined` and `mined back` what a model learned (`add_mined`).
+    the probability of that kind, as far as the evidence is calibrated. `evidence` says why: what the `names` say; what
+    the `lexicon` says; the similarity of the `text`; as `confusion` the share of a's pixels predicted as b, as
+    `confusion back` the share of b's predicted as a; as `mined` and `mined back` what a model learned (`add_mined`).
     """
 
     a: ClassKey
@@ -167,6 +167,8 @@ def _reasons(evidence: Evidence, i: int, j: int) -> dict[str, float | str]:
         reasons["names"] = "equal"
     elif evidence.name_part[i, j] or evidence.name_part[j, i]:
         reasons["names"] = "part of" if evidence.name_part[i, j] else "contains"
+    if evidence.lexicon is not None and (reason := evidence.lexicon.reason(i, j)):
+        reasons["lexicon"] = reason
     if evidence.similarity is not None:
         reasons["text"] = round(float(evidence.similarity[i, j]), 3)
     if evidence.rates is not None:
