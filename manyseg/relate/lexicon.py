@@ -49,7 +49,7 @@ ABBREVIATIONS = {
     "mkg": "marking", "driv": "drivable", "ped": "pedestrian", "veh": "vehicle", "bg": "background",
     "imp": "impervious", "surf": "surface", "moto": "motorcycle", "constr": "construction", "obj": "object",
     "colour": "color", "grey": "gray", "tyre": "tire", "instr": "instrument", "ag": "agriculture", "hw": "highway",
-    "furn": "furniture", "sgn": "sign", "rd": "road", "xwalk": "crosswalk", "bkg": "background", "bkgd": "background",
+    "sgn": "sign", "rd": "road", "xwalk": "crosswalk", "bkg": "background", "bkgd": "background",
     "ppl": "person", "equip": "equipment", "l": "left", "r": "right",
 }  # fmt: skip
 
