@@ -98,6 +98,8 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
             continue
         recipe = out / f"{name}.toml"
         option = OPTIONS.get(name, "").format(truth=world.truth.name)
+        if name == "joint" and not encoder:
+            option = 'taxonomy = "names"'
         method = f'name = "{name}"\n{option}'.strip()
         atomic.write(recipe, RECIPE.format(method=method, steps=steps, eval_every=max(steps // 4, 1)))
         console.rule(f"[bold]{name}", align="left")

@@ -24,6 +24,7 @@ METHODS = {
     "unified_nodes": "manyseg.methods.unified_nodes:UnifiedNodes",
     "htss": "manyseg.methods.htss:HTSS",
     "lmseg": "manyseg.methods.lmseg:LMSeg",
+    "joint": "manyseg.methods.joint:Joint",
 }
 """Where the class of each method is; it is imported when a recipe names it."""
 

@@ -19,11 +19,11 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,9 +31,10 @@ from manyseg import losses
 from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
-from manyseg.labels import LabelSpace, Relation, Taxonomy
+from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import RelationIndex
 from manyseg.methods.base import NameClassifier, PixelMethod, dense_labels
+from manyseg.methods.node_groups import GroupTargets, NodeGroups
 from manyseg.methods.sources import TaxonomySource, resolve_taxonomy
 from manyseg.models import PixelEncoder
 
@@ -120,10 +121,11 @@ class _SharedSoftmax(PixelMethod):
         self.head = nn.Conv2d(pixel_encoder.channels, len(taxonomy.unified), 1)
         self._groups = {}
         for space in self.spaces:
-            groups = _node_groups(taxonomy.relations[space.name], others=competitors == "all")
+            others = np.full(len(taxonomy.unified), competitors == "all")
+            groups = NodeGroups.of(taxonomy.relations[space.name], others)
             groups.of_class[[(space.name, name) in ignored for name in space.names]] = False
             self._groups[space.name] = groups
-        self._targets: dict[tuple[str, torch.device], _GroupTargets] = {}
+        self._targets: dict[tuple[str, torch.device], GroupTargets] = {}
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -152,16 +154,11 @@ class _SharedSoftmax(PixelMethod):
             return losses.set_nll(scores, torch.einsum("bdhw,da->bahw", q, targets.of_class))
         return losses.cross_entropy(scores, dense_labels(batch), allowed=targets.allowed, ohem=self.ohem)
 
-    def _group_targets(self, space: LabelSpace) -> _GroupTargets:
+    def _group_targets(self, space: LabelSpace) -> GroupTargets:
         """Return a dataset's groups on the device; built once, so that a training step copies nothing to it."""
         key = (space.name, self.device)
         if key not in self._targets:
-            groups = self._groups[space.name]
-            self._targets[key] = _GroupTargets(
-                RelationIndex.of(torch.from_numpy(groups.nodes), self.device),
-                losses.padded_lists(torch.from_numpy(groups.of_class), min_length=1).to(self.device),
-                torch.from_numpy(groups.of_class).float().to(self.device),
-            )
+            self._targets[key] = self._groups[space.name].targets(self.device)
         return self._targets[key]
 
 
@@ -246,42 +243,3 @@ def _warn_of_shared_nodes(taxonomy: Taxonomy, space: LabelSpace) -> None:
 
 def _size(scores: Float[Tensor, "B A h w"]) -> tuple[int, int]:
     return scores.shape[-2], scores.shape[-1]
-
-
-class _NodeGroups(NamedTuple):
-    """The A groups of nodes that compete in one dataset; its labels cannot tell the nodes of a group apart."""
-
-    nodes: Bool[np.ndarray, "A U"]
-    of_class: Bool[np.ndarray, "D A"]
-    """The groups that each class may be."""
-
-
-class _GroupTargets(NamedTuple):
-    """`_NodeGroups` on a device."""
-
-    nodes: RelationIndex
-    allowed: Int[Tensor, "D K"]
-    """The groups of each class as a list; the rest of its row is IGNORE."""
-    of_class: Float[Tensor, "D A"]
-    """The same as zeros and ones."""
-
-
-def _node_groups(relation: Relation, others: bool) -> _NodeGroups:
-    """Group the nodes that belong to the same classes; with `others` the nodes of no class are the last group.
-
-    In an exclusive taxonomy the groups are the classes. Classes that share all nodes (MSeg merges some) have the same
-    group, classes that share some nodes have several groups each. Groups never overlap, so a softmax over them counts
-    every node once.
-    """
-    members: dict[tuple[int, ...], list[int]] = {}
-    for u, column in enumerate(relation.T):
-        members.setdefault(tuple(np.flatnonzero(column).tolist()), []).append(u)
-    if not others:
-        members.pop((), None)
-    keys = sorted(members, key=lambda classes: (not classes, classes))
-    nodes = np.zeros((len(keys), relation.shape[1]), bool)
-    of_class = np.zeros((len(relation), len(keys)), bool)
-    for a, classes in enumerate(keys):
-        nodes[a, members[classes]] = True
-        of_class[list(classes), a] = True
-    return _NodeGroups(nodes, of_class)

@@ -30,7 +30,7 @@ from manyseg.relate.text_evidence import Encode, text_similarity
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["IMPOSSIBLE", "By", "Evidence", "cluster", "gather", "may_contain", "with_confusion"]
+__all__ = ["IMPOSSIBLE", "By", "Evidence", "cluster", "cluster_numbers", "gather", "may_contain", "with_confusion"]
 
 By = Literal["names", "text", "confusion", "both"]
 """What evidence is looked at; "both" are text and confusion."""

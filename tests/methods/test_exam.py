@@ -14,6 +14,7 @@ OPTIONS = {
     # By the sum of a class's nodes it learns as far, but slower.
     "autouniseg": {"init": "names", "combine": "lse", "graph": GraphOptions(features="learned", hidden=32, turn=12)},
     "unified_nodes": {"init": "names"},
+    "joint": {"taxonomy": "names"},
     "lmseg": {"queries": 12, "blocks": 2, "attention_heads": 4, "prompt_tokens": 0},
 }
 # Attention wants smaller steps than convolutions.

@@ -13,6 +13,7 @@ from manyseg.data.card import read_card
 from manyseg.data.world import DATASETS
 from manyseg.labels import Taxonomy
 from manyseg.runs.run import train_recipe
+from manyseg.training import checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +49,7 @@ from pathlib import Path
 from manyseg.runs import stages
 from manyseg.errors import UserError
 from manyseg.runs.run import train_recipe
+from manyseg.training import checkpoint
 
 torch.set_num_threads(1)
 out, rank = Path(sys.argv[1]), os.environ["RANK"]
@@ -82,6 +84,7 @@ METHOD = {
     "manual": 'taxonomy = "{table}"',
     "uniseg": "",
     "htss": 'taxonomy = "{table}"',
+    "joint": 'taxonomy = "{table}"',
     "lmseg": 'text = "{text}"\nprompt_tokens = 2\nqueries = 30\nblocks = 1\nattention_heads = 4\nother_words = 0.5\n'
     "points = 32",
     "autouniseg": 'init = "names"\ngraph = {{ features = "learned", hidden = 16, dropout = 0.5 }}',
@@ -153,6 +156,13 @@ def test_two_processes_hold_the_same_weights_scores_and_label_maps(both):
     assert len(told) >= 2
     assert told[0][1] != told[-1][1]
     assert (both[1] / "taxonomy.tsv").read_text() == (both[0] / "taxonomy.tsv").read_text()
+
+
+def test_two_processes_count_the_confusions_of_both(runs):
+    one, two = (checkpoint.read(runs / "joint" / n / "checkpoint").tensors("model")["counts"] for n in ("one", "two"))
+    assert one.sum() > 0
+    assert one.sum() == two.sum()
+    assert (one - two).abs().sum() < 0.01 * one.sum()
 
 
 def test_two_processes_count_every_image_once(both):
