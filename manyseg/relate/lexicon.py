@@ -136,6 +136,13 @@ class Lexicon:
         return tuple(self._holders(i) for i in range(len(self.concepts)))
 
     @cached_property
+    def umbrellas(self) -> frozenset[int]:
+        """Umbrella words that have no kinds of their own."""
+        links = [(h, distance) for c in self.concepts for h, distance in c.holders.items()]
+        kinds = {h for h, distance in links if distance == KIND}
+        return frozenset(h for h, distance in links if distance == UMBRELLA and h not in kinds)
+
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """How many concepts each holds, itself included."""
         count = Counter(h for found in self.holders for h in found)

@@ -143,19 +143,28 @@ def _with_words(
 ) -> Float[np.ndarray, "T T"]:
     """Add what names and the lexicon say of parts, for all classes of both clusters; confusion alone looks at neither.
 
-    What the lexicon denies, confusion may still show; a text that says otherwise is not believed.
+    Confusion may outweigh what the lexicon says; a text that says otherwise is not believed.
     """
+    free = may_contain(classes, group)
+    if (words := evidence.lexicon) is not None:
+        denied = words.different | words.within.T | words.elsewhere
+        held = words.within | (_pooled(words.within, group) & ~denied & ~words.equal)
+        if evidence.rates is None:
+            odds = np.where(denied, np.minimum(odds, -KNOWN), odds)
+            odds = np.where(held & free, np.maximum(odds, KNOWN), odds)
+        else:
+            odds = odds + KNOWN * ((held & free).astype(int) - denied)
+        odds = np.where(words.partly | words.partly.T, np.maximum(odds, LITTLE), odds)
     if evidence.prior is not None:
-        part, denied = evidence.name_part, np.zeros_like(evidence.name_part)
-        if (words := evidence.lexicon) is not None:
-            part = part | words.within
-            denied = words.different | words.within.T | words.elsewhere
-            odds = odds - KNOWN * denied if evidence.rates else np.where(denied, np.minimum(odds, -KNOWN), odds)
-            odds = np.where(words.partly | words.partly.T, np.maximum(odds, LITTLE), odds)
-        pooled = (sums_by_group(part.astype(np.float32), group) > 0)[np.ix_(group, group)]
-        part = part | (pooled & ~denied)
-        odds = np.where(part & may_contain(classes, group), np.maximum(odds, CERTAIN), odds)
+        part = _pooled(evidence.name_part, group)
+        odds = np.where(part & free, np.maximum(odds, CERTAIN), odds)
     return np.where(classes.differ, odds, IMPOSSIBLE)
+
+
+def _pooled(part: Bool[np.ndarray, "T T"], group: Int[np.ndarray, " T"]) -> Bool[np.ndarray, "T T"]:
+    """Say whether any class of x's cluster is part of any of y's."""
+    pooled: Bool[np.ndarray, "T T"] = (sums_by_group(part.astype(np.float32), group) > 0)[np.ix_(group, group)]
+    return pooled
 
 
 def with_confusion(classes: JointClasses, evidence: Evidence, group: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T T"]:

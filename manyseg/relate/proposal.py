@@ -88,6 +88,7 @@ def propose(
     for x, y in cannot_link:
         odds[x, y] = odds[y, x] = IMPOSSIBLE
     kinds = _kinds(classes, cluster_numbers(clusters), odds)
+    clusters += _common_parts(clusters, kinds, evidence, cannot_link)
     taxonomy = _taxonomy(spaces, classes, clusters, kinds, odds, cannot_link)
     return Proposal(taxonomy, _pairs(classes, kinds, odds, evidence))
 
@@ -112,6 +113,24 @@ def _kinds(
     out[part] = PART_OF
     out[(group[:, None] == group[None]) & classes.differ] = EQUAL
     return out
+
+
+def _common_parts(
+    clusters: Sequence[tuple[int, ...]],
+    kinds: Int[np.ndarray, "T T"],
+    evidence: Evidence,
+    cannot_link: Sequence[tuple[int, int]],
+) -> list[tuple[int, ...]]:
+    """Return two classes that overlap by the lexicon as a further cluster.
+
+    They have a part in common for which there may be no class: "van or truck" and "car or van".
+    """
+    if evidence.lexicon is None:
+        return []
+    partly = evidence.lexicon.partly | evidence.lexicon.partly.T
+    apart = {frozenset(p) for p in cannot_link}
+    pairs = np.argwhere(np.triu(partly & (kinds == OVERLAPS), 1)).tolist()
+    return [(x, y) for x, y in pairs if frozenset((x, y)) not in apart]
 
 
 def _taxonomy(

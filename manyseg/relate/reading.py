@@ -137,7 +137,7 @@ def read_classes(classes: JointClasses, lex: Lexicon | None = None) -> tuple[Rea
             return here.fit(concept) + everywhere.fit(concept) / 4
 
         read = [
-            Reading(_units(parts, fit), whole, _units(_listed(c.description, lex), fit))
+            Reading(_named(_units(parts, fit), lex), whole, _units(_listed(c.description, lex), fit))
             for (parts, whole), c in zip(draft, space.classes, strict=True)
         ]
         taken = {u.concept for r in read for u in r.units if not u.qualifiers}
@@ -147,6 +147,11 @@ def read_classes(classes: JointClasses, lex: Lexicon | None = None) -> tuple[Rea
 
 def _units(parts: Parts, fit: Callable[[int], float]) -> frozenset[Unit]:
     return frozenset(Unit(max(options, key=fit), qualifiers) for options, qualifiers in parts)
+
+
+def _named(units: frozenset[Unit], lex: Lexicon) -> frozenset[Unit]:
+    """Leave umbrella words out beside others: "parking / drivable fallback" is parking, and what has no other class."""
+    return frozenset(u for u in units if u.concept not in lex.umbrellas) or units
 
 
 def _listed(description: str, lex: Lexicon) -> Parts:

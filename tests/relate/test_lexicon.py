@@ -87,6 +87,7 @@ def test_the_lexicon_of_the_package_has_no_circle():
         ("traffic light pole", "traffic light pole"),
         ("upper and lower arm", "lower arm + upper arm"),
         ("bridge / tunnel", "bridge + tunnel"),
+        ("parking / drivable fallback", "parking"),
         ("pile of sand", "sand"),
         ("sky (quibbish)", "sky"),
         ("non-road", ""),
@@ -156,3 +157,14 @@ def test_an_umbrella_word_holds_what_others_keep_apart_and_is_no_twin_of_any():
     }
     nodes = {frozenset(found.taxonomy.members(u)) for u in range(len(found.taxonomy.unified))}
     assert frozenset({("a", "truck"), ("b", "vehicles")}) in nodes
+
+
+def test_two_lists_with_a_part_in_common_share_a_node():
+    spaces = [LabelSpace.of("a", ["truck / bus", "sky"]), LabelSpace.of("b", ["bus / train", "sky"])]
+    found = propose(spaces, by="text", encode=lambda texts: np.array([[1.0, len(t) % 7, len(t)] for t in texts]))
+    assert {(r.a[1], r.b[1]): r.kind for r in found.pairs if r.kind != "unrelated"} == {
+        ("sky", "sky"): "equal",
+        ("truck / bus", "bus / train"): "overlaps",
+    }
+    nodes = [set(found.taxonomy.members(u)) for u in range(len(found.taxonomy.unified))]
+    assert {("a", "truck / bus"), ("b", "bus / train")} in nodes
