@@ -2,8 +2,9 @@
 
     python benchmarks/labels_roads.py [RUN]          needs MANYSEG_DATA/roads and the extra `offline`
 
-Without RUN the labels are related by names and by text. With the run of a model of the same datasets also by the
-confusions of its heads on the held-out splits, and by both. Compared are pairs of classes that share a node.
+Without RUN the labels are related by names and by text, with the cards' descriptions and (plain) without. With the run
+of a model of the same datasets also by the confusions of its heads on the held-out splits, and by both. Compared are
+pairs of classes that share a node.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 from manyseg.evaluation.evaluate import collect
-from manyseg.labels import Taxonomy
+from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.models.text import TextEncoder
 from manyseg.relate import agreement, propose
 from manyseg.relate.statistics import UNIFIED
@@ -32,10 +33,14 @@ def main(run: str | None = None) -> None:
         found = collect(Run.open(run).load_model(), folders).counts
         counts = {(a, b): n for (a, b), n in found.items() if b != UNIFIED}
     print(f"{'by':12} nodes precision recall     F1     (by hand: {len(hand.unified)} nodes)")
-    for by in ("names", "text", *(("confusion", "both") if counts else ())):
-        proposal = propose(spaces, by=by, encode=TextEncoder().encode, confusion=counts)
+    plain = tuple(LabelSpace.of(s.name, s.names) for s in spaces)
+    tries = [("names", spaces), ("text", spaces), ("text, plain", plain)]
+    for title, given in tries + [(by, spaces) for by in ("confusion", "both") if counts]:
+        proposal = propose(given, by=title.split(",")[0], encode=TextEncoder().encode, confusion=counts)
         a = agreement(proposal.taxonomy, hand)
-        print(f"{by:12} {len(proposal.taxonomy.unified):5d} {a.precision:9.2f} {a.recall:6.2f} {a.f1:6.2f}", flush=True)
+        print(
+            f"{title:12} {len(proposal.taxonomy.unified):5d} {a.precision:9.2f} {a.recall:6.2f} {a.f1:6.2f}", flush=True
+        )
 
 
 if __name__ == "__main__":
