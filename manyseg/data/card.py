@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     FiniteFloat,
     PositiveInt,
     PrivateAttr,
@@ -60,22 +61,37 @@ class Card(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: StrictStr
-    image: StrictStr
-    mask: StrictStr | None = None
-    instances: StrictStr | None = None
-    annotations: StrictStr | None = None
-    encoding: StrictStr
-    bands: tuple[PositiveInt, PositiveInt, PositiveInt] | tuple[PositiveInt] | None = None
-    range: tuple[FiniteFloat, FiniteFloat] | None = None
-    exif: Exif | None = None
-    splits: dict[str, StrictStr]
-    ignore: tuple[StrictRaw, ...] = ()
-    merge: dict[str, tuple[StrictStr, ...]] = {}
-    drop: tuple[StrictStr, ...] = ()
-    overlap: Overlap | None = None
-    background: StrictStr | None = None
-    classes: dict[str, CardClass]
+    name: StrictStr = Field(description="What the dataset is called everywhere.")
+    image: StrictStr = Field(description="Pattern of the images: has `{id}`, and `{split}` where splits are folders.")
+    mask: StrictStr | None = Field(default=None, description="Pattern of the index, colour or segment PNGs.")
+    instances: StrictStr | None = Field(
+        default=None, description="With `index`, pattern of 16-bit PNGs of instance numbers."
+    )
+    annotations: StrictStr | None = Field(default=None, description="Pattern of JSON, XML, CSV or text files.")
+    encoding: StrictStr = Field(description="How annotation files spell labels; the list is in datasets.md.")
+    bands: tuple[PositiveInt, PositiveInt, PositiveInt] | tuple[PositiveInt] | None = Field(
+        default=None,
+        description="Bands that are red, green and blue, from 1; or the one that is grey.",
+    )
+    range: tuple[FiniteFloat, FiniteFloat] | None = Field(
+        default=None,
+        description="Values that are black and white, for more than 8 bits.",
+    )
+    exif: Exif | None = Field(
+        default=None,
+        description="Whether annotations are of images turned by EXIF; by default their size tells.",
+    )
+    splits: dict[str, StrictStr] = Field(description="A list of ids (.txt, .lst), or what `{split}` stands for.")
+    ignore: tuple[StrictRaw, ...] = Field(default=(), description='Raw values without a label; `"*"` is all others.')
+    merge: dict[str, tuple[StrictStr, ...]] = Field(
+        default={}, description="New classes, each with those that it joins."
+    )
+    drop: tuple[StrictStr, ...] = Field(
+        default=(), description="Classes that are left out: their pixels have no label."
+    )
+    overlap: Overlap | None = Field(default=None, description="Which of several drawn objects has a pixel.")
+    background: StrictStr | None = Field(default=None, description="The class of pixels under no drawn object.")
+    classes: dict[str, CardClass] = Field(description="The classes by name; see below.")
     _place: Path | None = PrivateAttr(default=None)
 
     @field_validator("encoding")

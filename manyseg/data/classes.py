@@ -30,11 +30,11 @@ class CardClass(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    value: tuple[StrictRaw, ...] = ()
-    color: tuple[Channel, Channel, Channel] | None = None
-    thing: bool | None = None
-    description: str = ""
-    synonyms: tuple[str, ...] = ()
+    value: tuple[StrictRaw, ...] = Field(default=(), description="Raw values; words may be left out.")
+    color: tuple[Channel, Channel, Channel] | None = Field(default=None, description='`"#rrggbb"` or three numbers.')
+    thing: bool | None = Field(default=None, description="Whether it is countable.")
+    description: str = Field(default="", description="What it means; `manyseg labels` reads it.")
+    synonyms: tuple[str, ...] = Field(default=(), description="Other words for it, which `manyseg labels` reads.")
 
     @model_validator(mode="before")
     @classmethod
