@@ -19,7 +19,7 @@ __all__ = ["ClassTable", "TableRow", "class_tables", "hex_color", "is_void"]
 LARGEST = 1 << 20
 """Bytes; a longer file is no table of classes."""
 
-SUFFIXES = frozenset({".txt", ".csv", ".json", ".tsv", ".names"})
+SUFFIXES = (".txt", ".csv", ".json", ".tsv", ".names")
 
 NAMES = re.compile(r"class|label|name|color|colour|categor|palette|config|meta|legend|objectinfo|id2", re.IGNORECASE)
 """What the name of a file with a table of classes has in it."""
@@ -90,10 +90,11 @@ def class_tables(root: Path, files: Iterable[str]) -> list[ClassTable]:
 
 
 def _may_be(root: Path, file: str) -> bool:
+    if not file.lower().endswith(SUFFIXES):  # As most: there are as many masks as images.
+        return False
     path = PurePosixPath(file)
     return (
-        path.suffix.lower() in SUFFIXES
-        and NAMES.search(path.stem + path.suffix.replace(".names", "names")) is not None
+        NAMES.search(path.stem + path.suffix.replace(".names", "names")) is not None
         and (root / file).stat().st_size <= LARGEST
     )
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from manyseg.errors import UserError
 
-__all__ = ["Cell", "cell_of", "picture_columns", "read_cell", "rows"]
+__all__ = ["ENDING", "Cell", "cell_of", "picture_columns", "read_cell", "rows"]
 
 ENDING = ".parquet"
 

@@ -22,7 +22,7 @@ from manyseg.data.finding import Finding, merged, of_error
 from manyseg.data.folder import Folder
 from manyseg.data.histogram import Histogram, absences, single
 from manyseg.data.inspection import Inspection, inspect_all
-from manyseg.data.parquet import cell_of
+from manyseg.data.parquet import ENDING, cell_of
 from manyseg.data.table_check import compared_tables
 from manyseg.errors import UserError
 from manyseg.progress import progress
@@ -115,7 +115,7 @@ def _hash(*texts: str) -> str:
 def _state(path: str) -> str:
     """Return what changes when a file does: its path, size and time of change."""
     try:
-        cell = cell_of(Path(path))
+        cell = cell_of(Path(path)) if f"{ENDING}/" in path.lower() else None
         found = os.stat(path if cell is None else cell.file)
     except (OSError, ValueError):
         return f"{path} -"

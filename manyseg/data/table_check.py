@@ -54,4 +54,5 @@ def _beside(folder: Folder) -> Iterator[str]:
     masks = locate.fixed_folder(pattern.fill(folder.card.mask or "", {"split": split}))
     for place in (PurePosixPath(masks), *PurePosixPath(masks).parents):
         with suppress(OSError), os.scandir(Path(folder.root, place)) as entries:
-            yield from (str(place / entry.name) for entry in entries if entry.is_file())
+            base = "" if place == PurePosixPath() else f"{place}/"
+            yield from (base + entry.name for entry in entries if entry.is_file())
