@@ -169,14 +169,17 @@ def data(
 
 @app.command()
 def init(
-    folders: Annotated[list[Path], typer.Argument(metavar="FOLDER...", help="Folders of datasets, one each.")],
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FOLDER...]", help="Folders of datasets, one each; a terminal is asked for them."),
+    ] = None,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="RECIPE.toml", help="The recipe.")] = Path("recipe.toml"),
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
 ) -> None:
     """Find out what folders hold, and write their cards and a recipe that trains on them."""
-    from manyseg.runs.init import init_recipe
+    from manyseg.runs.init import asked_folders, init_recipe
 
-    init_recipe(folders, out, force=force)
+    init_recipe(folders or asked_folders(), out, force=force)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
@@ -16,7 +17,7 @@ from manyseg.data.folder import Folder
 from manyseg.data.guess import Candidate, guess
 from manyseg.errors import UserError
 
-__all__ = ["init_recipe"]
+__all__ = ["asked_folders", "init_recipe"]
 
 CROP = (64, 512)
 """Smallest and largest side of the crop, in pixels."""
@@ -35,6 +36,28 @@ class _Found(NamedTuple):
     root: Path
     card: Path
     candidate: Candidate
+
+
+def asked_folders() -> list[Path]:
+    """Ask a terminal for the folders of datasets, one a line, until an empty line; raises UserError where none is."""
+    folders: list[Path] = []
+    while sys.stdin.isatty():
+        try:
+            line = input(f"folder of dataset {len(folders) + 1} (nothing: that is all): ").strip()
+        except EOFError:
+            break
+        if not line:
+            break
+        folder = Path(line).expanduser()
+        if folder.is_dir():
+            folders.append(folder)
+        else:
+            print(f"{folder}: there is no such folder")
+    if not folders:
+        raise UserError(
+            "manyseg init: no folder was given; name the folder of each dataset, as in: manyseg init data/a data/b"
+        )
+    return folders
 
 
 def init_recipe(folders: Sequence[Path], out: Path, *, force: bool = False) -> None:

@@ -1,11 +1,14 @@
 """`manyseg init`: from folders to a recipe that trains."""
 
+from pathlib import Path
+
 import layouts
 import pytest
 from typer.testing import CliRunner
 
 from manyseg.cli import app
 from manyseg.errors import UserError
+from manyseg.runs import init
 from manyseg.runs.recipe import read_recipe
 
 SMALL = ("model.backbone=tiny", "model.pretrained=false", "model.channels=8", "train.steps=1", "data.workers=0")
@@ -59,3 +62,13 @@ def test_a_folder_that_is_not_understood_or_given_twice_is_named(place):
     with pytest.raises(UserError, match="streets: is given twice"):
         say("init", "streets", "streets")
     assert not (place / "work/cards").exists()
+
+
+def test_without_folders_a_terminal_is_asked_and_nothing_else(place, monkeypatch, capsys):
+    with pytest.raises(UserError, match="no folder was given; name the folder of each dataset"):
+        say("init")
+    answers = iter(["streets", "nowhere", "city", ""])
+    monkeypatch.setattr("sys.stdin", type("Terminal", (), {"isatty": lambda self: True})())
+    monkeypatch.setattr("builtins.input", lambda question: next(answers))
+    assert init.asked_folders() == [Path("streets"), Path("city")]
+    assert "nowhere: there is no such folder" in capsys.readouterr().out
