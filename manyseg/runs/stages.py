@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
-import tomllib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
@@ -18,7 +15,6 @@ from rich.table import Table
 from torch import Tensor
 
 from manyseg import atomic
-from manyseg.config import flatten, read_toml, to_toml
 from manyseg.data.annotation import KINDS, Dense, Segments
 from manyseg.data.files import DataError
 from manyseg.data.folder import Folder
@@ -27,34 +23,19 @@ from manyseg.data.quick_check import quick_check
 from manyseg.errors import UserError
 from manyseg.evaluation.evaluate import collect, evaluate, statistics_key
 from manyseg.evaluation.scores import DatasetScores, Scores
-from manyseg.labels.files import spaces_to_json
 from manyseg.methods.base import Method
-from manyseg.methods.sources import propose_by_text
-from manyseg.progress import progress
 from manyseg.relate.statistics import Statistics
-from manyseg.report.environment import environment
-from manyseg.report.page import write_report
-from manyseg.report.samples import predict_samples, write_samples
 from manyseg.runs.folder import RunFolder
+from manyseg.runs.inputs import RunInputs
 from manyseg.runs.lock import only_writer
 from manyseg.runs.recipe import Recipe, Stage, build_method, statistics_file
+from manyseg.runs.results import write_results
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
 from manyseg.training.optimizer import seed_everything
 from manyseg.training.stop_signals import StopSignals
 
 __all__ = ["Training"]
-
-HARMLESS = (
-    "data.workers",
-    "data.on_bad_file",
-    "train.track",
-    "train.log_every",
-    "train.eval_every",
-    "train.checkpoint_every",
-    "train.checkpoint_minutes",
-)
-"""What may change on resuming: it decides how the run is read and written, not what it has computed so far."""
 
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -94,30 +75,18 @@ class Training:
 
         With `check` the images of all datasets are checked before anything is written.
         """
-        tree, files = self.recipe.portable(self.folder.path)
-        text = to_toml(tree)
+        inputs = RunInputs(self.recipe, self.folder, self.spaces)
         if self.folder.started and not resume:
             raise UserError(f"{self.folder}: a run is there; go on with it by --resume, or choose another --out")
         if self.folder.started:
-            # A recipe that was damaged and is given once more is written once more.
-            known = self.folder.recorded("recipe.toml", text.encode())
-            if not known:
-                self.folder.check("recipe.toml")
-            self.folder.check("files/*", "stages/*.tsv", "stages/*.npz")
-            changed = [] if known else _changes(read_toml(self.folder.recipe), tomllib.loads(text))
-            changed += [k for k, source in files.items() if source and not _same(self.folder.path / k, source)]
-            if changed:
-                raise UserError(
-                    f"{self.folder}: the recipe is not the run's, changed are: {', '.join(changed)}; restore "
-                    f"them, or choose another --out"
-                )
+            inputs.check()
         finished = self.folder.finished
         if not finished:
             with self._main_alone() as main:
                 if main and check:
                     self._check_data()
                 if main:
-                    self._write_inputs(text, files)
+                    inputs.write()
         return not finished
 
     def run(self, resume: bool = False) -> None:
@@ -147,7 +116,7 @@ class Training:
         with _trained("the last evaluation"):
             scores = self._scores(method)
         if self.main:
-            self._write_results(method, scores)
+            write_results(self.folder, method, (*self.seen, *self.unseen), self.recipe.test, scores)
             checkpoint.discard_previous(self.folder.checkpoint)
         self.accelerator.wait_for_everyone()
 
@@ -287,48 +256,6 @@ class Training:
             self.best = statistics_key(method, (), self.recipe.test), scores
         return {name: _score(d) for name, d in scores.datasets.items()}
 
-    def _write_inputs(self, recipe: str, files: dict[str, Path | None]) -> None:
-        kept = {name: source.read_bytes() if source else self._proposal(name) for name, source in files.items()}
-        known = json.dumps(environment(), indent=1) + "\n"
-        self.folder.write({**kept, "spaces.json": spaces_to_json(self.spaces), "environment.json": known})
-        # Last: a folder with a recipe is a run that can be resumed.
-        self.folder.write({"recipe.toml": recipe})
-
-    def _proposal(self, name: str) -> bytes:
-        """Return the table that the run trains on: the one that it has kept, else what `manyseg labels` proposes."""
-        file = self.folder.path / name
-        if file.exists() and self.folder.started:
-            return file.read_bytes()
-        taxonomy = propose_by_text(self.spaces)
-        console.print(
-            f"{file}: the label space that `manyseg labels` proposes, {len(taxonomy.unified)} nodes; to train another "
-            "one, correct a copy and name it in method.taxonomy"
-        )
-        return taxonomy.to_tsv().encode()
-
-    def _write_results(self, method: Method, scores: Scores) -> None:
-        counts = {name: d.confusion.matrix for name, d in scores.datasets.items()}
-        with self.folder.replacing("scores.json", "confusion.npz", "samples/*", "report.html"):
-            scores.write(self.folder.path / "scores.json")
-            atomic.write_arrays(self.folder.path / "confusion.npz", counts)
-            folders = (*self.seen, *self.unseen)
-            with progress("writing the report", len(folders) + 1) as done:
-                for folder in folders:
-                    skipped = scores.datasets[folder.space.name].skipped
-                    shown = predict_samples(method, folder, self.recipe.test, skipped)
-                    write_samples(self.folder.path, folder.space, method.taxonomy.unified, shown)
-                    done()
-                write_report(self.folder.path)
-                done()
-        console.print(scores.to_markdown(classes=False))
-        for path, what in (
-            (self.folder.report, "the report of this run"),
-            (self.folder.path / "scores.json", "the scores of every class"),
-            (self.folder.taxonomy, "the unified label space"),
-            (self.folder.best, "the weights that have these scores"),
-        ):
-            console.print(f"{path}: {what}")
-
 
 @contextmanager
 def _trained(step: str) -> Iterator[None]:
@@ -376,15 +303,6 @@ def _check_kinds(stage: Stage, folders: Sequence[Folder]) -> None:
                 f"dataset '{folder.space.name}' is annotated with {folder.annotation}, but {stage.kind.__name__} "
                 f"(stage '{stage.name}') learns from {accepted}; leave it out or choose another method"
             )
-
-
-def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    old, new = flatten(before), flatten(after)
-    return sorted(k for k in {*old, *new} if old.get(k) != new.get(k) and k not in HARMLESS)
-
-
-def _same(a: Path, b: Path) -> bool:
-    return a.exists() and (a.samefile(b) or a.read_bytes() == b.read_bytes())
 
 
 def _mix_table(mixture: Mixture, steps: int) -> Table:

@@ -17,8 +17,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from manyseg.data.batch import Batch
@@ -28,19 +27,13 @@ from manyseg.methods.base import Method
 from manyseg.training import checkpoint
 from manyseg.training.loss_accumulator import LossAccumulator
 from manyseg.training.metrics_log import MetricsLog, check_trackers, cut, evaluated_steps
-from manyseg.training.optimizer import (
-    Average,
-    build_optimizer,
-    load_optimizer,
-    optimizer_tensors,
-    parameter_groups,
-    rate,
-    seed_everything,
-)
+from manyseg.training.optimizer import rate, seed_everything
 from manyseg.training.options import TrainOptions
+from manyseg.training.processes import Agreement, find_processes
+from manyseg.training.state import TrainingState
 from manyseg.training.stop_signals import StopSignals
 
-__all__ = ["Evaluate", "Score", "find_processes", "train"]
+__all__ = ["Evaluate", "Score", "train"]
 
 
 class Score(TypedDict):
@@ -53,18 +46,6 @@ class Score(TypedDict):
 
 Evaluate = Callable[[Method], Mapping[str, Score]]
 """Scores a method on every dataset that can be evaluated, by name."""
-
-
-def find_processes() -> Accelerator:
-    """Return this process's device and place among the processes that torchrun or accelerate launched, if they did."""
-    # Precision is torch's own autocast below: accelerate would fix it once a process, and patch `forward` for it.
-    # A mixture may have no image of a dataset in a step, and a method may leave parameters out of some steps.
-    # Told so, accelerate also takes several processes on CPUs for what they are.
-    return Accelerator(
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision="no",
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
 
 
 def train(
@@ -119,30 +100,23 @@ class _Stage:
         if options.precision == "fp16" and self.device.type == "cpu":
             raise UserError("train.precision is fp16, which needs a GPU; use bf16 or fp32")
         self.model = self._prepare()
-        groups = parameter_groups(method, options)
-        self.names = [name for group in groups for name in group["names"]]
-        self.parameters = [p for group in groups for p in group["params"]]
-        self.optimizer = build_optimizer(groups, options)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=options.precision == "fp16")
-        self.average = Average(method, options.ema) if options.ema else None
+        self.state = TrainingState(method, options, self.device)
         self.step, self.end = first, first + options.steps
         self.best: float | None = None
         self.evaluated = False
         self.seconds = 0.0
-        # Of its own where the processes' group waits for the device.
-        own = self.accelerator.num_processes > 1 and dist.get_backend() != "gloo"
-        self.group = cast(dist.ProcessGroup, dist.new_group(backend="gloo")) if own else None
-        self.ledger = LossAccumulator()
+        self.agreement = Agreement(accelerator)
+        self.losses = LossAccumulator()
         self.waited = 0.0
 
     def run(self) -> None:
         """Train to the end of the stage."""
         problems = self._restore()
         main = self.accelerator.is_main_process
-        journal = MetricsLog(self.folder, self.end, self.options.track, active=main)
-        with journal as self.journal, self.signals.held():
+        log = MetricsLog(self.folder, self.end, self.options.track, active=main)
+        with log as self.log, self.signals.held():
             for problem in problems:
-                self.journal.say(f"warning: {problem}")
+                self.log.say(f"warning: {problem}")
             self.saved = self.window = time.perf_counter()
             self.started = self.saved - self.seconds
             self.method.train()
@@ -163,9 +137,7 @@ class _Stage:
         seed_everything(self.seed, self.step)
         # Before the processes' seeds part: what a method draws here is the same everywhere.
         self.method.on_step(local)
-        factor = rate(local, self.options)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * factor
+        self.state.set_rate(rate(local, self.options))
         for draw in range(self.options.accumulate):
             last = draw == self.options.accumulate - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -174,16 +146,8 @@ class _Stage:
                 seed_everything(self.seed, self.step, 1 + self.accelerator.process_index, draw)
                 with self._autocast():
                     losses = self.model(batches)
-                total = self.ledger.add(self.step, losses, batches) / self.options.accumulate
-                self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.optimizer)
-        if self.options.clip:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.options.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.average:
-            self.average.update(local)
+                self.state.backward(self.losses.add(self.step, losses, batches) / self.options.accumulate)
+        self.state.update(local)
 
     def _draws(self) -> Generator[tuple[Batch, ...]]:
         k = self.options.accumulate
@@ -207,7 +171,7 @@ class _Stage:
         o, done, evaluates = self.options, self.step - self.first, self._evaluates()
         late = 0 < 60 * o.checkpoint_minutes <= time.perf_counter() - self.saved
         # All processes do the same: no signal is number 0, so 1 stands for a checkpoint that is due.
-        request = self._agree(self.signals.received + 1 if self.signals.received else int(late))
+        request = self.agreement.largest(self.signals.received + 1 if self.signals.received else int(late))
         saves = request or evaluates or done % o.checkpoint_every == 0
         if saves or done % o.log_every == 0:
             self._log()
@@ -224,30 +188,22 @@ class _Stage:
         o, done = self.options, self.step - self.first
         return self.step == self.end or bool(done and o.eval_every and done % o.eval_every == 0)
 
-    def _agree(self, value: int) -> int:
-        """Return the largest of all processes' values; on the CPU, so that nothing waits for the device."""
-        if self.accelerator.num_processes == 1:
-            return value
-        largest = torch.tensor(value)
-        dist.all_reduce(largest, dist.ReduceOp.MAX, group=self.group)
-        return int(largest)
-
     def _log(self) -> None:
         """Write the mean of the losses since the last line; the only place where the host waits for the device."""
-        images = self.ledger.images * self.accelerator.num_processes
-        loss, losses = self.ledger.close(self.accelerator.gather, self.accelerator.process_index)
+        images = self.losses.images * self.accelerator.num_processes
+        loss, losses = self.losses.close(self.accelerator.gather, self.accelerator.process_index)
         now = time.perf_counter()
         line = {
             "step": self.step - 1,
             "stage": self.stage,
             "loss": loss,
             "losses": losses,
-            "lr": max((g["lr"] for g in self.optimizer.param_groups), default=0.0),
+            "lr": self.state.learning_rate,
             "images_per_s": round(images / (now - self.window), 2),
             "data_wait": round(self.waited / (now - self.window), 4),
             "seconds": round(now - self.started, 3),
         }
-        self.journal.write(line)
+        self.log.write(line)
         self.waited, self.window = 0.0, now
 
     def _check_weights(self) -> None:
@@ -261,8 +217,9 @@ class _Stage:
 
     def _evaluate(self) -> None:
         self.method.eval()
-        with self.average.swapped() if self.average else nullcontext(), torch.no_grad(), self._autocast():
-            with self.signals.held(False), self.journal.paused():
+        average = self.state.average
+        with average.swapped() if average else nullcontext(), torch.no_grad(), self._autocast():
+            with self.signals.held(False), self.log.paused():
                 scores = self.evaluate(self.method)
             known = [s["miou"] for s in scores.values() if s["miou"] is not None]
             mean = float(np.mean(known)) if known else None
@@ -273,22 +230,15 @@ class _Stage:
                 self._write("best", {"model": self.method.state_dict()}, state)
                 checkpoint.discard_previous(self.folder / "best")
         # Last: an evaluation without this line is made again.
-        self.journal.write({"step": self.step, "stage": self.stage, "eval": scores, "mean_miou": mean})
+        self.log.write({"step": self.step, "stage": self.stage, "eval": scores, "mean_miou": mean})
         self.method.train()
         self.window = time.perf_counter()
 
     def _save(self) -> None:
-        self.journal.sync()
-        state = {
-            "stage": self.stage,
-            "step": self.step,
-            "seconds": time.perf_counter() - self.started,
-            "scaler": self.scaler.state_dict(),
-        }
-        files = {"model": self.method.state_dict(), "optimizer": optimizer_tensors(self.optimizer, self.names)}
-        if self.average:
-            files["average"] = self.average.tensors
-        self._write("checkpoint", files, state)
+        self.log.sync()
+        files, other = self.state.to_files()
+        seconds = time.perf_counter() - self.started
+        self._write("checkpoint", files, {"stage": self.stage, "step": self.step, "seconds": seconds, **other})
         self.saved = self.window = time.perf_counter()
 
     def _write(self, name: str, files: Mapping[str, Mapping[str, Tensor]], state: dict[str, Any]) -> None:
@@ -324,11 +274,7 @@ class _Stage:
         damaged = checkpoint.settle(place) if main else ""
         self.accelerator.wait_for_everyone()
         if place.exists() and (saved := checkpoint.read(place)).state["stage"] == self.stage:
-            saved.load_into(self.method)
-            load_optimizer(self.optimizer, self.names, saved.tensors("optimizer"))
-            self.scaler.load_state_dict(saved.state["scaler"])
-            if self.average:
-                self.average.load(saved.tensors("average"))
+            self.state.load(saved)
             self.step, self.seconds = int(saved.state["step"]), float(saved.state["seconds"])
         if main:
             cut(log, self.step)

@@ -20,7 +20,7 @@ from manyseg.methods import METHODS
 from manyseg.methods.baselines import Manual, MultiHead
 from manyseg.methods.plan import StagePlan
 from manyseg.methods.sources import StageTaxonomy
-from manyseg.runs import stages
+from manyseg.runs import results, stages
 from manyseg.runs.recipe import read_recipe
 from manyseg.runs.run import Run, evaluate_run, predict_run, train_recipe
 from manyseg.training import checkpoint
@@ -321,7 +321,7 @@ def test_a_disk_that_is_full_at_the_end_is_an_error_and_the_run_goes_on_from_the
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "write_report", full)
+        patch.setattr(results, "write_report", full)
         with pytest.raises(UserError, match=r"run: cannot be written \(.*No space left on device\); make room there"):
             train_recipe(recipe, out=tmp_path / "run")
     before = (tmp_path / "run/metrics.jsonl").read_bytes()

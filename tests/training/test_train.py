@@ -158,14 +158,14 @@ def test_options_out_of_range_are_refused(wrong):
 
 def test_every_option_is_described_and_read_by_code():
     package = Path(manyseg.__file__).parent
-    files = ("training/loop.py", "training/optimizer.py", "runs/stages.py")
+    files = ("training/loop.py", "training/optimizer.py", "training/state.py", "runs/stages.py")
     code = "".join((package / name).read_text() for name in files)
     for name, field in TrainOptions.model_fields.items():
         assert field.description, name
         assert f"options.{name}" in code or f"o.{name}" in code, name
 
 
-# The ledger.
+# Losses of a line of the log.
 
 
 def batch(name, *ids):
@@ -177,31 +177,31 @@ def batch(name, *ids):
 
 
 def test_a_line_means_the_losses_of_the_draws_that_had_them():
-    ledger = LossAccumulator()
-    total = ledger.add(0, {"a/x": torch.tensor(1.0), "b/x": torch.tensor(2.0)}, [batch("a", "i"), batch("b", "j")])
+    losses = LossAccumulator()
+    total = losses.add(0, {"a/x": torch.tensor(1.0), "b/x": torch.tensor(2.0)}, [batch("a", "i"), batch("b", "j")])
     assert total.item() == 3.0
-    ledger.add(1, {"a/x": torch.tensor(3.0)}, [batch("a", "k")])
-    assert ledger.images == 3
-    assert ledger.close(lambda t: t, 0) == (3.0, {"a/x": 2.0, "b/x": 2.0})
-    ledger.add(2, {"a/x": torch.tensor(5.0)}, [batch("a", "k")])
-    assert ledger.close(lambda t: torch.cat([t, t + 2]), 0) == (6.0, {"a/x": 6.0})
+    losses.add(1, {"a/x": torch.tensor(3.0)}, [batch("a", "k")])
+    assert losses.images == 3
+    assert losses.close(lambda t: t, 0) == (3.0, {"a/x": 2.0, "b/x": 2.0})
+    losses.add(2, {"a/x": torch.tensor(5.0)}, [batch("a", "k")])
+    assert losses.close(lambda t: torch.cat([t, t + 2]), 0) == (6.0, {"a/x": 6.0})
 
 
 def test_a_loss_that_is_not_finite_is_named_with_its_step_and_images():
-    ledger = LossAccumulator()
-    ledger.add(7, {"a/x": torch.tensor(1.0), "b/x": torch.tensor(2.0)}, [batch("a", "i"), batch("b", "j")])
-    ledger.add(8, {"a/x": torch.tensor(1.0), "b/x": torch.tensor(math.nan)}, [batch("a", "k"), batch("b", "l", "m")])
+    losses = LossAccumulator()
+    losses.add(7, {"a/x": torch.tensor(1.0), "b/x": torch.tensor(2.0)}, [batch("a", "i"), batch("b", "j")])
+    losses.add(8, {"a/x": torch.tensor(1.0), "b/x": torch.tensor(math.nan)}, [batch("a", "k"), batch("b", "l", "m")])
     with pytest.raises(UserError, match=r"step 8: loss 'b/x' is not finite \(nan; images: l, m\)"):
-        ledger.close(lambda t: t, 0)
+        losses.close(lambda t: t, 0)
     with pytest.raises(UserError, match="images: those of process 1"):
-        ledger.close(lambda t: torch.cat([torch.ones_like(t), t]), 0)
+        losses.close(lambda t: torch.cat([torch.ones_like(t), t]), 0)
 
 
 def test_a_shared_loss_that_is_not_finite_names_all_images():
-    ledger = LossAccumulator()
-    ledger.add(0, {"penalty": torch.tensor(math.inf)}, [batch("a", "i"), batch("b", "j")])
+    losses = LossAccumulator()
+    losses.add(0, {"penalty": torch.tensor(math.inf)}, [batch("a", "i"), batch("b", "j")])
     with pytest.raises(UserError, match=r"'penalty' is not finite \(inf; images: i, j"):
-        ledger.close(lambda t: t, 0)
+        losses.close(lambda t: t, 0)
 
 
 # The loop.
