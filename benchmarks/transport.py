@@ -25,7 +25,6 @@ import torch
 
 from manyseg.labels import LabelSpace
 from manyseg.methods.rounding import Rounding
-from manyseg.methods.start import links, starting_taxonomy
 from manyseg.models.graph import LabelGraph
 from manyseg.relate.assignment import covering_assignment, transport
 from manyseg.relate.statistics import Statistics
@@ -39,8 +38,9 @@ def label_space():
     spaces = [LabelSpace.of(d, [e["class"] for e in each]) for d, each in rows.items()]
     counts = {tuple(k.split("__")): v for k, v in np.load(DATA / "confusions.npz").items()}
     known = Statistics("benchmark", counts, {}, {}, {}, {})
-    taxonomy = starting_taxonomy(spaces, "confusion", known, None, tau=0.4, pair_cost=0.05, reward=0.5)
-    return [len(s) for s in spaces], links(taxonomy)
+    merge = MergeOptions(tau=0.4, pair_cost=0.05, reward=0.5)
+    taxonomy = initial_nodes(spaces, "confusion", known, None, merge, PruningOptions()).taxonomy
+    return [len(s) for s in spaces], taxonomy.joint_relation
 
 
 def shares(adjacency, sizes):

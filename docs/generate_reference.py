@@ -59,7 +59,7 @@ def reference() -> str:
     parts += ["## `[method]`\n", "`name` is one of the following; beside it stand that method's own keys.\n"]
     for name in METHODS:
         kind = find_method(name)
-        options = keywords(kind.__init__, name)
+        options = keywords(kind, name)
         parts += _section(f"`{name}`", "", options, text=_rest(kind), level=3)
         for key, table in _tables(options).items():
             parts += _section(f"`{name}`: `[method.{key}]`", "", table, level=4)

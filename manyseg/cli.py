@@ -27,7 +27,7 @@ app = typer.Typer(
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a value of the recipe.")]
 SetTest = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="TEST.B=V", help="How the network is asked: test.flip=true, test.scales=[0.75,1.5]."),
+    typer.Option("--set", metavar="TEST.B=V", help="How images are predicted: test.flip=true, test.scales=[0.75,1.5]."),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 

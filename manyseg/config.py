@@ -86,16 +86,21 @@ def _position(key: str) -> int:
 
 
 def keywords(function: Callable[..., Any], name: str, *, partial: bool = False) -> type[BaseModel]:
-    """Make a schema of the keyword-only parameters of a function, with their types and defaults.
+    """Make a schema of the keyword-only parameters of a function, or of a class's constructor, with types and defaults.
 
-    With `partial` those without a default may be left out too, and are None then.
+    A constructor that passes keywords on (`**options`) has those of the class above it too. With `partial` those
+    without a default may be left out too, and are None then.
     """
-    hints = get_type_hints(function, include_extras=True)
-    fields: dict[str, Any] = {
-        p.name: (hints[p.name], (None if partial else ...) if p.default is p.empty else p.default)
-        for p in inspect.signature(function).parameters.values()
-        if p.kind is p.KEYWORD_ONLY
-    }
+    fields: dict[str, Any] = {}
+    own = [vars(c).get("__init__") for c in function.__mro__] if isinstance(function, type) else [function]
+    for one in filter(None, own):
+        hints = get_type_hints(one, include_extras=True)
+        parameters = inspect.signature(one).parameters.values()
+        for p in parameters:
+            if p.kind is p.KEYWORD_ONLY and p.name not in fields:
+                fields[p.name] = hints[p.name], (None if partial else ...) if p.default is p.empty else p.default
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
     return create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
 
 

@@ -1,5 +1,7 @@
 """Tables of options: how they are merged and gone through."""
 
+from typing import Any
+
 import pytest
 from pydantic import BaseModel
 
@@ -32,6 +34,27 @@ def test_values_are_replaced_wherever_they_are_and_what_was_given_is_still_known
     assert found.model_fields_set == {"count", "inner"}
     assert found.inner.model_fields_set == {"size"}
     assert given.inner.size == 4
+
+
+class Base:
+    def __init__(self, network: str, *, scale: float = 1.0, size: int = 2) -> None:
+        """Stands for a method that others share."""
+
+
+class Passing(Base):
+    def __init__(self, network: str, *, size: int = 3, own: bool = False, **options: Any) -> None:
+        super().__init__(network, size=size, **options)
+
+
+class Alone(Base):
+    def __init__(self, network: str, *, own: bool = False) -> None:
+        super().__init__(network)
+
+
+def test_keywords_that_a_constructor_passes_on_are_options_too():
+    fields = keywords(Passing, "Options").model_fields
+    assert {k: f.default for k, f in fields.items()} == {"size": 3, "own": False, "scale": 1.0}
+    assert [*keywords(Alone, "Options").model_fields] == ["own"]
 
 
 def test_a_partial_schema_asks_for_no_option():

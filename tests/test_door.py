@@ -59,15 +59,16 @@ def package(tmp_path_factory):
 def trained(world, tmp_path_factory, package):
     """A run of the other package's method on the generated world, trained by the door."""
     folder = tmp_path_factory.mktemp("door")
-    sets = ", ".join(
-        f'{{ card = "{world.cards[name].as_posix()}", root = "{(world.folder / name).as_posix()}", per_step = 1 }}'
-        for name in ("fine", "coarse")
-    )
-    (folder / "recipe.toml").write_text(
-        f"[data]\ncrop = [32, 32]\nworkers = 0\nsets = [{sets}]\n[model]\nbackbone = 'tiny'\npretrained = false\n"
-        "channels = 8\n[method]\nname = 'somebody_else:Mine'\nscale = 2.0\n[train]\nsteps = 2\n"
-    )
-    return manyseg.train(folder / "recipe.toml", out=folder / "run")
+    sets = [
+        {"card": str(world.cards[name]), "root": str(world.folder / name), "per_step": 1} for name in ("fine", "coarse")
+    ]
+    recipe = {
+        "data": {"crop": [32, 32], "workers": 0, "sets": sets},
+        "model": {"backbone": "tiny", "pretrained": False, "channels": 8},
+        "method": {"name": "somebody_else:Mine", "scale": 2.0},
+        "train": {"steps": 2},
+    }
+    return manyseg.train(recipe, out=folder / "run")
 
 
 @pytest.fixture(scope="module")
@@ -210,9 +211,9 @@ def test_a_method_that_cannot_be_had_is_an_error_in_one_line(package, name, mess
 
 
 def test_an_option_that_the_other_method_does_not_have_is_an_error(package, trained):
-    recipe = Path(trained).parent / "recipe.toml"
+    recipe = Path(trained) / "recipe.toml"
     with pytest.raises(manyseg.UserError, match=r"method\.scael: unknown key, did you mean 'scale'"):
-        manyseg.train(recipe, out=recipe.parent / "other", overrides=["method.scael=1.0"])
+        manyseg.train(recipe, out=recipe.parents[1] / "other", overrides=["method.scael=1.0"])
 
 
 def test_a_run_is_exported_by_the_command_line_and_compared_with_its_network(

@@ -17,31 +17,31 @@ from manyseg.errors import UserError
 if TYPE_CHECKING:
     from jaxtyping import Shaped, UInt8
 
-__all__ = ["BandFacts", "Levels", "band_facts", "band_size", "opened_bands", "to_bytes"]
+__all__ = ["BandFacts", "ValueRange", "band_facts", "band_size", "opened_bands", "to_bytes"]
 
-Levels: TypeAlias = tuple[float, float]
+ValueRange: TypeAlias = tuple[float, float]
 """The values that become black and white."""
 
 
-def to_bytes(pixels: Shaped[np.ndarray, "*any"], levels: Levels | None) -> UInt8[np.ndarray, "*any"]:
-    """Map the `levels`, by default all that the type of whole numbers holds, to 0 .. 255; NaN becomes black.
+def to_bytes(pixels: Shaped[np.ndarray, "*any"], value_range: ValueRange | None) -> UInt8[np.ndarray, "*any"]:
+    """Map the `value_range`, by default all that the type of whole numbers holds, to 0 .. 255; NaN becomes black.
 
-    Raises ValueError for floating-point values without levels.
+    Raises ValueError for floating-point values without a range.
     """
-    if levels is None:
+    if value_range is None:
         if pixels.dtype.kind not in "iu":
             raise ValueError("floating-point pixels; give `range = [black, white]` in the card")
         if pixels.dtype == np.uint8:
             return pixels
-        levels = 0, float(np.iinfo(pixels.dtype).max)
-    low, high = levels
+        value_range = 0, float(np.iinfo(pixels.dtype).max)
+    low, high = value_range
     scaled = (pixels.astype(np.float32) - low) * (255 / (high - low))
     out: np.ndarray = np.nan_to_num(scaled).round().clip(0, 255).astype(np.uint8)
     return out
 
 
 @contextmanager
-def opened_bands(path: Path, bands: Sequence[int], levels: Levels | None) -> Iterator[Image.Image]:
+def opened_bands(path: Path, bands: Sequence[int], value_range: ValueRange | None) -> Iterator[Image.Image]:
     """Read some bands, counted from 1, as a picture of 8 bits: three as red, green and blue, or one as grey.
 
     Raises DataError if the file is missing or broken, or has no such band.
@@ -51,7 +51,7 @@ def opened_bands(path: Path, bands: Sequence[int], levels: Levels | None) -> Ite
             what = f"`bands` names band {max(bands)}, but the image has {file.count}"
             raise DataError(path, what, "correct `bands` in the card, or remove the image")
         try:
-            pixels = np.moveaxis(to_bytes(file.read(list(bands)), levels), 0, -1)
+            pixels = np.moveaxis(to_bytes(file.read(list(bands)), value_range), 0, -1)
         except ValueError as e:
             what, _, fix = str(e).partition("; ")
             raise DataError(path, what, fix) from None

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from manyseg.data import locate, pattern
-from manyseg.data.bands import Levels, band_size, opened_bands
+from manyseg.data.bands import ValueRange, band_size, opened_bands
 from manyseg.data.card import Card, is_list
 from manyseg.data.encodings import Found, ImageFiles, found_size
 from manyseg.data.files import DataError, Size, image_size, opened
@@ -48,11 +48,11 @@ class OpenedImage(NamedTuple):
     file: Image.Image
     turned: bool
     size: Size
-    levels: Levels | None = None
+    value_range: ValueRange | None = None
 
     def rgb(self, least: Size | None = None) -> UInt8[np.ndarray, "h w 3"]:
         """Decode it, at a reduced scale if that is possible and not smaller than `least` (height, width)."""
-        return read_rgb(self.file, least, self.turned, self.levels)
+        return read_rgb(self.file, least, self.turned, self.value_range)
 
 
 class Folder:

@@ -107,7 +107,7 @@ def _decisions(image: OpenedImage, path: Path) -> Iterator[Finding]:
             what = "the image's EXIF orientation is not applied: the card, or its annotation's size, has it so"
         fix = "nothing to do if `manyseg data --sheet` shows that they fit; else write the other `exif` in the card"
         yield Finding("note", what, str(path), fix, f"orientation {number}")
-    if image.file.mode.startswith("I") and image.levels is None:
+    if image.file.mode.startswith("I") and image.value_range is None:
         highest = int(np.asarray(image.file).max())
         if highest < 1 << 15:
             what = f"grey image of 16 bits that is dark: white is 65535, and its brightest value is ({highest})"

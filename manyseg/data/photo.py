@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps
 
-from manyseg.data.bands import Levels, to_bytes
+from manyseg.data.bands import ValueRange, to_bytes
 from manyseg.data.files import BROKEN, DataError, Size, image_size
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ def shown_size(image: Image.Image, turn: bool) -> Size:
 
 
 def read_rgb(
-    image: Image.Image, least: Size | None = None, turn: bool = False, levels: Levels | None = None
+    image: Image.Image, least: Size | None = None, turn: bool = False, value_range: ValueRange | None = None
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an opened picture as RGB; `turn` applies its EXIF orientation.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its scale where that is not smaller than `least` (height, width).
-    Alpha is dropped. Grey images of 16 bits have black and white at `levels`, or use the full range.
+    Alpha is dropped. Grey images of 16 bits have black and white at `value_range`, or use the full range.
     """
     if least is not None:
         height, width = least[::-1] if turn and orientation(image) > 4 else least
@@ -67,9 +67,9 @@ def read_rgb(
     if turn:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        image = Image.fromarray(to_bytes(np.asarray(image), levels or (0, 65535)))
+        image = Image.fromarray(to_bytes(np.asarray(image), value_range or (0, 65535)))
     elif image.mode == "F":
-        image = Image.fromarray(to_bytes(np.asarray(image), levels))
-    elif levels is not None:
+        image = Image.fromarray(to_bytes(np.asarray(image), value_range))
+    elif value_range is not None:
         raise ValueError("the card gives `range`, but 8 bits a colour were read; remove it, or give `bands` as well")
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))

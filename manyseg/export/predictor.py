@@ -137,15 +137,15 @@ def main() -> int:
     parser.add_argument("--labels", help="the label space; may be left out where there is one")
     parser.add_argument("--words", type=Path, help="word vectors (.npz), for a model whose classes are an input")
     parser.add_argument("--out", type=Path, default=Path("predictions"))
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     try:
-        predictor = Predictor(asked.model, asked.words)
-        space = predictor.space(asked.labels)
+        predictor = Predictor(arguments.model, arguments.words)
+        space = predictor.space(arguments.labels)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     failed = 0
-    for name, path in _images(asked.images):
+    for name, path in _images(arguments.images):
         try:
             with Image.open(path) as image:
                 pixels = _pixels(image)
@@ -153,13 +153,13 @@ def main() -> int:
             print(f"error: {path}: cannot be read ({error})", file=sys.stderr)
             failed += 1
             continue
-        found = predictor.predict(pixels, asked.labels)
+        found = predictor.predict(pixels, arguments.labels)
         mask = Image.fromarray(found.astype(np.uint8 if len(space.names) <= 256 else np.uint16))
         if len(space.names) <= 256:
             mask.putpalette(space.colors.tobytes())
-        _write(mask, asked.out / "masks" / f"{name}.png", "PNG")
+        _write(mask, arguments.out / "masks" / f"{name}.png", "PNG")
         blended = (0.45 * pixels + 0.55 * space.colors[found]).round().astype(np.uint8)
-        _write(Image.fromarray(blended), asked.out / "overlays" / f"{name}.jpg", "JPEG")
+        _write(Image.fromarray(blended), arguments.out / "overlays" / f"{name}.jpg", "JPEG")
         shares = np.bincount(found.ravel(), minlength=len(space.names)) / found.size
         best = ", ".join(f"{space.names[i]} {shares[i]:.0%}" for i in np.argsort(-shares)[:5] if shares[i] > 0)
         print(f"{path}: {best}")

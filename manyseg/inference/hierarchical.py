@@ -25,16 +25,16 @@ def deepest(scores: Float[Tensor, "B N h w"], hierarchy: Hierarchy, size: tuple[
     `size` (height, width) one class at a time, so that nothing of size N x H x W is held.
     """
     tops = list(hierarchy.children(hierarchy.root))
-    probability = (scores - scores[:, tops].logsumexp(1, keepdim=True)).exp()
+    relative = (scores - scores[:, tops].logsumexp(1, keepdim=True)).exp()
 
-    def upsampled(node: int) -> Tensor:
-        return F.interpolate(probability[:, node, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    def probability(node: int) -> Tensor:
+        return F.interpolate(relative[:, node, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
-    best = upsampled(tops[0])
+    best = probability(tops[0])
     found = torch.full_like(best, tops[0], dtype=torch.long)
     for node in tops[1:]:
-        p = upsampled(node)
+        p = probability(node)
         found, best = torch.where(p > best, node, found), torch.maximum(p, best)
     for node in sorted(range(hierarchy.root), key=lambda n: len(hierarchy.path(n))):
-        found = torch.where(upsampled(node) > MIN_PROBABILITY, node, found)
+        found = torch.where(probability(node) > MIN_PROBABILITY, node, found)
     return found

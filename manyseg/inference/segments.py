@@ -59,9 +59,9 @@ def find_segments(
     stuff: dict[int, int] = {}
     for q in kept.tolist():
         own = _native(masks[q], size) >= INSIDE
-        visible = own & (assigned == q)
-        area, visible_area = int(own.sum()), int(visible.sum())
-        if not visible_area or visible_area < overlap_threshold * area:
+        shown = own & (assigned == q)
+        area, shown_area = int(own.sum()), int(shown.sum())
+        if not shown_area or shown_area < overlap_threshold * area:
             continue
         c, score = int(best[q]), float(probability[q])
         if not things[c] and c in stuff:
@@ -70,7 +70,7 @@ def find_segments(
         else:
             number = stuff[c] = len(found)
             found.append((c, score))
-        ids[visible] = number
+        ids[shown] = number
     return SegmentMap(
         ids.cpu(), torch.tensor([c for c, _ in found], dtype=torch.int64), torch.tensor([p for _, p in found])
     )

@@ -22,14 +22,14 @@ from manyseg.labels.names import UniqueNames
 if TYPE_CHECKING:
     from jaxtyping import Bool
 
-__all__ = ["Choice", "Hierarchy"]
+__all__ = ["ChildTargets", "Hierarchy"]
 
 Nodes = bytes
 """A set of unified nodes: their membership, a byte a node."""
 
 
-class Choice(NamedTuple):
-    """What the classes of a dataset say about the choice between the children of a concept."""
+class ChildTargets(NamedTuple):
+    """What the classes of a dataset say about the children of a concept, as targets of the classifier between them."""
 
     allowed: Bool[np.ndarray, "D K"]
     """The children that class d may be."""
@@ -74,7 +74,7 @@ class Hierarchy:
         while True:
             rows = [*np.eye(len(taxonomy.unified), dtype=bool), *sorted(sets.values(), key=lambda s: int(s.sum()))]
             tree = cls(taxonomy, _space(taxonomy, rows, members), np.array(rows), tuple(split))
-            untaught = [v for v in tree.inner[1:] if not any(tree.choice(s, v).teaches for s in taxonomy.spaces)]
+            untaught = [v for v in tree.inner[1:] if not any(tree.child_targets(s, v).teaches for s in taxonomy.spaces)]
             if not untaught:
                 return tree
             key = tree.leaves[untaught[-1]].tobytes()
@@ -127,7 +127,7 @@ class Hierarchy:
             concept = self.parents[concept]
         return tuple(reversed(out))
 
-    def choice(self, space: LabelSpace, concept: int) -> Choice:
+    def child_targets(self, space: LabelSpace, concept: int) -> ChildTargets:
         """Say what the classes of a training dataset say about the children of an inner concept."""
         children = self.children(concept)
         child = np.full(len(self.taxonomy.unified), -1)
@@ -141,7 +141,7 @@ class Hierarchy:
         tells = touched.any(1) & ~touched.all(1)
         within = np.ones(len(space), bool)
         within[classes[~inside]] = False
-        return Choice(touched, tells & within, tells & ~within)
+        return ChildTargets(touched, tells & within, tells & ~within)
 
     def to_text(self) -> str:
         """Draw the tree, a line for each concept and the classes that mean it; list other nodes, and split classes."""

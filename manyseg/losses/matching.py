@@ -113,14 +113,14 @@ def match(costs: Sequence[Float[Tensor, "L _ Q _"]]) -> list[Matches]:
         return []
     device = costs[0].device
     host = torch.cat([c.flatten() for c in costs]).cpu().numpy()
-    tables, found = [], []
+    matched, found = [], []
     ends = np.cumsum([c.numel() for c in costs])
     for cost, end in zip(costs, ends, strict=True):
         pairs, counts, segments, left_out = _match(host[end - cost.numel() : end].reshape(cost.shape))
-        tables.append(pairs)
+        matched.append(pairs)
         found.append((counts, segments, left_out))
-    moved = torch.from_numpy(np.concatenate(tables, 1)).to(device, non_blocking=True)
-    parts = torch.split(moved, [t.shape[1] for t in tables], 1)
+    moved = torch.from_numpy(np.concatenate(matched, 1)).to(device, non_blocking=True)
+    parts = torch.split(moved, [t.shape[1] for t in matched], 1)
     return [Matches(p[0], p[1], p[2], p[3], *rest) for p, rest in zip(parts, found, strict=True)]
 
 

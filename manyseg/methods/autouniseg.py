@@ -22,10 +22,11 @@ from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelSpace, Taxonomy
 from manyseg.methods.autouniseg_options import RENAMED, GraphOptions
 from manyseg.methods.base import Schedule, StagePlan, dense_labels, step_seed
-from manyseg.methods.nodes import Combine, NodeMethod, plan_after_heads, plan_stage
+from manyseg.methods.initial_nodes import named
+from manyseg.methods.label_features import label_features
+from manyseg.methods.nodes import NodeMethod, plan_after_heads, plan_stage
 from manyseg.methods.rounding import Rounding
-from manyseg.methods.sources import StageStatistics, StageTaxonomy, StatisticsSource, TaxonomySource
-from manyseg.methods.start import MergeOptions, PruningOptions, Start, label_features, named, starting_nodes
+from manyseg.methods.sources import StageStatistics, StageTaxonomy
 from manyseg.models import Features, PixelEncoder
 from manyseg.models.graph import Graph, LabelGraph, orthogonality
 
@@ -55,11 +56,8 @@ class _Map(NamedTuple):
 class AutoUniSeg(NodeMethod):
     """The label graph gives nodes and map, in turns with the network: each is frozen while the other learns.
 
-    The map is soft while the graph learns, and rounded to a Boolean one. The label space starts from `init`, see
-    `start.starting_nodes`, with the options `merge` of the merge programme and the text `encoder`; where it is a table
-    and there are `statistics` of a model that has it, links are lost by `pruning`, as those of the stages after this
-    one are. `graph` are the network over the labels and its training. `combine`, `normalise`, `scale` and `warm` are
-    those of `nodes.NodeMethod`; `ohem` keeps the hardest pixels.
+    The map is soft while the graph learns, and rounded to a Boolean one. `graph` are the network over the labels and
+    its training; all other options are those of `nodes.NodeMethod`.
     """
 
     renamed: ClassVar[Mapping[str, str]] = RENAMED
@@ -69,34 +67,23 @@ class AutoUniSeg(NodeMethod):
         pixel_encoder: PixelEncoder,
         spaces: Sequence[LabelSpace],
         *,
-        init: Start | TaxonomySource = "confusion",
-        statistics: StatisticsSource | None = None,
-        encoder: str | None = None,
-        merge: MergeOptions = MergeOptions(),
         graph: GraphOptions = GraphOptions(),
-        pruning: PruningOptions = PruningOptions(),
-        combine: Combine = "sum",
-        normalise: bool = False,
-        scale: float = 1.0,
-        warm: bool = True,
-        ohem: float | None = None,
+        **options: Any,
     ) -> None:
-        start = starting_nodes(spaces, init, statistics, encoder, merge, pruning)
-        links = start.taxonomy.joint_relation
-        super().__init__(
-            pixel_encoder, spaces, links, combine=combine, normalise=normalise, scale=scale, warm=warm, ohem=ohem
-        )
-        self.options, self._names = graph, start.names
+        super().__init__(pixel_encoder, spaces, **options)
+        self.options = graph
         self.turn = graph.turn or TURN
         classes = JointClasses(self.spaces)
         self._rows = classes.rows
         labels: int | Tensor = LEARNED_WIDTH
         if graph.features != "learned":
-            vectors = label_features(self.spaces, graph.features, encoder, graph.descriptions, graph.centre)
+            vectors = label_features(
+                self.spaces, graph.features, options.get("encoder"), graph.descriptions, graph.centre
+            )
             labels = torch.from_numpy(vectors)
         self.graph = LabelGraph(
             classes.sizes,
-            torch.from_numpy(links),
+            torch.from_numpy(self.links),
             labels,
             pixel_encoder.channels,
             hidden=graph.hidden,
@@ -104,7 +91,7 @@ class AutoUniSeg(NodeMethod):
             dataset_embedding=graph.dataset_embedding,
             saturated=graph.saturated,
         )
-        self.rounding = Rounding(classes, links, graph.prune)
+        self.rounding = Rounding(classes, self.links, graph.prune)
         # Parts that the trainer keeps fixed before the first step stay so.
         self._network: list[nn.Parameter] | None = None
         self._learning, self._rho, self._seed = True, 0.0, 0
@@ -123,7 +110,7 @@ class AutoUniSeg(NodeMethod):
     def _rounded(self) -> _Map:
         if self._map is None:
             maps = self.rounding.maps
-            taxonomy = named(self.spaces, maps.cpu().numpy(), self._names)
+            taxonomy = named(self.spaces, maps.cpu().numpy(), self.initial.names)
             self._map = _Map(taxonomy, maps.any(0).nonzero().flatten())
         return self._map
 

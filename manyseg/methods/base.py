@@ -151,7 +151,7 @@ class Method(nn.Module, ABC):
         return None
 
     @property
-    def tables(self) -> Mapping[str, str]:
+    def extra_files(self) -> Mapping[str, str]:
         """Further files that a run writes beside its taxonomy: the content of each by its name; by default none."""
         return {}
 

@@ -189,7 +189,7 @@ class LMSeg(Method):
                 self._warned = True
                 warnings.warn(
                     f"{found.left_out} of {found.segments} segments of a batch of '{batch.space.name}' have no query; "
-                    f"raise method.queries above {self.decoder.start.shape[0]}",
+                    f"raise method.queries above {self.decoder.initial_queries.shape[0]}",
                     stacklevel=2,
                 )
 

@@ -19,8 +19,14 @@ from manyseg import losses
 from manyseg.labels import LabelSpace
 from manyseg.losses import RelationIndex
 from manyseg.methods.base import PixelMethod, Schedule, StagePlan
-from manyseg.methods.sources import StageStatistics, TaxonomySource
-from manyseg.methods.start import READS_CONFUSIONS, Start
+from manyseg.methods.initial_nodes import (
+    READS_CONFUSIONS,
+    InitialSource,
+    MergeOptions,
+    PruningOptions,
+    initial_nodes,
+)
+from manyseg.methods.sources import StageStatistics, StatisticsSource, TaxonomySource
 from manyseg.models import PixelEncoder
 
 __all__ = ["Combine", "NodeMethod", "plan_after_heads", "plan_stage"]
@@ -32,25 +38,35 @@ Combine = Literal["sum", "lse"]
 class NodeMethod(PixelMethod):
     """Scores are dot products of pixel embeddings and unified nodes; classes are read through a Boolean map.
 
-    `links` says which classes the nodes start as. `combine` "sum" adds up the scores of a class's nodes (AutoUniSeg,
-    equation 5), "lse" their exponentials. `normalise` takes the direction of a pixel's embedding only, and `scale`
-    multiplies scores. With `warm`, nodes start at the heads of the stage before, where it has heads.
+    Its keywords are options of both methods. `init` is where the label space starts, see `initial_nodes.initial_nodes`,
+    with the options `merge` of the merge programme and the text `encoder`; where it is a table and there are
+    `statistics` of a model that has it, links are lost by `pruning`. `combine` "sum" adds up the scores of a class's
+    nodes (AutoUniSeg, equation 5), "lse" their exponentials. `normalise` takes the direction of a pixel's embedding
+    only, and `scale` multiplies scores. With `warm`, nodes start at the heads of the stage before, where it has heads.
+    `ohem` keeps the hardest pixels.
     """
 
     def __init__(
         self,
         pixel_encoder: PixelEncoder,
         spaces: Sequence[LabelSpace],
-        links: Bool[np.ndarray, "T U"],
         *,
-        combine: Combine,
-        normalise: bool,
-        scale: float,
-        warm: bool,
-        ohem: float | None,
+        init: InitialSource | TaxonomySource = "confusion",
+        statistics: StatisticsSource | None = None,
+        encoder: str | None = None,
+        merge: MergeOptions = MergeOptions(),
+        pruning: PruningOptions = PruningOptions(),
+        combine: Combine = "sum",
+        normalise: bool = False,
+        scale: float = 1.0,
+        warm: bool = True,
+        ohem: float | None = None,
     ) -> None:
         super().__init__(pixel_encoder, spaces, ohem)
-        self._links = links
+        self.initial = initial_nodes(spaces, init, statistics, encoder, merge, pruning)
+        """The label space to begin with."""
+        self.links: Bool[np.ndarray, "T U"] = self.initial.taxonomy.joint_relation
+        """Which nodes each class has to begin with."""
         self.combine, self.normalise, self.scale, self.warm = combine, normalise, scale, warm
 
     @abstractmethod
@@ -92,16 +108,16 @@ class NodeMethod(PixelMethod):
         None where the weights of the stage before have no head for every class, or nodes do not start `warm`.
         """
         heads = weights.get("head.weight")
-        if heads is None or not self.warm or len(heads) != len(self._links):
+        if heads is None or not self.warm or len(heads) != len(self.links):
             return None
-        share = torch.from_numpy(self._links).to(heads)
+        share = torch.from_numpy(self.links).to(heads)
         return share.T @ heads.flatten(1) / (self.scale * share.sum(0)[:, None])
 
 
-class _StartOptions(Protocol):
+class _InitialOptions(Protocol):
     """The options that decide what is trained before the nodes."""
 
-    init: Start | TaxonomySource
+    init: InitialSource | TaxonomySource
     ohem: float | None
 
 
@@ -114,7 +130,7 @@ def plan_stage(train: Schedule, name: str, steps: int, method: Mapping[str, Any]
     return StagePlan(name=name, steps=steps, method=dict(method), train={"warmup": warmup} | schedule)
 
 
-def plan_after_heads(options: _StartOptions, train: Schedule, steps: int) -> tuple[StagePlan, dict[str, Any]]:
+def plan_after_heads(options: _InitialOptions, train: Schedule, steps: int) -> tuple[StagePlan, dict[str, Any]]:
     """Return a first stage of `steps` steps that trains a head a dataset, and what the next stage reads of it."""
     own = {} if options.ohem is None else {"ohem": options.ohem}
     heads = plan_stage(train, "heads", steps, {"name": "multihead"} | own)

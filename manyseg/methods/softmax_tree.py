@@ -83,15 +83,15 @@ class ClassifierTargets(NamedTuple):
         cls, hierarchy: Hierarchy, classifier: Classifier, space: LabelSpace, device: torch.device
     ) -> ClassifierTargets | None:
         """Return None if the dataset tells no two children of the concept apart."""
-        choice = hierarchy.choice(space, classifier.concept)
-        if not choice.teaches:
+        told = hierarchy.child_targets(space, classifier.concept)
+        if not told.teaches:
             return None
-        targets = torch.from_numpy(choice.allowed & (choice.sure | choice.maybe)[:, None])
+        targets = torch.from_numpy(told.allowed & (told.sure | told.maybe)[:, None])
         return cls(
             classifier,
             padded_lists(targets).to(device),
-            torch.from_numpy(choice.maybe).to(device),
-            bool(choice.maybe.any()),
+            torch.from_numpy(told.maybe).to(device),
+            bool(told.maybe.any()),
             (targets / targets.sum(1, keepdim=True).clamp(min=1)).to(device),
-            torch.from_numpy(~choice.allowed.any(1)).float().to(device),
+            torch.from_numpy(~told.allowed.any(1)).float().to(device),
         )

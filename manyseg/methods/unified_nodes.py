@@ -1,7 +1,7 @@
 """Unified nodes as free parameters under a Boolean map that stands: the last stages of AutoUniSeg.
 
 Ma, Chen, Xue, Pu, "Automated Label Unification for Multi-Dataset Semantic Segmentation with GNNs", NeurIPS 2024
-(arXiv 2407.10534), section 3.3. The map is a table of a person or an earlier stage, or where `start.py` starts.
+(arXiv 2407.10534), section 3.3. The map is a table of a person or an earlier stage, or what `initial_nodes.py` finds.
 
 Axes: U unified nodes, C channels.
 """
@@ -19,9 +19,7 @@ from torch import Tensor, nn
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.methods.base import Schedule, StagePlan
-from manyseg.methods.nodes import Combine, NodeMethod, plan_after_heads, plan_stage
-from manyseg.methods.sources import StatisticsSource, TaxonomySource
-from manyseg.methods.start import MergeOptions, PruningOptions, Start, starting_nodes
+from manyseg.methods.nodes import NodeMethod, plan_after_heads, plan_stage
 from manyseg.models import PixelEncoder
 
 __all__ = ["UnifiedNodes"]
@@ -30,33 +28,17 @@ __all__ = ["UnifiedNodes"]
 class UnifiedNodes(NodeMethod):
     """The map of nodes to classes stands; the nodes' embeddings and the network are learned.
 
-    The map is where the label space starts: `init`, see `start.starting_nodes`, with the options `merge` of the merge
-    programme, the text `encoder`, and `pruning` where `init` is a table and there are `statistics` of a model that has
-    it. `combine`, `normalise`, `scale` and `warm` are those of `nodes.NodeMethod`; `ohem` keeps the hardest pixels.
+    The map is where the label space starts: `init`. All options are those of `nodes.NodeMethod`.
     """
 
     def __init__(
         self,
         pixel_encoder: PixelEncoder,
         spaces: Sequence[LabelSpace],
-        *,
-        init: Start | TaxonomySource = "confusion",
-        statistics: StatisticsSource | None = None,
-        encoder: str | None = None,
-        merge: MergeOptions = MergeOptions(),
-        pruning: PruningOptions = PruningOptions(),
-        combine: Combine = "sum",
-        normalise: bool = False,
-        scale: float = 1.0,
-        warm: bool = True,
-        ohem: float | None = None,
+        **options: Any,
     ) -> None:
-        start = starting_nodes(spaces, init, statistics, encoder, merge, pruning)
-        links = start.taxonomy.joint_relation
-        super().__init__(
-            pixel_encoder, spaces, links, combine=combine, normalise=normalise, scale=scale, warm=warm, ohem=ohem
-        )
-        self._taxonomy, self._kept = start.taxonomy, start.kept
+        super().__init__(pixel_encoder, spaces, **options)
+        self._taxonomy, self._kept = self.initial.taxonomy, self.initial.kept
         shape = len(self._taxonomy.unified), pixel_encoder.channels
         self.nodes = nn.Parameter(torch.randn(shape) / math.sqrt(pixel_encoder.channels))
 

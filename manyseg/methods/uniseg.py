@@ -95,7 +95,7 @@ class UniSeg(PixelMethod):
         return self._taxonomy
 
     @property
-    def tables(self) -> Mapping[str, str]:
+    def extra_files(self) -> Mapping[str, str]:
         """The relations, if there are any, as `relations.tsv`."""
         return {"relations.tsv": part_of_tsv(self.part_of)} if self.part_of else {}
 

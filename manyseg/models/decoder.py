@@ -53,7 +53,7 @@ class QueryDecoder(nn.Module):
         self.guided = guidance != "none"
         # The queries' content itself is learned, and no position is added to it later: with the paper's zero vectors
         # beside a learned position, the first block's self-attention has nothing to mix and learns nothing.
-        self.start = nn.Parameter(torch.randn(queries, channels))
+        self.initial_queries = nn.Parameter(torch.randn(queries, channels))
         self.project = nn.Conv2d(inputs, channels, 1)
         self.blocks = nn.ModuleList(_Block(channels, heads, guidance) for _ in range(blocks))
         self.norm = nn.LayerNorm(channels)
@@ -69,7 +69,7 @@ class QueryDecoder(nn.Module):
         image, place = image.flatten(2).transpose(1, 2), place.flatten(1).T
         # Not len(image): an exported network keeps a shape as a free number, and a length as a constant.
         batch = image.shape[0]
-        queries = self.start.expand(batch, -1, -1)
+        queries = self.initial_queries.expand(batch, -1, -1)
         text = words[None].expand(batch, -1, -1) if self.guided and words is not None else None
         out = []
         for block in self.blocks:

@@ -23,7 +23,7 @@ from manyseg.models import PixelEncoder
 from manyseg.runs.folder import RunFolder
 from manyseg.runs.recipe import Recipe
 
-__all__ = ["Choice", "Machine", "choose", "fitted"]
+__all__ = ["ChosenOption", "Machine", "choose", "fitted"]
 
 SIDE = {"cuda": 512, "cpu": 192}
 """The crop has at most the pixels of a square of this side; other accelerators are taken for CPUs."""
@@ -71,7 +71,7 @@ class Machine(NamedTuple):
         return cls("cuda", name, memory, torch.cuda.is_bf16_supported(), processes)
 
 
-class Choice(NamedTuple):
+class ChosenOption(NamedTuple):
     """A value for a key that the recipe does not give, and why this one."""
 
     key: str
@@ -84,7 +84,7 @@ class Choice(NamedTuple):
         return f"{self.key}={toml_value(self.value)}"
 
 
-def choose(recipe: Recipe, machine: Machine) -> list[Choice]:
+def choose(recipe: Recipe, machine: Machine) -> list[ChosenOption]:
     """Choose what the recipe leaves open.
 
     Opens the training sets where their sizes matter, and reads the headers of some of their images. Raises UserError
@@ -97,7 +97,9 @@ def choose(recipe: Recipe, machine: Machine) -> list[Choice]:
     found = []
     if "method" not in recipe.model_fields_set:
         name = recipe.method["name"]
-        found.append(Choice("method.name", name, "a head for each dataset; README has methods that unite the labels"))
+        found.append(
+            ChosenOption("method.name", name, "a head for each dataset; README has methods that unite the labels")
+        )
     crop = data.crop
     if needs_crop:
         found.append(_crop(folders, machine))
@@ -106,11 +108,11 @@ def choose(recipe: Recipe, machine: Machine) -> list[Choice]:
     if data.mix == "per_step" and not any(per_step):
         count, reason = _images(recipe, crop, machine)
         per_step = [count] * len(data.sets)
-        found += [Choice(f"data.sets.{i}.per_step", count, reason) for i in range(len(data.sets))]
+        found += [ChosenOption(f"data.sets.{i}.per_step", count, reason) for i in range(len(data.sets))]
     if needs_steps:
         found.append(_steps(folders, per_step, data.batch or sum(n or 0 for n in per_step), machine))
     if "precision" not in train.model_fields_set and machine.bf16:
-        found.append(Choice("train.precision", "bf16", "the device has it"))
+        found.append(ChosenOption("train.precision", "bf16", "the device has it"))
     return found
 
 
@@ -121,7 +123,7 @@ def fitted(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[
     if choices and folder.started:
         folder.check("recipe.toml")
         kept = flatten(read_toml(folder.recipe))
-        choices = [Choice(c.key, kept[c.key], "as the run began") if c.key in kept else c for c in choices]
+        choices = [ChosenOption(c.key, kept[c.key], "as the run began") if c.key in kept else c for c in choices]
     if choices and accelerator.is_main_process:
         print(f"not in the recipe, so chosen ({machine.name}); write into it, or --set, what you want otherwise:")
         for choice in choices:
@@ -129,13 +131,13 @@ def fitted(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[
     return [choice.assignment for choice in choices]
 
 
-def _crop(folders: Sequence[Folder], machine: Machine) -> Choice:
+def _crop(folders: Sequence[Folder], machine: Machine) -> ChosenOption:
     sizes = [_median_size(folder) for folder in folders]
     height, width = (median(side) for side in zip(*sizes, strict=True))
     scale = min(1.0, SIDE[machine.kind] / math.sqrt(height * width))
     value = [max(MULTIPLE, int(scale * side) // MULTIPLE * MULTIPLE) for side in (height, width)]
     most = f"at most {SIDE[machine.kind]}x{SIDE[machine.kind]} pixels are right for this device"
-    return Choice("data.crop", value, f"images are {height:.0f}x{width:.0f} pixels at the median; {most}")
+    return ChosenOption("data.crop", value, f"images are {height:.0f}x{width:.0f} pixels at the median; {most}")
 
 
 def _median_size(folder: Folder) -> tuple[float, float]:
@@ -179,11 +181,11 @@ def _activation_bytes(recipe: Recipe) -> float:
     return sum(kept.values()) / (2 * PROBE * PROBE)
 
 
-def _steps(folders: Sequence[Folder], per_step: Sequence[int | None], batch: int, machine: Machine) -> Choice:
+def _steps(folders: Sequence[Folder], per_step: Sequence[int | None], batch: int, machine: Machine) -> ChosenOption:
     fewest, most = STEPS[machine.kind]
     images = [n or batch * len(f) / sum(map(len, folders)) for n, f in zip(per_step, folders, strict=True)]
     wanted = max(EPOCHS * len(f) / n for f, n in zip(folders, images, strict=True))
     value = min(most, max(fewest, math.ceil(wanted)))
     largest = max(map(len, folders))
     reason = f"{EPOCHS} epochs of {largest} images are {wanted:.0f}; {fewest} to {most} on this device"
-    return Choice("train.steps", value, reason)
+    return ChosenOption("train.steps", value, reason)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -24,7 +25,7 @@ from manyseg.training.options import TrainOptions
 if TYPE_CHECKING:
     from manyseg.methods.base import Method
 
-__all__ = ["Recipe", "Stage", "build_method", "parse_recipe", "read_recipe", "statistics_file"]
+__all__ = ["Recipe", "RecipeSource", "Stage", "build_method", "parse_recipe", "read_recipe", "statistics_file"]
 
 
 class Recipe(BaseModel):
@@ -126,7 +127,7 @@ class Recipe(BaseModel):
         """
         kind = find_method(_method_name(table, self._file, where))
         given = {k: v for k, v in table.items() if k != "name"}
-        schema = keywords(kind.__init__, kind.__name__, partial=partial)
+        schema = keywords(kind, kind.__name__, partial=partial)
         checked = check(schema, given, self._file, where, kind.renamed)
         return kind, replace_values(checked, lambda _, value: self.base / value if isinstance(value, Path) else value)
 
@@ -176,17 +177,21 @@ class Stage(NamedTuple):
         return any(value == StageStatistics(name) for value in self.values().values())
 
 
-def read_recipe(path: str | Path, overrides: Sequence[str] = (), data_root: str | Path | None = None) -> Recipe:
+RecipeSource: TypeAlias = str | Path | Mapping[str, Any]
+"""A recipe's file, or its tables from Python: then messages call it `recipe`, and paths start where Python was."""
+
+
+def read_recipe(source: RecipeSource, overrides: Sequence[str] = (), data_root: str | Path | None = None) -> Recipe:
     """Read a recipe, replace values by `a.b=v` overrides, and check all of it against what would read it.
 
     Relative roots of datasets start from `data_root`, else from the recipe's `data.root`, else from the environment
     variable MANYSEG_DATA, else from the recipe's folder.
     Raises UserError with one line: the file, the key at fault, and the valid ones.
     """
-    recipe = parse_recipe(path, overrides, data_root)
+    recipe = parse_recipe(source, overrides, data_root)
     from manyseg.models import PixelEncoder
 
-    path = Path(path)
+    path = recipe.file
     check(keywords(PixelEncoder.build, "Model"), recipe.model, path, ("model",))
     names = [s.name for s in recipe.stages]
     for i, stage in enumerate(recipe.stages):
@@ -201,14 +206,14 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = (), data_root: str 
     return recipe
 
 
-def parse_recipe(path: str | Path, overrides: Sequence[str] = (), data_root: str | Path | None = None) -> Recipe:
+def parse_recipe(source: RecipeSource, overrides: Sequence[str] = (), data_root: str | Path | None = None) -> Recipe:
     """Read a recipe as `read_recipe` does, but leave the options of model and methods unchecked.
 
     These are checked against the classes that take them, which load the deep-learning framework: all other mistakes are
     found before that takes its time.
     """
-    path = Path(path)
-    tree = read_toml(path)
+    path = Path(source) if isinstance(source, str | Path) else Path("recipe")
+    tree = read_toml(path) if isinstance(source, str | Path) else copy.deepcopy(dict(source))
     for assignment in overrides:
         override(tree, assignment)
     _place_data(tree, data_root)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.labels.files import read_spaces
 from manyseg.runs.folder import RunFolder
 from manyseg.runs.hub import download, hub_address
-from manyseg.runs.recipe import Recipe, build_method, read_recipe
+from manyseg.runs.recipe import Recipe, RecipeSource, build_method, read_recipe
 
 if TYPE_CHECKING:
     from manyseg.evaluation.cross_table import CrossTable
@@ -63,7 +64,7 @@ class Run:
         """Read a run's recipe and label spaces; raises UserError naming what is missing or damaged.
 
         `folder` may be a place on the hub, `hf://user/name[@revision]`.
-        `overrides` like `test.flip=true` change how the network is asked; what it was trained with is past changing.
+        `overrides` like `test.flip=true` change how images are predicted; what the network was trained with stays.
         """
         if (address := hub_address(folder)) is not None:
             folder = download(address)
@@ -133,7 +134,7 @@ def _model(run: Run, which: str = "best", device: str | None = None) -> Model:
 
 
 def train_recipe(
-    recipe: str | Path,
+    recipe: RecipeSource,
     *,
     out: str | Path | None = None,
     resume: bool = False,
@@ -143,7 +144,8 @@ def train_recipe(
 ) -> Path:
     """Train what a recipe describes, evaluate it, write its report, and return the run's folder.
 
-    `out` defaults to `runs/<the recipe's name>`. With `resume` a run that was stopped goes on where it was; without, an
+    `recipe` is a file, or a mapping of the tables that such a file has. `out` defaults to `runs/<the file's name>`, for
+    a mapping to `runs/recipe`. With `resume` a run that was stopped goes on where it was; without, an
     existing run is refused, and so is always a folder into which another process writes. `data_root` is where relative
     roots of datasets start; see `read_recipe`. Without `check`, files are not checked before the first step. SIGINT,
     SIGTERM and SIGHUP end the run after the step in hand, which is saved, with Interrupted; in an evaluation they end
@@ -158,7 +160,7 @@ def train_recipe(
     from manyseg.training.processes import find_processes
     from manyseg.training.stop_signals import StopSignals
 
-    folder = Path(out) if out is not None else Path("runs") / Path(recipe).stem
+    folder = Path(out) if out is not None else Path("runs") / read.file.stem
     accelerator = find_processes()
     choices = fitted(read, RunFolder(folder), accelerator)
     if choices:
@@ -172,11 +174,12 @@ def train_recipe(
                 elif training.main:
                     print(f"{folder}: this run is finished; nothing to do")
         except Interrupted as e:
-            words = ["manyseg", "train", str(recipe), "--out", str(folder), "--resume"]
+            words = ["manyseg", "train", str(read.file), "--out", str(folder), "--resume"]
             words += [] if data_root is None else ["--data-root", str(data_root)]
             words += [] if check else ["--no-check"]
             words += [w for o in overrides for w in ("--set", o)]
-            raise Interrupted(e.signal, f"{e}: {training.outcome(words)}" if training.main else "") from None
+            command = shlex.join(words) if isinstance(recipe, str | Path) else "the same call with resume=True"
+            raise Interrupted(e.signal, f"{e}: {training.outcome(command)}" if training.main else "") from None
         except RuntimeError as e:
             if training.accelerator.num_processes == 1 or not _lost_another(e):
                 raise
@@ -206,7 +209,7 @@ def evaluate_run(
     from manyseg.models.text import TextEncoder
 
     run = Run.open(folder, overrides)
-    folders = _asked(run, data)
+    folders = _scored(run, data)
     fit, encode = {}, None
     trained = {s.name for s in run.spaces}
     if relate == "labels":
@@ -227,10 +230,10 @@ def cross_run(folder: str | Path, data: Sequence[str] = (), *, overrides: Sequen
     from manyseg.evaluation.evaluate import collect
 
     run = Run.open(folder, overrides)
-    folders, method = _asked(run, data), run.load_model()
+    folders, method = _scored(run, data), run.load_model()
     fit, score = (
-        collect(method, asked, run.recipe.test, skip_bad=run.recipe.data.skip_bad)
-        for asked in ([_fitting(f) for f in folders], folders)
+        collect(method, datasets, run.recipe.test, skip_bad=run.recipe.data.skip_bad)
+        for datasets in ([_fitting(f) for f in folders], folders)
     )
     return cross_table({f.space.name: f.space for f in folders}, fit, score)
 
@@ -324,7 +327,7 @@ def _card(run: Run, labels: str) -> Card | None:
     return None
 
 
-def _asked(run: Run, data: Sequence[str]) -> list[Folder]:
+def _scored(run: Run, data: Sequence[str]) -> list[Folder]:
     if data:
         return [_folder(text) for text in data]
     return [s.open_eval(run.recipe.base) for s in (*run.recipe.data.sets, *run.recipe.data.unseen)]

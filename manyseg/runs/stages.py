@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -153,12 +152,12 @@ class Training:
                     lock.enter_context(only_writer(self.folder.path))
             yield
 
-    def outcome(self, command: Sequence[str]) -> str:
+    def outcome(self, command: str) -> str:
         """Say how many steps are saved, and that `command` goes on after them."""
         done, world = self._saved_steps(), self.accelerator.num_processes
         saved = f"step {done} of {self.steps} is saved" if done else "no step was saved"
         launched = f"launch the {world} processes as before, each with: " if world > 1 else ""
-        return f"{saved}; to go on: {launched}{shlex.join(command)}"
+        return f"{saved}; to go on: {launched}{command}"
 
     def _saved_steps(self) -> int:
         """Return the number of steps that the checkpoint holds."""
@@ -170,7 +169,7 @@ class Training:
     def _reached(self) -> int:
         """Return the number of the stage that the run's checkpoint is in; earlier ones are finished."""
         with self._main_alone() as main:
-            if main and (wrong := checkpoint.settle(self.folder.checkpoint)):
+            if main and (wrong := checkpoint.recover(self.folder.checkpoint)):
                 console.print(f"warning: {wrong}; going on from the checkpoint before it")
         if not self.folder.checkpoint.exists():
             return 0
@@ -271,7 +270,7 @@ def _trained(step: str) -> Iterator[None]:
 
 def _tables(method: Method) -> dict[str, str]:
     """Return the texts that say what a method has learned of labels, by the names of their files."""
-    return {"taxonomy.tsv": method.taxonomy.to_tsv(), **method.tables}
+    return {"taxonomy.tsv": method.taxonomy.to_tsv(), **method.extra_files}
 
 
 def _score(scores: DatasetScores) -> train.Score:

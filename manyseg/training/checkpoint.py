@@ -22,7 +22,7 @@ from torch import Tensor
 from manyseg import atomic
 from manyseg.errors import UserError
 
-__all__ = ["Checkpoint", "discard_previous", "fingerprint", "read", "settle", "write"]
+__all__ = ["Checkpoint", "discard_previous", "fingerprint", "read", "recover", "write"]
 
 
 class Checkpoint(NamedTuple):
@@ -127,7 +127,7 @@ def fingerprint(folder: Path) -> str:
     return str(json.loads((folder / "state.json").read_text(encoding="utf-8"))["own_sha256"])
 
 
-def settle(folder: Path) -> str:
+def recover(folder: Path) -> str:
     """Make `folder` the newest whole checkpoint, if there is one; return what was wrong with a newer one, or "".
 
     Raises UserError when there are checkpoints and none of them is whole. One process only may call this.

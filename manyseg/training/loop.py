@@ -271,7 +271,7 @@ class _Stage:
         """Go on from the run folder's checkpoint if it is of this stage; return what was found damaged."""
         place, log = self.folder / "checkpoint", self.folder / "metrics.jsonl"
         main = self.accelerator.is_main_process
-        damaged = checkpoint.settle(place) if main else ""
+        damaged = checkpoint.recover(place) if main else ""
         self.accelerator.wait_for_everyone()
         if place.exists() and (saved := checkpoint.read(place)).state["stage"] == self.stage:
             self.state.load(saved)

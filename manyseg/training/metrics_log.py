@@ -30,7 +30,7 @@ __all__ = ["MetricsLog", "check_trackers", "cut", "evaluated_steps"]
 class MetricsLog:
     """Writes and shows the lines of one stage; a context manager. `total` is the step at which the stage ends.
 
-    An inactive journal (of a process other than the first) does nothing.
+    An inactive log (of a process other than the first) does nothing.
     """
 
     def __init__(self, folder: Path, total: int, trackers: Sequence[Tracker] = (), *, active: bool = True) -> None:

@@ -59,3 +59,8 @@ def test_no_query_left_gives_an_empty_map():
     assert found.ids.shape == (3, 5)
     assert (found.ids == IGNORE).all()
     assert len(found.classes) == len(found.scores) == 0
+
+
+def test_masks_are_upsampled_with_half_pixel_centres():
+    # At the third pixel .25 * -2 + .75 * .8 = .1; with aligned corners -.13.
+    assert ask([[1.0, 0, 0, 0, 0]], [[-2.0, 0.8]]).ids.tolist() == [[IGNORE, IGNORE, 0, 0]]

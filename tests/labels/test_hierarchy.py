@@ -103,16 +103,16 @@ def test_choices_tell_what_is_sure_from_what_is_only_so_if_the_pixel_is_of_the_c
     street = {"walker": ["person"], "Bicyclist": ["cyclist", "bicycle"], "car": ["car"]}
     tree = Hierarchy.of(taxonomy(nodes, coarse=coarse, street=street))
     space = tree.taxonomy.space("street")
-    living = tree.choice(space, tree.space.positions["living"])
+    living = tree.child_targets(space, tree.space.positions["living"])
     assert living.allowed.tolist() == [[True, False], [False, True], [False, False]]
     assert living.sure.tolist() == [True, False, False]
     assert living.maybe.tolist() == [False, True, False]
     # At the root Bicyclist may be either concept, which is no choice at all.
-    root = tree.choice(space, tree.root)
+    root = tree.child_targets(space, tree.root)
     assert root.allowed.tolist() == [[True, False], [True, True], [False, True]]
     assert root.sure.tolist() == [True, False, True]
     assert not root.maybe.any()
-    assert not tree.choice(tree.taxonomy.space("coarse"), tree.space.positions["living"]).teaches
+    assert not tree.child_targets(tree.taxonomy.space("coarse"), tree.space.positions["living"]).teaches
 
 
 def test_names_of_concepts_stay_unique_and_the_tree_is_drawn_with_the_classes_that_mean_each():
@@ -152,7 +152,7 @@ def test_any_taxonomy_gives_a_tree_whose_every_branching_is_taught(tables):
         assert (below.any(0) == (True if v == tree.root else tree.leaves[v])).all()
     for v in tree.inner[1:]:
         assert len(tree.children(v)) > 1
-        assert any(tree.choice(s, v).teaches for s in tree.taxonomy.spaces)
+        assert any(tree.child_targets(s, v).teaches for s in tree.taxonomy.spaces)
     means = {tuple(r) for s in tree.taxonomy.spaces for r in tree.taxonomy.relations[s.name].tolist()}
     concepts = {tuple(r) for r in tree.leaves.tolist()}
     gone = {tuple(tree.taxonomy.relations[d][tree.taxonomy.space(d).positions[c]].tolist()) for (d, c), _ in tree.split}

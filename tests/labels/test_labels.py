@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass, LabelSpace, Taxonomy, normalise
+from manyseg.labels.names import UniqueNames
 
 STREET = LabelSpace.of("street", ["road", "Cars", "rider"])
 PARK = LabelSpace.of("park", ["Road", "crosswalk", "car", "tree"])
@@ -202,3 +203,10 @@ def test_a_dataset_whose_classes_are_all_one_node_is_named():
     assert Taxonomy.from_groups([a, b], all_one).undivided == ["b"]
     assert Taxonomy.disjoint([a, b]).undivided == []
     assert Taxonomy.disjoint([LabelSpace.of("one", ["road"])]).undivided == []
+
+
+def test_names_that_are_taken_are_numbered_through():
+    unique = UniqueNames(["road"])
+    assert [unique.choose(["road"]) for _ in range(3)] == ["road #2", "road #3", "road #4"]
+    assert unique.choose(["road", "road (a)"]) == "road (a)"
+    assert [unique.choose([n]) for n in ("road #5", "road")] == ["road #5", "road #6"]

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from manyseg.labels import IGNORE
 from manyseg.losses.mask import focal_dice
-from manyseg.losses.matching import match, pair_costs, resize_nearest, targets_of_labels, targets_of_segments
+from manyseg.losses.matching import (
+    Matches,
+    SegmentTargets,
+    match,
+    pair_costs,
+    resize_nearest,
+    targets_of_labels,
+    targets_of_segments,
+)
+from manyseg.losses.set_prediction import QueryOutput, SetPredictionLoss
 
 
 def test_classes_that_are_present_are_the_targets_of_a_mask():
@@ -148,3 +157,14 @@ def test_matching_gives_the_values_of_the_reference_losses_on_the_same_tensors()
     assert (focal / 6).item() == pytest.approx(theirs["loss_mask"].item(), rel=1e-5)
     assert (dice / 6).item() == pytest.approx(theirs["loss_dice"].item(), rel=1e-5)
     assert loss.item() == pytest.approx(theirs["loss_cross_entropy"].item(), rel=1e-5)
+
+
+def test_class_losses_are_divided_by_the_weights_of_the_queries_of_one_block():
+    """Two blocks, one image, three queries, of which each block has one matched: 1 + 0.1 * 2."""
+    loss = SetPredictionLoss(focal_weight=1.0, dice_weight=1.0, background_weight=0.1, points=0)
+    one = torch.zeros(2, dtype=torch.long)
+    found = Matches(torch.tensor([0, 1]), one, one, one, (2,), 1, 0)
+    targets = SegmentTargets(torch.zeros(1, 4, 4, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long))
+    output = QueryOutput(torch.zeros(2, 1, 3, 2), torch.zeros(2, 1, 3, 5), torch.zeros(1, 5, 4, 4), targets)
+    (sizes,) = loss._normalizers([output], [found])
+    assert sizes.tolist() == pytest.approx([1, 1.2])

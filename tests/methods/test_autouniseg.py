@@ -15,8 +15,8 @@ from manyseg.losses import cross_entropy
 from manyseg.methods.autouniseg import AutoUniSeg
 from manyseg.methods.autouniseg_options import RENAMED, GraphOptions
 from manyseg.methods.baselines import MultiHead
+from manyseg.methods.initial_nodes import PruningOptions
 from manyseg.methods.sources import StageStatistics, StageTaxonomy
-from manyseg.methods.start import PruningOptions
 from manyseg.methods.unified_nodes import UnifiedNodes
 from manyseg.models import PixelEncoder
 from manyseg.models.graph import orthogonality
@@ -237,7 +237,7 @@ def test_the_graph_starts_at_the_mean_head_of_the_nodes_classes(monkeypatch):
 
 
 def divide(steps, method=AutoUniSeg, **options):
-    given = keywords(method.__init__, "Options").model_validate(options)
+    given = keywords(method, "Options").model_validate(options)
     return method.default_stages(given, TrainOptions(steps=steps))
 
 
@@ -329,7 +329,7 @@ def test_an_option_of_an_earlier_version_is_an_error_that_says_what_it_is_now(tm
     table, dot, key = RENAMED[old].partition(".")
     if dot and " " not in table:
         # What the advice names is there.
-        schema = keywords(AutoUniSeg.__init__, "Options").model_fields[table].annotation
+        schema = keywords(AutoUniSeg, "Options").model_fields[table].annotation
         assert key in schema.model_fields
 
 

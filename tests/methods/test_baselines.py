@@ -15,7 +15,7 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.methods import METHODS, find_method
-from manyseg.methods.baselines import Manual, MultiHead, Union
+from manyseg.methods.baselines import Manual, MultiHead, Union, _size
 from manyseg.models import Features
 
 A = LabelSpace.of("a", ["person", "car"])
@@ -327,7 +327,7 @@ def test_a_relation_of_another_shape_is_refused():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_options_of_a_method_are_typed_keywords_that_a_recipe_can_check(name):
-    options = keywords(find_method(name).__init__, "Options")
+    options = keywords(find_method(name), "Options")
     assert options.model_fields
     with pytest.raises(pydantic.ValidationError, match="Extra inputs"):
         options.model_validate({"no_such_option": 1})
@@ -377,3 +377,7 @@ def test_tags_say_what_every_pixel_of_a_head_may_be():
 def test_dropped_split_classes_are_dropped_from_boxes_too():
     method, d = fixture(COARSE, split="ignore")
     assert weak(method, d, over(0), (1.0, 2.0, 0.0), (0.0, 0.0, 0.0)) == (0, [[0] * 3] * 2)
+
+
+def test_soft_labels_have_the_height_and_width_of_the_scores():
+    assert _size(torch.zeros(2, 3, 4, 5)) == (4, 5)

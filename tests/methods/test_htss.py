@@ -444,3 +444,11 @@ def test_boxes_alone_make_two_classes_recognisable_and_the_rest_no_worse():
     assert min(without["car"], without["truck"]) < 0.35
     for name in ("road", "sky"):
         assert with_boxes[name] > without[name] - 0.02
+
+
+@pytest.mark.parametrize("best", [0, 1, 2])
+def test_where_no_concept_is_sure_the_best_of_the_first_level_is_said_wherever_it_stands(best):
+    method = build(("a", "b", "c"), {"fine": {n: [n] for n in ("a", "b", "c")}})
+    space, leaves = method.hierarchy.space, torch.from_numpy(method.hierarchy.leaves)
+    scores = testing.predict(method, image([0.2 * (k == best) for k in range(3)]), space, leaves)
+    assert deepest(scores, method.hierarchy, (1, 1)).item() == best

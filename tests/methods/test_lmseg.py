@@ -113,7 +113,7 @@ def test_the_defaults_are_what_the_paper_states(encoder):
         return LMSeg(pixel_encoder, (A, B), text=encoder, **options).eval()
 
     method = default()
-    assert (len(method.decoder.start), len(method.decoder.blocks)) == (100, 6)
+    assert (len(method.decoder.initial_queries), len(method.decoder.blocks)) == (100, 6)
     assert len(method.classes.text.prompt) == 8
     assert (method.loss.focal_weight, method.loss.dice_weight, method.loss.background_weight) == (20, 1, 0.1)
     with torch.no_grad():

@@ -9,8 +9,8 @@ from manyseg.config import keywords
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 from manyseg.methods.baselines import MultiHead
+from manyseg.methods.initial_nodes import PruningOptions
 from manyseg.methods.sources import StageStatistics
-from manyseg.methods.start import PruningOptions
 from manyseg.methods.unified_nodes import UnifiedNodes
 from manyseg.models import PixelEncoder
 from manyseg.relate.statistics import UNIFIED, Statistics
@@ -97,7 +97,7 @@ def test_a_table_whose_node_has_two_classes_of_a_dataset_is_refused(tmp_path):
 
 def test_stages_are_two_fifths_of_heads_and_three_of_nodes():
     def divide(steps, **options):
-        given = keywords(UnifiedNodes.__init__, "Options").model_validate(options)
+        given = keywords(UnifiedNodes, "Options").model_validate(options)
         return UnifiedNodes.default_stages(given, TrainOptions(steps=steps))
 
     plans = divide(500, ohem=0.7)

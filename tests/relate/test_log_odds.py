@@ -5,7 +5,9 @@ import pytest
 
 from manyseg.labels import JointClasses, LabelSpace
 from manyseg.relate import confusion_rates, propose
-from manyseg.relate.log_odds import IMPOSSIBLE, Evidence, cluster_numbers, may_contain, with_confusion
+from manyseg.relate.calibrate import log_odds_against_negatives
+from manyseg.relate.log_odds import IMPOSSIBLE, Evidence, _correlation, cluster_numbers, may_contain, with_confusion
+from manyseg.relate.proposal import EQUAL, PART_OF, UNRELATED, _pairs, _taxonomy
 
 NAMES = ["road", "sky", "car", "tree", "bus"]
 SURE, NO = np.log(0.999 / 0.001), np.log(0.0001 / 0.9999)
@@ -114,3 +116,37 @@ def test_the_rate_of_two_clusters_is_the_mean_over_their_classes_in_both_directi
     alone = with_confusion(classes, known, np.arange(4))
     np.testing.assert_allclose(alone[1, 2], 0, atol=1e-6)
     assert alone[0, 1] == IMPOSSIBLE  # Neither head saw the other's dataset.
+
+
+def test_two_pairs_are_too_few_for_a_correlation():
+    assert _correlation(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == 0
+    assert _correlation(np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 2.0])) == pytest.approx(1)
+    assert _correlation(np.array([0.0, 1.0, 2.0]), np.ones(3)) == 0
+
+
+def test_similarities_below_zero_tell_pairs_apart_too():
+    """All negatives are at -0.9, where two thirds of the candidates are too: those at 0 are related."""
+    a, b = log_odds_against_negatives(np.repeat([-0.9, 0.0], [100, 50]), np.full(100, -0.9))
+    assert a > 1
+    assert a - 0.9 * b < 0
+
+
+def test_one_class_of_a_cluster_within_a_class_is_enough_for_its_node_to_be_of_it():
+    """a:car = b:auto, and the name of b:auto says that it is a c:vehicle; the mean log-odds agree."""
+    spaces = [LabelSpace.of(d, [n]) for d, n in (("a", "car"), ("b", "auto"), ("c", "vehicle"))]
+    classes = JointClasses(tuple(spaces))
+    kinds, odds = np.full((3, 3), UNRELATED), np.full((3, 3), -2.0)
+    kinds[0, 1] = kinds[1, 0] = EQUAL
+    kinds[1, 2], odds[0, 2], odds[1, 2] = PART_OF, -1.0, 2.0
+    clusters = [(0, 1), (2,)]
+    assert _taxonomy(spaces, classes, clusters, kinds, odds, []).relations["c"].tolist() == [[True, True]]
+    odds[0, 2] = -3
+    assert _taxonomy(spaces, classes, clusters, kinds, odds, []).relations["c"].tolist() == [[False, True]]
+
+
+def test_scores_of_pairs_have_four_digits():
+    names = ["road", "sky"]
+    classes, known = evidence([LabelSpace.of("a", names), LabelSpace.of("b", names)], {})
+    odds = np.full((4, 4), 1.23456)
+    pairs = _pairs(classes, np.full((4, 4), EQUAL), odds, known)
+    assert {p.score for p in pairs} == {0.7746}

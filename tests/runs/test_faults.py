@@ -147,7 +147,7 @@ def test_a_checkpoint_is_whole_wherever_writing_it_is_stopped(tmp_path, monkeypa
         with pytest.raises(KeyboardInterrupt):
             save(folder, 2)
         stop_at = math.inf
-        assert checkpoint.settle(folder) == ""
+        assert checkpoint.recover(folder) == ""
         assert state(folder) == (1 if point <= points else 2), point
 
 
@@ -160,12 +160,12 @@ def test_a_damaged_checkpoint_is_named_and_the_previous_one_taken(tmp_path, dama
     name = "state.json" if "state" in damage else "model.safetensors"
     with pytest.raises(UserError, match=rf"c/{name}: (damaged|missing)"):
         checkpoint.read(folder)
-    assert name in checkpoint.settle(folder)
+    assert name in checkpoint.recover(folder)
     assert state(folder) == 1
-    assert checkpoint.settle(folder) == ""
+    assert checkpoint.recover(folder) == ""
     _damage(folder, damage)
     with pytest.raises(UserError, match=name):
-        checkpoint.settle(folder)
+        checkpoint.recover(folder)
 
 
 def _damage(folder, damage):

@@ -1,10 +1,13 @@
 """Every recipe and taxonomy that the project ships can be read."""
 
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
 
+from manyseg.config import to_toml
 from manyseg.data import read_card
+from manyseg.errors import UserError
 from manyseg.labels import Taxonomy
 from manyseg.runs.recipe import read_recipe
 
@@ -21,6 +24,20 @@ def test_a_shipped_recipe_is_valid_and_says_how_it_is_run(path):
         assert ".." not in entry.root, "roots start from the data root"
     head = path.read_text().split("\n\n")[0]
     assert f"manyseg train recipes/{path.parent.name}/{path.name}" in head
+
+
+def test_a_dict_is_a_recipe_as_a_file_is(world, tmp_path, monkeypatch):
+    monkeypatch.chdir(world.folder)
+    sets = [{"card": str(world.cards["fine"]), "root": "fine"}]
+    given = {"seed": 3, "data": {"crop": [32, 32], "sets": sets}, "train": {"steps": 4}}
+    Path("dict.toml").write_text(to_toml(given))
+    before = deepcopy(given)
+    from_dict, from_file = (read_recipe(source, ["train.steps=9"]) for source in (given, Path("dict.toml")))
+    assert from_dict.model_dump() == from_file.model_dump()
+    assert (from_dict.train.steps, from_dict.base) == (9, Path())
+    assert given == before
+    with pytest.raises(UserError, match=r"^recipe: train\.stepz: unknown key.*'steps'"):
+        read_recipe({**given, "train": {"stepz": 4}})
 
 
 def test_there_are_recipes():

@@ -515,13 +515,13 @@ def test_cutting_the_log_drops_what_a_resumed_run_repeats(tmp_path):
 def test_a_terminal_shows_bar_losses_and_scores(tmp_path, monkeypatch):
     console = Console(force_terminal=True, width=200, record=True, file=(tmp_path / "out").open("w"))
     monkeypatch.setattr(progress, "Console", lambda: console)
-    with progress.MetricsLog(tmp_path, 10) as journal:
+    with progress.MetricsLog(tmp_path, 10) as log:
         line = {"stage": "train", "loss": 3.25, "losses": {"a/pixel": 3.25}, "images_per_s": 12.5, "data_wait": 0.25}
-        journal.write({"step": 1, **line, "seconds": 2.0})
-        journal.write(
+        log.write({"step": 1, **line, "seconds": 2.0})
+        log.write(
             {"step": 2, "stage": "train", "eval": {"a": {"miou": 0.125, "pixel_accuracy": None}}, "mean_miou": 0.125}
         )
-        journal.write({"step": 5, **line, "seconds": 6.0})
+        log.write({"step": 5, **line, "seconds": 6.0})
     text = console.export_text()
     for part in ("6/10", "a/pixel", "3.2500", "12.5 images/s", "25% waiting", "0:00:04 left", "0.1250"):
         assert part in text, part

@@ -1,6 +1,6 @@
-"""Where a learned label space starts: nodes and links from confusions, texts, names or a table, and texts as vectors.
+"""The nodes and links that a learned label space starts from: confusions, texts, names or a table.
 
-Axes: T classes of all datasets together, D classes of one, U unified nodes, F features of a text.
+Axes: T classes of all datasets together, D classes of one, U unified nodes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from pydantic import BaseModel, ConfigDict, Field
 
 from manyseg.errors import UserError
@@ -30,18 +30,16 @@ from manyseg.relate.statistics import UNIFIED, Statistics
 
 __all__ = [
     "READS_CONFUSIONS",
+    "InitialNodes",
+    "InitialSource",
     "MergeOptions",
     "PruningOptions",
-    "Start",
-    "StartingNodes",
-    "label_features",
-    "label_texts",
+    "initial_nodes",
     "named",
     "pruned",
-    "starting_nodes",
 ]
 
-Start = Literal["confusion", "both", "text", "names", "disjoint"]
+InitialSource = Literal["confusion", "both", "text", "names", "disjoint"]
 """What a label space may start from, beside a table."""
 
 READS_CONFUSIONS = ("confusion", "both")
@@ -80,7 +78,7 @@ class PruningOptions(BaseModel):
     )
 
 
-class StartingNodes(NamedTuple):
+class InitialNodes(NamedTuple):
     """Where a label space starts."""
 
     taxonomy: Taxonomy
@@ -91,14 +89,14 @@ class StartingNodes(NamedTuple):
     """The nodes' names where a person gave them: they stay, while others follow from the classes of a node."""
 
 
-def starting_nodes(
+def initial_nodes(
     spaces: Sequence[LabelSpace],
-    init: Start | TaxonomySource,
+    init: InitialSource | TaxonomySource,
     statistics: StatisticsSource | None,
     encoder: str | None,
     merge: MergeOptions,
     pruning: PruningOptions,
-) -> StartingNodes:
+) -> InitialNodes:
     """Return the label space to begin with.
 
     "confusion" merges classes by the published programme with the options `merge`, "both" and "text" take
@@ -109,34 +107,34 @@ def starting_nodes(
     known = None if statistics is None else resolve_statistics(statistics)
     if isinstance(init, str):
         taxonomy = _found(spaces, init, known, encoder, merge)
-        return StartingNodes(taxonomy, list(range(len(taxonomy.unified))), None)
+        return InitialNodes(taxonomy, list(range(len(taxonomy.unified))), None)
     taxonomy = _exclusive(resolve_taxonomy(init, spaces), init)
     kept = list(range(len(taxonomy.unified)))
     if known is not None:
         taxonomy, kept = pruned(taxonomy, known, pruning)
-    return StartingNodes(taxonomy, kept, taxonomy.unified.names)
+    return InitialNodes(taxonomy, kept, taxonomy.unified.names)
 
 
 def _found(
     spaces: Sequence[LabelSpace],
-    start: Start,
+    source: InitialSource,
     statistics: Statistics | None,
     encoder: str | None,
     options: MergeOptions,
 ) -> Taxonomy:
-    if start == "disjoint":
+    if source == "disjoint":
         return Taxonomy.disjoint(spaces)
-    if start == "names":
+    if source == "names":
         return Taxonomy.by_name(spaces)
-    if start == "text":
+    if source == "text":
         return propose_by_text(spaces, encoder)
     if statistics is None:
         raise UserError(
-            f"method.init is '{start}', which reads the confusions of a model with one head a dataset; name them in "
+            f"method.init is '{source}', which reads the confusions of a model with one head a dataset; name them in "
             "method.statistics, leave the stages to the method, or choose text, names, disjoint or a table"
         )
     counts = {(a, b): array for (a, b), array in statistics.counts.items() if b != UNIFIED}
-    if start == "both":
+    if source == "both":
         return propose(spaces, by="both", encode=TextEncoder(encoder).encode, confusion=counts).taxonomy
     classes = JointClasses(tuple(spaces))
     recall = recall_matrix(confusion_rates(classes, counts), classes)
@@ -197,60 +195,3 @@ def pruned(taxonomy: Taxonomy, statistics: Statistics, options: PruningOptions) 
     relation = np.concatenate(parts)
     kept: list[int] = np.flatnonzero(relation.any(0)).tolist()
     return named(taxonomy.spaces, relation, taxonomy.unified.names), kept
-
-
-# Texts.
-
-
-def label_texts(spaces: Sequence[LabelSpace], descriptions: bool) -> list[str]:
-    """Return a sentence a class: the paper's template, then what the card says of the class, where it does."""
-    out = []
-    for space in spaces:
-        for c in space.classes:
-            text = f"An image of {c.name.replace('_', ' ')} from the dataset {space.name.replace('_', ' ')}."
-            out.append(f"{text} {c.description}" if descriptions and c.description else text)
-    return out
-
-
-def label_features(
-    spaces: Sequence[LabelSpace],
-    features: Literal["text"] | Path,
-    encoder: str | None,
-    descriptions: bool,
-    centre: bool,
-) -> Float[np.ndarray, "T F"]:
-    """Return one vector a class, of a text encoder or of a file.
-
-    The file is an .npy of [T, F] in recipe order, or an .npz with an array [D, F] for every dataset by name. `centre`
-    takes off the mean text and scales the entries to a variance of 1, as a linear layer expects of its inputs: what all
-    texts have in common is most of a text vector, and says nothing of any class.
-    """
-    if isinstance(features, Path):
-        out = _read(features, spaces)
-    else:
-        out = TextEncoder(encoder).encode(label_texts(spaces, descriptions)).astype(np.float32)
-    if centre and len(out) > 1:
-        out = out - out.mean(0)
-        out = out / max(float(out.std()), 1e-12)
-    return out
-
-
-def _read(file: Path, spaces: Sequence[LabelSpace]) -> Float[np.ndarray, "T F"]:
-    try:
-        found = np.load(file, allow_pickle=False)
-        if isinstance(found, np.ndarray):
-            out = found
-        else:
-            with found:
-                parts = {s.name: found[s.name] for s in spaces}
-            wrong = [s.name for s in spaces if parts[s.name].ndim != 2 or len(parts[s.name]) != len(s)]
-            if wrong:
-                raise UserError(f"{file}: '{wrong[0]}' is {list(parts[wrong[0]].shape)}; give one row a class")
-            out = np.concatenate([parts[s.name] for s in spaces])
-    except (OSError, ValueError, KeyError, EOFError) as e:
-        reason = " ".join(str(e).split())
-        raise UserError(f"{file}: no features of labels ({reason}); give an .npy or an .npz by dataset") from None
-    T = len(JointClasses(tuple(spaces)))
-    if out.ndim != 2 or len(out) != T or not np.isfinite(out).all():
-        raise UserError(f"{file}: features {list(out.shape)}, or not finite; give {T} finite rows, one for each class")
-    return out.astype(np.float32)

@@ -3,18 +3,15 @@
 import numpy as np
 import pytest
 
+from manyseg.data.options import DataOptions
 from manyseg.errors import UserError
+from manyseg.inference.options import TestOptions
 from manyseg.labels import LabelClass, LabelSpace, Taxonomy
-from manyseg.methods.start import (
-    MergeOptions,
-    PruningOptions,
-    label_features,
-    label_texts,
-    named,
-    pruned,
-    starting_nodes,
-)
+from manyseg.methods.autouniseg_options import GraphOptions
+from manyseg.methods.initial_nodes import MergeOptions, PruningOptions, initial_nodes, named, pruned
+from manyseg.methods.label_features import label_features, label_texts
 from manyseg.relate.statistics import UNIFIED, Statistics
+from manyseg.training.options import TrainOptions
 
 PRUNING = PruningOptions()
 
@@ -34,7 +31,7 @@ def test_classes_merge_by_confusions_of_the_heads(counts, pair_cost, nodes):
     spaces = [LabelSpace.of("a", ["x", "y"]), LabelSpace.of("b", ["u", "v"])]
     own = [[100, 0], [0, 100]]
     known = statistics({("a", "a"): own, ("b", "b"): own, ("a", "b"): counts, ("b", "a"): counts})
-    found = starting_nodes(spaces, "confusion", known, None, MergeOptions(pair_cost=pair_cost), PRUNING).taxonomy
+    found = initial_nodes(spaces, "confusion", known, None, MergeOptions(pair_cost=pair_cost), PRUNING).taxonomy
     assert len(found.unified) == nodes
 
 
@@ -100,9 +97,19 @@ def test_features_are_read_from_files_in_recipe_order_and_centred(tmp_path):
         centred = label_features(spaces, tmp_path / name, None, True, True)
         assert centred.mean(0).tolist() == [0, 0]
         assert centred.std() == pytest.approx(1)
+    np.save(tmp_path / "two.npy", raw[:2])
+    assert label_features([LabelSpace.of("a", ["x", "y"])], tmp_path / "two.npy", None, True, True).mean(
+        0
+    ).tolist() == [0, 0]
     # Of a single class there is no mean to take off.
     np.savez(tmp_path / "one.npz", a=raw[:1])
     assert label_features(spaces[:1], tmp_path / "one.npz", None, True, True).tolist() == raw[:1].tolist()
+
+
+@pytest.mark.parametrize("table", [MergeOptions, PruningOptions, GraphOptions, TrainOptions, DataOptions, TestOptions])
+def test_no_table_of_options_changes_after_it_was_checked(table):
+    assert table.model_config["frozen"] is True
+    assert table.model_config["extra"] == "forbid"
 
 
 def test_the_merge_programme_has_the_papers_reward_and_our_pair_cost():
