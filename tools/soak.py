@@ -1,0 +1,298 @@
+"""A long test of what a run survives: processes killed anywhere, and inputs damaged in any way.
+
+    python tools/soak.py --seed 0 --minutes 20
+
+Half of the time small runs are killed (SIGKILL) at a random moment or before a random operation on a file, resumed,
+killed again while they resume, and in the end compared, bit for bit, with one that was not killed: `multihead`,
+AutoUniSeg with its four stages, and either in two processes. In the other half `soak_inputs.py` reads inputs with
+random damage. The report at the end is a table; docs/reliability.md has that of the last long run. Whatever went wrong
+is printed with the seed that repeats it (`--kills SEED`, `--inputs KIND SEED`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import mmap
+import os
+import random
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "tests")]
+
+HANGS_AFTER = 300
+"""Seconds after which a process that should have ended hangs."""
+
+RECIPE = """
+[data]
+crop = [32, 32]
+workers = 0
+sets = [
+    { card = "fine.toml", root = "fine", per_step = 2, statistics_split = "val" },
+    { card = "coarse.toml", root = "coarse", per_step = 2, statistics_split = "val" },
+]
+[model]
+backbone = "tiny"
+pretrained = false
+channels = 8
+[train]
+lr = 0.01
+log_every = 1
+checkpoint_every = 1
+"""
+
+METHODS = {
+    "multihead": "steps = 6\neval_every = 3\nema = 0.9\n[method]\nname = 'multihead'\n",
+    "autouniseg": "steps = 8\n[method]\nname = 'autouniseg'\n[method.graph]\nfeatures = 'learned'\nhidden = 16\n",
+}
+"""The ends of the recipes."""
+
+
+class Course(NamedTuple):
+    """A kind of run, and what it gives where nothing happens."""
+
+    method: str
+    processes: int
+    recipe: Path
+    expected: tuple[Any, ...]
+    seconds: float
+    operations: int
+    """Operations on files of its first process."""
+
+
+COUNTED = mmap.mmap(-1, 8)
+"""The operations on files of the process that may be killed, in memory that it shares with this one."""
+
+
+class Kill(NamedTuple):
+    """When a process dies: before an operation on a file, by number, after some seconds, or never."""
+
+    operation: int | None = None
+    seconds: float | None = None
+
+
+# Processes.
+
+
+def start(recipe: Path, folder: Path, environment: dict[str, str], before: Callable[[], None] = lambda: None) -> int:
+    """Fork a process that trains, or goes on, and says everything into `output.txt` beside the folder."""
+    from accelerate.state import AcceleratorState
+
+    from manyseg.errors import UserError
+    from manyseg.runs.run import train_recipe
+
+    child = os.fork()
+    if child:
+        return child
+    status = 3
+    try:
+        with (folder.parent / "output.txt").open("a") as out:
+            os.dup2(out.fileno(), 1)
+            os.dup2(out.fileno(), 2)
+        os.environ.update(environment)
+        AcceleratorState._reset_state(True)
+        before()
+        train_recipe(recipe, out=folder, resume=True, check=False)
+        status = 0
+    except UserError as e:
+        print(f"refused: {e}")
+        status = 2
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def wait(children: Sequence[int], kill: Kill | None = None) -> list[int]:
+    """Wait for processes, the first of which is killed after `kill.seconds`; return how they ended, 99 for a hang."""
+    begin, ended = time.monotonic(), dict[int, int]()
+    while len(ended) < len(children):
+        for child in children:
+            if child not in ended and (found := os.waitpid(child, os.WNOHANG))[0]:
+                ended[child] = os.waitstatus_to_exitcode(found[1])
+        at = time.monotonic() - begin
+        if kill is not None and kill.seconds is not None and at > kill.seconds and children[0] not in ended:
+            os.kill(children[0], signal.SIGKILL)
+            kill = None
+        if at > HANGS_AFTER:
+            for child in {*children} - {*ended}:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                ended[child] = 99
+        time.sleep(0.005)
+    return [ended[child] for child in children]
+
+
+def count_operations(act: Callable[[int], None]) -> None:
+    """Call `act` with its number before every operation that changes a file or a folder, in this process."""
+    number = 0
+
+    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal number
+            number += 1
+            act(number)
+            return function(*args, **kwargs)
+
+        return call
+
+    for name in ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir", "open"):
+        setattr(os, name, counting(getattr(os, name)))
+
+
+def run(recipe: Path, folder: Path, processes: int, kill: Kill | None = None) -> list[int]:
+    """Train in a number of processes; return how they ended."""
+
+    def act(number: int) -> None:
+        COUNTED[:] = number.to_bytes(8, "little")
+        if kill is not None and number == kill.operation:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def before() -> None:
+        if kill is not None:
+            count_operations(act)
+
+    if processes == 1:
+        return wait([start(recipe, folder, {}, before)], kill)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    each = [common | {"RANK": str(r), "LOCAL_RANK": str(r)} for r in range(processes)]
+    # Either may be the first, and so the one that is killed.
+    victim = random.randrange(processes) if kill is not None else 0
+    order = [victim, *(r for r in range(processes) if r != victim)]
+    return wait([start(recipe, folder, each[r], before if r == victim else lambda: None) for r in order], kill)
+
+
+def outcome(folder: Path) -> tuple[Any, ...]:
+    """Return what a run gives: its losses, scores, label space and weights."""
+    lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [(line["step"], line["stage"], line["losses"]) for line in lines if "losses" in line]
+    names = ("scores.json", "taxonomy.tsv", "best/model.safetensors", "checkpoint/optimizer.safetensors")
+    return (losses, *((folder / name).read_bytes() for name in names))
+
+
+# Kills.
+
+
+def courses(place: Path) -> list[Course]:
+    """Write the data and the recipes, and run each kind once without a kill."""
+    from manyseg.data.world import write_world
+
+    world = write_world(place, train=4, val=2, size=(48, 64))
+    found = []
+    for method, end in METHODS.items():
+        recipe = world.folder / f"{method}.toml"
+        recipe.write_text(RECIPE + end)
+        for processes in (1, 2):
+            folder = place / f"whole-{method}{processes}" / "run"
+            folder.parent.mkdir()
+            begin = time.monotonic()
+            ended = run(recipe, folder, processes, Kill())
+            seconds = time.monotonic() - begin
+            if any(ended):
+                sys.exit(f"{method} in {processes} processes fails without a kill:\n{_said(folder)}")
+            operations = int.from_bytes(COUNTED[:], "little")
+            found.append(Course(method, processes, recipe, outcome(folder), seconds, operations))
+            print(f"{method} in {processes}: {seconds:.1f} s, {operations} operations on files", flush=True)
+    return found
+
+
+def killed_again_and_again(course: Course, place: Path, seed: int, counts: Counter[str]) -> str:
+    """Kill a run up to five times, some of them while it resumes, and let it end; return what is wrong, or ""."""
+    random.seed(seed)
+    folder = place / f"kills-{seed}" / "run"
+    folder.parent.mkdir()
+    for attempt in range(random.randint(1, 5)):
+        # Resumed runs have less to do: an early operation more often.
+        at = random.randint(1, course.operations if not attempt else max(20, course.operations // 3))
+        kill = Kill(operation=at) if random.random() < 0.6 else Kill(seconds=random.uniform(0, course.seconds))
+        ended = run(course.recipe, folder, course.processes, kill)
+        if 99 in ended or 3 in ended:
+            counts["hangs" if 99 in ended else "tracebacks"] += 1
+            return f"after kill {attempt + 1}: processes ended with {ended}\n{_said(folder)}"
+        if -signal.SIGKILL not in ended:
+            break
+        counts["kills"] += 1
+        counts["kills of a resumed run"] += attempt > 0
+        counts[f"kills, {course.method} in {course.processes}"] += 1
+    ended = run(course.recipe, folder, course.processes)
+    if any(ended):
+        counts["lost"] += 1
+        return f"cannot be resumed: processes ended with {ended}\n{_said(folder)}"
+    if outcome(folder) != course.expected:
+        counts["different"] += 1
+        return f"is not the run that was not killed\n{_said(folder)}"
+    left = [p.name for pattern in ("*.writing", "*.previous", ".*") for p in folder.glob(pattern)]
+    if left:
+        counts["leftovers"] += 1
+        return f"leaves {left}"
+    shutil.rmtree(folder.parent)
+    return ""
+
+
+def _said(folder: Path) -> str:
+    return "\n".join((folder.parent / "output.txt").read_text(errors="replace").splitlines()[-25:])
+
+
+def main() -> None:
+    """Kill runs, read damaged inputs, and print what was found."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=20, help="of both parts together")
+    parser.add_argument("--kills", type=int, nargs="*", help="repeat the killed runs of these seeds alone")
+    parser.add_argument("--inputs", nargs=2, metavar=("KIND", "SEED"), help="repeat one damaged input alone")
+    options = parser.parse_args()
+    os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
+    import torch
+    from soak_inputs import read_inputs
+
+    import manyseg.methods.autouniseg
+    import manyseg.runs.stages  # noqa: F401  Loaded once, before a process is forked for each run.
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name).resolve()
+        os.environ["MANYSEG_CACHE"] = str(place / "cache")
+        faults = 0
+        if options.inputs:
+            faults += read_inputs(place, 0, 0, only=(options.inputs[0], int(options.inputs[1])))
+        else:
+            faults += kill_runs(place, options.seed, 30 * options.minutes, options.kills)
+            if options.kills is None:
+                faults += read_inputs(place, options.seed, 30 * options.minutes)
+    sys.exit(1 if faults else 0)
+
+
+def kill_runs(place: Path, seed: int, seconds: float, only: Sequence[int] | None) -> int:
+    """Kill runs for a while, or those of the seeds `only`; print the table, and return the number of faults."""
+    kinds, counts, faults = courses(place), Counter[str](), 0
+    end, number = time.monotonic() + seconds, 1_000_000 * seed
+    for seed in only if only is not None else range(number, number + 1_000_000):
+        if only is None and time.monotonic() > end:
+            break
+        counts["runs"] += 1
+        if wrong := killed_again_and_again(kinds[seed % len(kinds)], place, seed, counts):
+            faults += 1
+            print(f"--kills {seed}: {wrong}", flush=True)
+    names = ("runs", "kills", "kills of a resumed run", *sorted(k for k in counts if "," in k))
+    for name in (*names, "lost", "different", "tracebacks", "hangs", "leftovers"):
+        print(f"| {name} | {counts[name]} |")
+    return faults
+
+
+if __name__ == "__main__":
+    main()
