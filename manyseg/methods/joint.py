@@ -33,9 +33,9 @@ from manyseg.errors import UserError
 from manyseg.labels import IGNORE, JointClasses, LabelSpace, Taxonomy
 from manyseg.losses import RelationIndex
 from manyseg.methods.base import PixelMethod, dense_labels
+from manyseg.methods.initial_nodes import named
 from manyseg.methods.node_groups import GroupTargets, NodeGroups
 from manyseg.methods.sources import PROPOSAL, TaxonomySource, resolve_taxonomy
-from manyseg.methods.start import named
 from manyseg.models import Features, PixelEncoder
 from manyseg.relate.inclusion import inclusion_log_odds, related_nodes
 
