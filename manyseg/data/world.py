@@ -29,12 +29,6 @@ CONCEPTS = (
 )  # fmt: skip
 """The true unified nodes, in order."""
 
-COLORS = (
-    (120, 180, 230), (150, 110, 90), (60, 130, 60), (110, 90, 120), (245, 240, 200),
-    (220, 140, 200), (30, 60, 160), (20, 140, 160), (220, 40, 60), (250, 140, 20),
-)  # fmt: skip
-"""A colour for every concept; a class has that of its first one."""
-
 THINGS = ("car", "truck", "person", "traffic cone")
 
 DATASETS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -102,10 +96,7 @@ def space(dataset: str) -> LabelSpace:
     """Return the label space of one of the world's datasets."""
     return LabelSpace(
         dataset,
-        tuple(
-            LabelClass(name, COLORS[CONCEPTS.index(parts[0])], all(p in THINGS for p in parts))
-            for name, parts in DATASETS[dataset].items()
-        ),
+        tuple(LabelClass(name, thing=all(p in THINGS for p in parts)) for name, parts in DATASETS[dataset].items()),
     )
 
 
@@ -276,7 +267,5 @@ def _card(name: str) -> str:
         "[classes]",
     ]
     for i, c in enumerate(space(name).classes):
-        assert c.color is not None
-        color = "#" + bytes(c.color).hex()
-        lines.append(f'"{c.name}" = {{ value = {i}, thing = {str(c.thing).lower()}, color = "{color}" }}')
+        lines.append(f'"{c.name}" = {{ value = {i}, thing = {str(c.thing).lower()} }}')
     return "\n".join(lines) + "\n"

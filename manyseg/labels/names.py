@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import count
+from typing import TYPE_CHECKING
 
-from manyseg.labels.spaces import ClassKey
+if TYPE_CHECKING:
+    from manyseg.labels.spaces import ClassKey
 
 __all__ = ["UniqueNames", "node_names", "normalise"]
 

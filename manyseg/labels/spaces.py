@@ -5,15 +5,15 @@ Only numpy is needed here, so that labels can be inspected without loading a dee
 
 from __future__ import annotations
 
-import colorsys
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
 from manyseg.errors import UserError
+from manyseg.labels.colors import Color, assign_colors
 
 __all__ = ["IGNORE", "SEPARATOR", "ClassKey", "LabelClass", "LabelSpace"]
 
@@ -34,12 +34,13 @@ ClassKey = tuple[str, str]
 class LabelClass:
     """One class of a label space.
 
-    `color` is (r, g, b) in 0..255; None takes a stable colour from the name's position.
+    `color` is (r, g, b) in 0..255; with None the name decides (`LabelSpace.colors`, `Taxonomy.painted`). Classes that
+    differ in colour alone are equal.
     `thing` is true for countable objects. `synonyms` are other names of exactly the same class.
     """
 
     name: str
-    color: tuple[int, int, int] | None = None
+    color: Color | None = field(default=None, compare=False)
     thing: bool = False
     description: str = ""
     synonyms: tuple[str, ...] = ()
@@ -103,13 +104,5 @@ class LabelSpace:
 
     @cached_property
     def colors(self) -> np.ndarray:
-        """UInt8[D, 3] colours: the given ones, else well-spread hues by position."""
-        out = np.empty((len(self), 3), np.uint8)
-        for i, c in enumerate(self.classes):
-            if c.color is not None:
-                out[i] = c.color
-                continue
-            # Golden-ratio hues stay apart for any number of classes; two brightness rings separate neighbours.
-            rgb = colorsys.hsv_to_rgb((i * 0.61803398875) % 1.0, 0.55 + 0.35 * (i % 2), 0.95 - 0.3 * (i // 2 % 2))
-            out[i] = [round(255 * v) for v in rgb]
-        return out
+        """UInt8[D, 3] colours: the given ones, else those of the names; see `colors.assign_colors`."""
+        return assign_colors(self.names, [c.color for c in self.classes])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -18,8 +18,10 @@ import numpy as np
 
 from manyseg import atomic
 from manyseg.errors import UserError, close
+from manyseg.labels.colors import Color, assign_colors
 from manyseg.labels.joint import JointClasses
 from manyseg.labels.names import node_names, normalise
+from manyseg.labels.palette import node_colors
 from manyseg.labels.spaces import SEPARATOR, ClassKey, LabelClass, LabelSpace
 from manyseg.textfile import read_table, read_text, table_text
 
@@ -109,6 +111,31 @@ class Taxonomy:
         """The datasets of several classes that are all one node: their labels tell nothing apart."""
         rows = ((space.name, self.relations[space.name]) for space in self.spaces if len(space) > 1)
         return [name for name, relation in rows if relation.any(0).sum() == 1]
+
+    def painted(self, space: LabelSpace) -> LabelSpace:
+        """Return `space` with the colour of every class stated, so that one concept has one colour in all pictures.
+
+        `space` is a dataset's, the unified one, or any other. A colour that the space itself states stays. A class of
+        one node has the node's colour, of several such classes that of the node's name, or else the first. Any other
+        class has the colour of its name here, or one far from those of its space.
+        """
+        stated: list[Color | None] = [c.color for c in space.classes]
+        if space == self.unified:
+            stated = [self._colors[name] for name in space.names]
+        elif space in self.spaces:
+            relation = self.relations[space.name]
+            for u, node in enumerate(self.unified.names):
+                alone = [d for d in np.flatnonzero(relation[:, u]).tolist() if relation[d].sum() == 1]
+                alone.sort(key=lambda d: normalise(space.names[d]) != normalise(node))
+                if alone and not any(stated[d] for d in alone):
+                    stated[alone[0]] = self._colors[node]
+        colors = assign_colors(space.names, stated, self._colors)
+        classes = (replace(c, color=tuple(v)) for c, v in zip(space.classes, colors.tolist(), strict=True))
+        return LabelSpace(space.name, tuple(classes))
+
+    @cached_property
+    def _colors(self) -> Mapping[str, Color]:
+        return node_colors(self)
 
     @cached_property
     def _members(self) -> tuple[tuple[ClassKey, ...], ...]:
@@ -209,15 +236,14 @@ class Taxonomy:
 def _node_classes(
     spaces: Mapping[str, LabelSpace], groups: Sequence[Sequence[ClassKey]], names: Sequence[str]
 ) -> tuple[LabelClass, ...]:
-    """Describe the nodes: the first colour that a member has, and a thing where any member is one.
+    """Describe the nodes: things where any member is one.
 
     Any, not all: a card of masks without instances calls nothing a thing, which says nothing about the class.
     """
     out = []
     for name, group in zip(names, groups, strict=True):
         members = [spaces[d].classes[spaces[d].positions[n]] for d, n in group]
-        color = next((m.color for m in members if m.color is not None), None)
-        out.append(LabelClass(name, color, thing=any(m.thing for m in members)))
+        out.append(LabelClass(name, thing=any(m.thing for m in members)))
     return tuple(out)
 
 

@@ -176,7 +176,7 @@ class Model:
         """
         path, shown = Path(path), [self._shown(image)[0].permute(1, 2, 0).numpy() for image in images]
         every = [self.taxonomy.unified] if words else [*self.spaces, self.taxonomy.unified]
-        graph = ExportGraph(self.method, [self.space(one) for one in labels] or every, output, words)
+        graph = ExportGraph(self.method, [self.space(one) for one in labels or every], output, words)
         if path.suffix == ".onnx":
             write_onnx(graph, path, self.options, precision=precision, images=shown)
             return agreement(graph, path, shown) if shown else {}
@@ -190,12 +190,14 @@ class Model:
         return {}
 
     def space(self, labels: Labels) -> LabelSpace:
-        """Return the label space that `labels` stands for; see `predict`."""
+        """Return the label space that `labels` stands for, in the colours of the taxonomy; see `predict`."""
         if isinstance(labels, LabelSpace):
-            return labels
-        if isinstance(labels, Path) or (isinstance(labels, str) and labels.endswith(".toml")):
-            return read_card(labels).space
-        return find_space(self.method, self.spaces, labels)
+            space = labels
+        elif isinstance(labels, Path) or (isinstance(labels, str) and labels.endswith(".toml")):
+            space = read_card(labels).space
+        else:
+            space = find_space(self.method, self.spaces, labels)
+        return self.taxonomy.painted(space)
 
     def output(self, labels: Labels, relate: Relate = "names") -> OutputSpace:
         """Return the label space that `labels` stands for, with the relation to the unified nodes if it needs one.

@@ -131,7 +131,7 @@ def predict_paths(
     description = _description(output, writers[0].values, kinds, source, model)
     done = _done(jobs, writers, index, description) if resume else set()
     space, taxonomy = output.space, model.taxonomy
-    if space is taxonomy.unified and len(taxonomy.spaces) > 1 and not taxonomy.shared:
+    if space == taxonomy.unified and len(taxonomy.spaces) > 1 and not taxonomy.shared:
         log.warning(UNSHARED, len(space), model.spaces[0].name)
     # The old description would be wrong for the first new file, and this one is right before it.
     atomic.write(index, description)

@@ -33,7 +33,8 @@ def write_results(
             for dataset in datasets:
                 skipped = scores.datasets[dataset.space.name].skipped
                 shown = predict_samples(method, dataset, options, skipped)
-                write_samples(folder.path, dataset.space, method.taxonomy.unified, shown)
+                own, unified = map(method.taxonomy.painted, (dataset.space, method.taxonomy.unified))
+                write_samples(folder.path, own, unified, shown)
                 done()
             write_report(folder.path)
             done()

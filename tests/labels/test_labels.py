@@ -147,13 +147,12 @@ def test_a_relation_of_wrong_shape_or_type_is_an_error(bad, unchecked):
         Taxonomy(LabelSpace.of("unified", "a"), (LabelSpace.of("s", ["x"]),), {"s": bad})
 
 
-def test_a_node_is_a_thing_and_has_a_colour_where_any_member_has():
+def test_a_node_is_a_thing_where_any_member_is():
     masks = LabelSpace("masks", (LabelClass("car"), LabelClass("sky")))
-    segments = LabelSpace("segments", (LabelClass("car", (1, 2, 3), thing=True), LabelClass("sky", (4, 5, 6))))
+    segments = LabelSpace("segments", (LabelClass("car", thing=True), LabelClass("sky")))
     for spaces in ([masks, segments], [segments, masks]):
         car, sky = Taxonomy.by_name(spaces).unified.classes
         assert (car.thing, sky.thing) == (True, False)
-        assert (car.color, sky.color) == ((1, 2, 3), (4, 5, 6))
 
 
 def test_two_datasets_of_one_name_are_an_error():
@@ -171,13 +170,6 @@ def test_a_node_that_two_classes_of_a_dataset_share_makes_it_not_exclusive():
     t = Taxonomy.from_groups([PARK], [[("park", "Road"), ("park", "crosswalk")], [("park", "car")], [("park", "tree")]])
     assert not t.exclusive("park")
     assert Taxonomy.disjoint([PARK]).exclusive("park")
-
-
-def test_colours_are_the_given_ones_else_all_different_for_neighbours():
-    space = LabelSpace("s", (LabelClass("a", color=(1, 2, 3)), *(LabelClass(f"c{i}") for i in range(30))))
-    assert space.colors[0].tolist() == [1, 2, 3]
-    assert len({tuple(c) for c in space.colors.tolist()}) == 31
-    assert (space.colors[1:].max(1) >= round(0.65 * 255)).all()  # None is too dark to be seen.
 
 
 def test_more_than_255_classes_work():
