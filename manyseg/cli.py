@@ -193,8 +193,11 @@ def labels(
         str | None, typer.Option(metavar="MODEL", help="A Hugging Face encoder, name or path  [default: offline]")
     ] = None,
     constraints: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="Pairs that must, or must not, be one node.")
+        Path | None, typer.Option(metavar="FILE.toml", help="What was decided about pairs; answers are added.")
     ] = None,
+    questions: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Ask N questions on the terminal, those that change most.")
+    ] = 0,
     taxonomy: Annotated[
         Path | None, typer.Option(metavar="FILE.tsv", help="Check and show this table, not the proposal.")
     ] = None,
@@ -213,6 +216,7 @@ def labels(
         confusion=confusion,
         text=text,
         constraints=constraints,
+        questions=questions,
         taxonomy=taxonomy,
         out=out,
         html=html,

@@ -8,20 +8,26 @@ from manyseg.relate.confusion_evidence import ConfusionRates, Counts, confusion_
 from manyseg.relate.constraints import Constraints
 from manyseg.relate.part_of import PartOf, add_mined, mine_calibrated, mine_published, part_of_tsv, read_part_of
 from manyseg.relate.programme import merge, partition
-from manyseg.relate.proposal import By, ClassPair, Proposal, propose
+from manyseg.relate.proposal import By, ClassPair, Problem, Proposal, propose
+from manyseg.relate.questions import Candidate, Question, Questions, Reply
 from manyseg.relate.text_evidence import TEMPLATES, Encode, text_similarity
 
 __all__ = [
     "TEMPLATES",
     "Agreement",
     "By",
+    "Candidate",
     "ClassPair",
     "ConfusionRates",
     "Constraints",
     "Counts",
     "Encode",
     "PartOf",
+    "Problem",
     "Proposal",
+    "Question",
+    "Questions",
+    "Reply",
     "add_mined",
     "agreement",
     "confusion_rates",

@@ -2,6 +2,8 @@
 
 must_link = ["street:rider = park:cyclist"]
 cannot_link = ["street:wall = park:wall"]
+part_of = ["street:crosswalk < park:road"]
+unsure = ["street:bank = park:bank"]
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from manyseg.config import read_toml
+from manyseg.config import read_toml, toml_value
 from manyseg.errors import UserError
 from manyseg.labels import ClassKey, JointClasses, LabelSpace
 
@@ -18,7 +20,8 @@ __all__ = ["Constraints"]
 
 ClassPairs = tuple[tuple[ClassKey, ClassKey], ...]
 
-KEYS = ("must_link", "cannot_link")
+KEYS = {"must_link": "=", "cannot_link": "=", "part_of": "<", "unsure": "="}
+"""The kinds of decisions, and what stands between the two classes of each entry."""
 
 RENAMED = {"must": "must_link", "must_not": "cannot_link"}
 """Keys of files that were written for an earlier version."""
@@ -26,10 +29,16 @@ RENAMED = {"must": "must_link", "must_not": "cannot_link"}
 
 @dataclass(frozen=True)
 class Constraints:
-    """Pairs of (dataset, class) that must be one unified node (`must_link`), or must not share any (`cannot_link`)."""
+    """Pairs of (dataset, class), by what a person said of them.
+
+    `must_link`: they are one unified node. `cannot_link`: they share no node. `part_of`: the first lies within the
+    second and is not all of it. `unsure`: nobody knows, so that nothing follows, and nobody is asked again.
+    """
 
     must_link: ClassPairs = ()
     cannot_link: ClassPairs = ()
+    part_of: ClassPairs = ()
+    unsure: ClassPairs = ()
 
     @classmethod
     def read(cls, path: str | Path, spaces: Sequence[LabelSpace]) -> Constraints:
@@ -38,36 +47,45 @@ class Constraints:
         if old := sorted(RENAMED.keys() & table.keys()):
             raise UserError(f"{path}: the key '{old[0]}' is now called '{RENAMED[old[0]]}'; rename it")
         if unknown := sorted(table.keys() - set(KEYS)):
-            raise UserError(f"{path}: unknown key '{unknown[0]}'; the keys are must_link and cannot_link")
+            raise UserError(f"{path}: unknown key '{unknown[0]}'; the keys are {', '.join(KEYS)}")
         # Names may hold ":" and "=", so an entry is compared with what is known rather than cut at these.
         known: dict[str, list[ClassKey]] = {}
         for key in JointClasses(tuple(spaces)).keys:
             known.setdefault(":".join(key), []).append(key)
         pairs = {}
-        for name in KEYS:
+        for name, sign in KEYS.items():
             entries = table.get(name, [])
             if not isinstance(entries, list):
-                raise UserError(f"{path}: '{name}' is not a list; write {name} = [\"a:car = b:auto\"]")
-            pairs[name] = tuple(_pair(f"{path}: {name}", entry, known) for entry in entries)
+                raise UserError(f"{path}: '{name}' is not a list; write {name} = [\"a:car {sign} b:auto\"]")
+            pairs[name] = tuple(_pair(f"{path}: {name}", entry, known, sign) for entry in entries)
         return cls(**pairs)
 
     def check(self, spaces: Sequence[LabelSpace]) -> None:
         """Raise UserError where a pair names no class of the spaces, or links two classes of one dataset."""
         known = JointClasses(tuple(spaces)).positions
-        for name, pairs in zip(KEYS, (self.must_link, self.cannot_link), strict=True):
-            for dataset, label in (key for pair in pairs for key in pair):
+        for name in KEYS:
+            for dataset, label in (key for pair in getattr(self, name) for key in pair):
                 if (dataset, label) not in known:
                     raise UserError(f"{name}: there is no class '{label}' in a dataset '{dataset}'; correct the entry")
-        for (a, x), (b, y) in self.must_link:
-            if a == b:
-                raise UserError(f"must_link: '{x}' and '{y}' are both of '{a}', so they differ; remove the entry")
+        for name in ("must_link", "part_of"):
+            for (a, x), (b, y) in getattr(self, name):
+                if a == b:
+                    raise UserError(f"{name}: '{x}' and '{y}' are both of '{a}', so they differ; remove the entry")
+
+    def to_toml(self) -> str:
+        """Render the file that `read` reads: one entry a line."""
+        lines = []
+        for name, sign in KEYS.items():
+            entries = [toml_value(f"{':'.join(a)} {sign} {':'.join(b)}") for a, b in getattr(self, name)]
+            lines += [f"{name} = [", *(f"    {entry}," for entry in entries), "]"] if entries else [f"{name} = []"]
+        return "\n".join(lines) + "\n"
 
 
-def _pair(place: str, entry: object, known: Mapping[str, Sequence[ClassKey]]) -> tuple[ClassKey, ClassKey]:
+def _pair(place: str, entry: object, known: Mapping[str, Sequence[ClassKey]], sign: str) -> tuple[ClassKey, ClassKey]:
     text = entry if isinstance(entry, str) else ""
-    sides = [(text[:i].strip(), text[i + 1 :].strip()) for i, c in enumerate(text) if c == "="]
+    sides = [(text[:i].strip(), text[i + 1 :].strip()) for i, c in enumerate(text) if c == sign]
     if not any(":" in left and ":" in right for left, right in sides):
-        raise UserError(f'{place} has {entry!r}; write it as "dataset:class = dataset:class"')
+        raise UserError(f'{place} has {entry!r}; write it as "dataset:class {sign} dataset:class"')
     readings = [(a, b) for left, right in sides for a in known.get(left, ()) for b in known.get(right, ())]
     if not readings:
         unknown = [side for pair in sides for side in pair if ":" in side and side not in known]

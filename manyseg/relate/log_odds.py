@@ -30,7 +30,17 @@ from manyseg.relate.text_evidence import Encode, text_similarity
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-__all__ = ["IMPOSSIBLE", "By", "Evidence", "cluster", "cluster_numbers", "gather", "may_contain", "with_confusion"]
+__all__ = [
+    "IMPOSSIBLE",
+    "By",
+    "Evidence",
+    "cluster",
+    "cluster_numbers",
+    "equal_log_odds",
+    "gather",
+    "may_contain",
+    "with_confusion",
+]
 
 By = Literal["names", "text", "confusion", "both"]
 """What evidence is looked at; "both" are text and confusion."""
@@ -123,11 +133,17 @@ def cluster(
         group = cluster_numbers(clusters)
         odds = exclusive_log_odds(with_confusion(classes, evidence, group), rows)
         odds = _with_words(classes, evidence, odds, group)
-        equal = np.maximum(np.minimum(odds, odds.T), prior)
+        equal = equal_log_odds(evidence, odds)
         before, clusters = clusters, partition(equal, classes.dataset, must_link, cannot_link, names)
         if clusters == before:
             break
     return odds, clusters
+
+
+def equal_log_odds(evidence: Evidence, odds: Float[np.ndarray, "T T"]) -> Float[np.ndarray, "T T"]:
+    """Return the symmetric log-odds of two classes being equal: each is part of the other, or their texts say so."""
+    out: np.ndarray = np.minimum(odds, odds.T)
+    return out if evidence.prior is None else np.maximum(out, evidence.prior)
 
 
 def cluster_numbers(clusters: Sequence[tuple[int, ...]]) -> Int[np.ndarray, " T"]:

@@ -16,6 +16,7 @@ from manyseg.labels.names import node_names
 from manyseg.relate.calibrate import sigmoid
 from manyseg.relate.confusion_evidence import Counts
 from manyseg.relate.constraints import Constraints
+from manyseg.relate.decisions import DECIDED, Decisions
 from manyseg.relate.log_odds import IMPOSSIBLE, By, Evidence, cluster, cluster_numbers, gather, has_class
 from manyseg.relate.name_evidence import words
 from manyseg.relate.text_evidence import TEMPLATES, Encode
@@ -23,7 +24,7 @@ from manyseg.relate.text_evidence import TEMPLATES, Encode
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-__all__ = ["By", "ClassPair", "Proposal", "propose"]
+__all__ = ["By", "ClassPair", "Problem", "Proposal", "kinds_of", "propose"]
 
 Kind = Literal["unrelated", "equal", "part of", "contains", "overlaps"]
 
@@ -74,26 +75,53 @@ def propose(
     (see `calibrate`), nothing is random, and the order of datasets and classes does not matter. Raises UserError for
     evidence that is missing or of wrong shape, and for constraints that cannot be kept.
     """
-    constraints = constraints or Constraints()
-    constraints.check(spaces)
-    Taxonomy.disjoint(spaces)  # It refuses two datasets of one name.
-    ordered = [LabelSpace(s.name, tuple(sorted(s.classes, key=lambda c: c.name))) for s in spaces]
-    classes = JointClasses(tuple(sorted(ordered, key=lambda s: s.name)))
-    evidence = gather(spaces, classes, by, encode, confusion, templates)
-    must_link, cannot_link = (
-        [(classes.positions[x], classes.positions[y]) for x, y in pairs]
-        for pairs in (constraints.must_link, constraints.cannot_link)
-    )
-    odds, clusters = cluster(classes, evidence, must_link, cannot_link)
-    for x, y in cannot_link:
-        odds[x, y] = odds[y, x] = IMPOSSIBLE
-    kinds = _kinds(classes, cluster_numbers(clusters), odds)
-    clusters += _common_parts(clusters, kinds, evidence, cannot_link)
-    taxonomy = _taxonomy(spaces, classes, clusters, kinds, odds, cannot_link)
-    return Proposal(taxonomy, _pairs(classes, kinds, odds, evidence))
+    return Problem.of(spaces, by, encode, confusion, templates).solve(constraints or Constraints())
 
 
-def _kinds(
+@dataclass(frozen=True)
+class Problem:
+    """Label spaces with the evidence about their classes, which is gathered once for any number of solutions.
+
+    `classes` are in an order of their own, so that the order of datasets and classes does not matter.
+    """
+
+    spaces: tuple[LabelSpace, ...]
+    classes: JointClasses
+    evidence: Evidence
+
+    @classmethod
+    def of(
+        cls,
+        spaces: Sequence[LabelSpace],
+        by: By,
+        encode: Encode | None = None,
+        confusion: Counts | None = None,
+        templates: Sequence[str] = TEMPLATES,
+    ) -> Problem:
+        """Gather the evidence; the arguments are those of `propose`."""
+        Taxonomy.disjoint(spaces)  # It refuses two datasets of one name.
+        ordered = [LabelSpace(s.name, tuple(sorted(s.classes, key=lambda c: c.name))) for s in spaces]
+        classes = JointClasses(tuple(sorted(ordered, key=lambda s: s.name)))
+        return cls(tuple(spaces), classes, gather(spaces, classes, by, encode, confusion, templates))
+
+    def solve(self, constraints: Constraints) -> Proposal:
+        """Propose what the evidence says within `constraints`; raises UserError for those that cannot be kept."""
+        constraints.check(self.spaces)
+        decisions = Decisions.of(constraints, self.classes)
+        odds, clusters = cluster(self.classes, self.evidence, decisions.must_link, decisions.unequal)
+        return self.proposal(decisions, decisions.pin(odds, clusters), clusters)
+
+    def proposal(
+        self, decisions: Decisions, odds: Float[np.ndarray, "T T"], clusters: Sequence[tuple[int, ...]]
+    ) -> Proposal:
+        """Make a table and a list of pairs of directed log-odds, with the decisions in them, and clusters."""
+        kinds = kinds_of(self.classes, cluster_numbers(clusters), odds)
+        nodes = [*clusters, *_common_parts(kinds, self.evidence, decisions.apart)]
+        taxonomy = _taxonomy(self.spaces, self.classes, nodes, kinds, odds, decisions.apart)
+        return Proposal(taxonomy, _pairs(self.classes, kinds, odds, self.evidence))
+
+
+def kinds_of(
     classes: JointClasses, group: Int[np.ndarray, " T"], odds: Float[np.ndarray, "T T"]
 ) -> Int[np.ndarray, "T T"]:
     """Return the kind of every pair, a position in KINDS: [x, y] says how x relates to y.
@@ -116,7 +144,6 @@ def _kinds(
 
 
 def _common_parts(
-    clusters: Sequence[tuple[int, ...]],
     kinds: Int[np.ndarray, "T T"],
     evidence: Evidence,
     cannot_link: Sequence[tuple[int, int]],
@@ -152,6 +179,7 @@ def _taxonomy(
     for members in clusters:
         rows = list(members)
         support = np.where((kinds[rows] == PART_OF).any(0), odds[rows].mean(0), IMPOSSIBLE)
+        support[(odds[rows] >= DECIDED).any(0)] = DECIDED
         support[np.isin(classes.dataset, classes.dataset[rows])] = IMPOSSIBLE
         likely = np.flatnonzero(support > 0)
         best = {int(classes.dataset[y]): int(y) for y in likely[np.argsort(support[likely], kind="stable")]}

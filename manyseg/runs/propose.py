@@ -20,14 +20,16 @@ from manyseg.relate import (
     Constraints,
     Counts,
     PartOf,
+    Problem,
     Proposal,
+    Questions,
     add_mined,
     agreement,
-    propose,
     read_confusion,
     read_part_of,
 )
 from manyseg.relate.statistics import UNIFIED
+from manyseg.runs.ask import ask
 from manyseg.runs.folder import RunFolder
 from manyseg.runs.proposal_text import describe_difference, describe_mined, describe_taxonomy
 
@@ -77,7 +79,8 @@ def propose_labels(
     file of them (arrays `a__b`) or `sources` is a run, whose heads are then asked. `text` names the text encoder (a
     Hugging Face model, by default the offline one); `constraints` is a TOML file of pairs that a person decided.
     """
-    return _propose(open_source(sources), by, confusion, text, constraints)
+    source = open_source(sources)
+    return _problem(source, by, confusion, text).solve(_read(constraints, source))
 
 
 def propose_and_report(
@@ -87,21 +90,31 @@ def propose_and_report(
     confusion: Path | None = None,
     text: str | None = None,
     constraints: Path | None = None,
+    questions: int = 0,
     taxonomy: Path | None = None,
     out: Path | None = None,
     html: Path | None = None,
 ) -> Proposal:
     """Propose as `propose_labels` does, write the table `out` and the explorer page `html`, and then print a summary.
 
+    With `questions`, so many are asked on the terminal before, and the answers added to the file `constraints`.
     `taxonomy` is a table (made or edited by hand) that is reported in place of the proposal, with what the evidence
     says against it. Returned is what was reported.
     """
-    for target in (out, html):
+    if questions and constraints is None:
+        raise UserError("--questions keeps the answers in a file; name it with --constraints, it need not exist yet")
+    for target in (out, html, constraints if questions else None):
         if target is not None:
             check_target(target)
     source = open_source(sources)
     table = Taxonomy.read(taxonomy, source.spaces) if taxonomy else None
-    proposal = _propose(source, by, confusion, text, constraints)
+    decided = Constraints() if questions and constraints and not constraints.exists() else _read(constraints, source)
+    problem = _problem(source, by, confusion, text)
+    if questions and constraints:
+        asked = Questions(problem, decided)
+        ask(asked, constraints, questions)
+        decided = asked.constraints
+    proposal = problem.solve(decided)
     shown = replace(proposal, taxonomy=table or proposal.taxonomy)
     mined = _mined(source.run)
     if source.run is not None and mined:
@@ -126,9 +139,11 @@ def propose_and_report(
     return shown
 
 
-def _propose(
-    source: Source, by: By | None, confusion: str | Path | None, text: str | None, constraints: str | Path | None
-) -> Proposal:
+def _read(constraints: str | Path | None, source: Source) -> Constraints:
+    return Constraints.read(constraints, source.spaces) if constraints else Constraints()
+
+
+def _problem(source: Source, by: By | None, confusion: str | Path | None, text: str | None) -> Problem:
     counts: Counts | None = read_confusion(Path(confusion), source.spaces) if confusion else None
     by = by or ("both" if counts or source.run else "text")
     if by in ("confusion", "both") and counts is None and source.run is not None:
@@ -138,13 +153,7 @@ def _propose(
         from manyseg.models.text import TextEncoder
 
         encode = TextEncoder(text).encode
-    return propose(
-        source.spaces,
-        by=by,
-        encode=encode,
-        confusion=counts if by in ("confusion", "both") else None,
-        constraints=Constraints.read(constraints, source.spaces) if constraints else None,
-    )
+    return Problem.of(source.spaces, by, encode, counts if by in ("confusion", "both") else None)
 
 
 def _is_recipe(path: Path) -> bool:

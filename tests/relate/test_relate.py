@@ -468,7 +468,8 @@ def test_cannot_link_also_keeps_a_part_out_of_a_coarse_class():
     spaces, H = crosswalk_world()
     parted = Constraints(cannot_link=((("c", "crosswalk"), ("a", "road")),))
     t = propose(spaces, by="confusion", confusion=H, constraints=parted).taxonomy
-    assert set(t.members(t.unified.positions["crosswalk"])) == {("b", "street"), ("c", "crosswalk")}
+    # And out of what is probably the same: the street is the road.
+    assert set(t.members(t.unified.positions["crosswalk"])) == {("c", "crosswalk")}
 
 
 @pytest.mark.parametrize(
