@@ -42,7 +42,9 @@ def conflicts(taxonomy: Taxonomy, pairs: Sequence[ClassPair] = ()) -> list[Confl
     - "unsupported merge": two classes are equal by the taxonomy, unrelated by the evidence;
     - "missing merge": two classes are equal by the evidence, unrelated by the taxonomy;
     - "same name": two classes of equal (normalised) names share no node;
-    - "overlaps", "part of": by the taxonomy or, if they are unrelated in it, by the evidence.
+    - "overlaps", "part of": by the evidence, and something else by the taxonomy.
+
+    Where taxonomy and evidence agree, or there is no evidence about what the taxonomy says, there is no conflict.
     """
     known = {pair_key(r.a, r.b): r for r in pairs}
     nodes = {
@@ -55,7 +57,7 @@ def conflicts(taxonomy: Taxonomy, pairs: Sequence[ClassPair] = ()) -> list[Confl
         pair = known.get(pair_key(a, b))
         by_evidence = "" if pair is None else _kind_from(a, pair)
         kind = _kind(a, b, by_taxonomy, by_evidence)
-        if (by_evidence if by_taxonomy == "unrelated" else by_taxonomy) == "contains":
+        if by_evidence == "contains":
             a, b = b, a
             by_taxonomy, by_evidence = (_OPPOSITE.get(k, k) for k in (by_taxonomy, by_evidence))
         if kind:
@@ -101,11 +103,9 @@ def _kind(a: ClassKey, b: ClassKey, by_taxonomy: str, by_evidence: str) -> str:
     """Return the kind of conflict of a pair, or "" if there is none."""
     if a[0] == b[0]:
         return "same dataset" if by_taxonomy != "unrelated" else ""
-    if by_taxonomy == "equal":
-        return "unsupported merge" if by_evidence == "unrelated" else ""
-    if by_taxonomy == "unrelated" and by_evidence == "equal":
-        return "missing merge"
-    if by_taxonomy == "unrelated" and normalise(a[1]) == normalise(b[1]):
+    if by_taxonomy == "unrelated" and by_evidence != "equal" and normalise(a[1]) == normalise(b[1]):
         return "same name"
-    relation = by_evidence if by_taxonomy == "unrelated" else by_taxonomy
-    return {"part of": "part of", "contains": "part of", "overlaps": "overlaps"}.get(relation, "")
+    if by_taxonomy == by_evidence or not by_evidence:
+        return ""
+    wrong = {"equal": "missing merge", "unrelated": "unsupported merge", "overlaps": "overlaps"}
+    return wrong.get(by_evidence, "part of")

@@ -22,9 +22,15 @@ CROPS = 3
 MARGIN = 0.15
 """The margin of a crop around its class, as a share of the class's longer side."""
 
+DIMMED = 0.3
+"""How bright the pixels of other classes are in a crop; they are grey, too."""
+
 
 def example_crops(folders: Sequence[Folder]) -> Mapping[ClassKey, list[UInt8[np.ndarray, "_ _ 3"]]]:
-    """Cut out the regions of every class where it is largest among some images of its dataset, the largest first."""
+    """Cut out the regions of every class where it is largest among some images of its dataset, the largest first.
+
+    The pixels of the class are as they are, all others dark and grey.
+    """
     found: dict[ClassKey, list[tuple[int, np.ndarray]]] = {}
     for folder in folders:
         for index in sorted({round(i) for i in np.linspace(0, len(folder) - 1, min(MAX_IMAGES, len(folder)))}):
@@ -47,4 +53,7 @@ def _cut(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -> UI
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     pad = round(MARGIN * max(rows[-1] - rows[0], columns[-1] - columns[0])) + 1
     top, left = max(rows[0] - pad, 0), max(columns[0] - pad, 0)
-    return image[top : rows[-1] + pad + 1, left : columns[-1] + pad + 1].copy()
+    region = slice(top, rows[-1] + pad + 1), slice(left, columns[-1] + pad + 1)
+    crop = image[region]
+    dark = (crop.mean(2, keepdims=True) * DIMMED).astype(np.uint8)
+    return np.where(mask[region][..., None], crop, dark)

@@ -1,4 +1,4 @@
-"""The explorer's page: one row for each unified node, one column for each dataset, and the evidence of every node."""
+"""The workbench's page: what to look at first, one row for each unified node, and the evidence of every node."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from PIL import Image
 from manyseg import atomic
 from manyseg.explorer.conflicts import KINDS, Conflict, conflicts, pair_key
 from manyseg.explorer.difference import Difference, difference
+from manyseg.explorer.review import review
 from manyseg.labels import ClassKey, Taxonomy
-from manyseg.relate import ClassPair
+from manyseg.relate import ClassPair, Constraints
 from manyseg.templates import render
 
 __all__ = ["write_explorer"]
@@ -38,11 +39,14 @@ def write_explorer(
     pairs: Sequence[ClassPair] | None = None,
     crops: Mapping[ClassKey, Sequence[UInt8[np.ndarray, "_ _ 3"]]] | None = None,
     other: Taxonomy | None = None,
+    decided: Constraints | None = None,
 ) -> Path:
-    """Write one self-contained page that shows `taxonomy`, and return its path.
+    """Write one self-contained page to check and correct `taxonomy`, and return its path.
 
-    `pairs` are the evidence: shown for every merge, and the source of conflicts. `crops` are examples of classes
-    by (dataset, class). `other` is an earlier taxonomy: the page lists what changed.
+    What is corrected in the page can be downloaded, as the table and as a file of constraints. `pairs` are the
+    evidence: shown for every merge, and the source of conflicts. `crops` are examples of classes by (dataset, class).
+    `other` is an earlier taxonomy: the page lists what changed. `decided` is kept in the constraints that the page
+    gives out.
     """
     found = conflicts(taxonomy, pairs or ())
     since = None if other is None else difference(other, taxonomy)
@@ -60,7 +64,7 @@ def write_explorer(
         difference=since,
         before=None if other is None else len(other.unified),
         flow=_flow(taxonomy, nodes),
-        data=_data(taxonomy, pairs or (), crops or {}),
+        data=_data(taxonomy, pairs, crops or {}, decided or Constraints()),
     )
     return atomic.write(path, text)
 
@@ -172,13 +176,22 @@ def _stack(heights: Sequence[float] | np.ndarray, gap: float, total: float) -> l
 
 
 def _data(
-    taxonomy: Taxonomy, pairs: Sequence[ClassPair], crops: Mapping[ClassKey, Sequence[UInt8[np.ndarray, "_ _ 3"]]]
+    taxonomy: Taxonomy,
+    evidence: Sequence[ClassPair] | None,
+    crops: Mapping[ClassKey, Sequence[UInt8[np.ndarray, "_ _ 3"]]],
+    decided: Constraints,
 ) -> dict[str, Any]:
     """Return what the page's script needs to show a node; classes are numbered over all datasets."""
-    number = taxonomy.classes.positions
+    number, pairs = taxonomy.classes.positions, evidence or ()
+    doubtful = review(taxonomy, pairs)
+    said = (("must_link", "same"), ("cannot_link", "none"), ("part_of", "whole"), ("unsure", "unknown"))
     return {
         "datasets": [s.name for s in taxonomy.spaces],
         "classes": [[i, c.name, c.description] for i, s in enumerate(taxonomy.spaces) for c in s.classes],
+        "colors": ["#" + bytes(rgb).hex() for s in taxonomy.spaces for rgb in taxonomy.painted(s).colors.tolist()],
+        "evidence": evidence is not None,
+        "decided": [[number[a], number[b], reply] for name, reply in said for a, b in getattr(decided, name)],
+        "review": [[number[about], [number[c] for c in others]] for about, others in doubtful],
         "nodes": [[name, [number[m] for m in taxonomy.members(u)]] for u, name in enumerate(taxonomy.unified.names)],
         "relations": [
             [
@@ -188,16 +201,22 @@ def _data(
                 _plain(r.score),
                 {k: _plain(v) for k, v in r.evidence.items()},
             ]
-            for r in _kept(pairs, number, taxonomy.joint_relation)
+            for r in _kept(pairs, number, taxonomy.joint_relation, doubtful)
         ],
         "crops": {number[c]: [_thumb(p) for p in pictures[:CROPS]] for c, pictures in crops.items() if c in number},
     }
 
 
-def _kept(pairs: Sequence[ClassPair], number: Mapping[ClassKey, int], relation: np.ndarray) -> list[ClassPair]:
-    """Return all relations within a node, and of each class those of the highest scores to other nodes."""
+def _kept(
+    pairs: Sequence[ClassPair],
+    number: Mapping[ClassKey, int],
+    relation: np.ndarray,
+    doubtful: Sequence[tuple[ClassKey, Sequence[ClassKey]]],
+) -> list[ClassPair]:
+    """Return all relations within a node, of each class those of the highest scores to others, and all to review."""
+    asked = {pair_key(about, other) for about, others in doubtful for other in others}
     known = [r for r in pairs if r.a in number and r.b in number]
-    inside = [bool((relation[number[r.a]] & relation[number[r.b]]).any()) for r in known]
+    inside = [pair_key(r.a, r.b) in asked or bool((relation[number[r.a]] & relation[number[r.b]]).any()) for r in known]
     count: dict[ClassKey, int] = {}
     out = [r for r, within in zip(known, inside, strict=True) if within]
     outside = (r for r, within in zip(known, inside, strict=True) if not within and r.kind != "unrelated")

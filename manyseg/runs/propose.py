@@ -126,7 +126,7 @@ def propose_and_report(
         from manyseg.explorer.page import write_explorer
 
         before = proposal.taxonomy if table else None
-        write_explorer(html, shown.taxonomy, shown.pairs, example_crops(source.folders), before)
+        write_explorer(html, shown.taxonomy, shown.pairs, example_crops(source.folders), before, decided)
     # Only now: whoever reads the summary may stop reading (`| head`), and the files are to be there all the same.
     console = Console(soft_wrap=True, highlight=False, markup=False)
     differences = describe_difference(taxonomy, agreement(table, proposal.taxonomy)) if taxonomy and table else ()

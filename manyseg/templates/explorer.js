@@ -58,21 +58,24 @@ function link(node) {
 
 // What stands behind one node.
 
-const PAIRS = ["class", "is", "class", "score", "evidence"];
+const PAIRS = ["class", "is", "class", "score", "evidence", "the second is, to the first"];
 
 function relationCells({ a, b, kind, score, evidence }) {
   const bar = make("i");
   bar.style.width = `${100 * Math.min(1, Math.max(0, score ?? 0))}%`;
   const reasons = Object.entries(evidence).map(([source, value]) => `${source}: ${value ?? "—"}`).join(" · ");
   const sign = make("span", "kind", make("b", "", signs[kind] ?? "?"), " " + kind);
-  return [label(a), sign, label(b), make("span", "kind", make("span", "meter", bar), score === null ? "—" : score.toFixed(2)), reasons];
+  const line = make("span", "replies", ...REPLIES.slice(0, 4).map(([name, mark_, , words]) => Object.assign(make("button", "reply", mark_), { type: "button", value: name, title: words })));
+  line.dataset.pair = `${a} ${b}`;
+  mark(line);
+  return [label(a), sign, label(b), make("span", "kind", make("span", "meter", bar), score === null ? "—" : score.toFixed(2)), reasons, line];
 }
 
 function inside(members) {
   return members.flatMap((a, i) => members.slice(i + 1).map((b) => {
     if (known[a].has(b)) return relationCells(known[a].get(b));
-    if (data.classes[a][0] === data.classes[b][0]) return [label(a), make("span", "kind", make("b", "", "!"), " same dataset"), label(b), "", ""];
-    return [label(a), make("span", "soft", "nothing on record"), label(b), "", ""];
+    if (data.classes[a][0] === data.classes[b][0]) return [label(a), make("span", "kind", make("b", "", "!"), " same dataset"), label(b), "", "", ""];
+    return [label(a), make("span", "soft", "nothing on record"), label(b), "", "", ""];
   }));
 }
 
@@ -259,5 +262,3 @@ function highlight(event) {
 }
 for (const kind of ["pointerover", "focusin"]) body.addEventListener(kind, highlight);
 body.addEventListener("pointerleave", highlight);
-
-readAddress();

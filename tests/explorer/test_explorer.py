@@ -50,14 +50,17 @@ def found(kind: str, taxonomy: Taxonomy, *pairs: ClassPair) -> list[tuple[str, s
 # Conflicts.
 
 
-def test_a_class_within_a_coarser_one_is_a_part_of_it() -> None:
-    assert found("part of", toy()) == [("path", "road"), ("drivable", "road"), ("crosswalk", "road")]
+@pytest.mark.parametrize("kind", ["part of", "contains", "overlaps", "equal", "unrelated"])
+def test_there_is_a_conflict_only_where_the_evidence_says_something_else(kind: Kind) -> None:
+    groups = [[("a", "x"), ("b", "y")], [("b", "y"), ("a", "z")]]
+    taxonomy = Taxonomy.from_groups([LabelSpace.of("a", ["x", "z"]), LabelSpace.of("b", ["y"])], groups)
+    names = {"part of": "", "equal": "missing merge", "unrelated": "unsupported merge", "contains": "part of"}
+    found = [c.kind for c in conflicts(taxonomy, [pair(("a", "x"), ("b", "y"), kind)])]
+    assert found == [n for n in [names.get(kind, kind)] if n]
 
 
-def test_classes_that_share_some_nodes_and_keep_others_overlap() -> None:
-    groups = [[("a", "x"), ("b", "y")], [("a", "x")], [("b", "y")]]
-    taxonomy = Taxonomy.from_groups([LabelSpace.of("a", ["x"]), LabelSpace.of("b", ["y"])], groups)
-    assert found("overlaps", taxonomy) == [("x", "y")]
+def test_what_the_taxonomy_says_without_any_evidence_is_no_conflict() -> None:
+    assert conflicts(toy()) == []
 
 
 def test_equal_names_without_a_common_node_are_a_conflict() -> None:
