@@ -46,7 +46,7 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, a
     last = max(x for x, _ in finite)
     # A single point still needs an axis of some width.
     first = min(x for x, _ in finite) if last > min(x for x, _ in finite) else min(0.0, last - 1)
-    x_ticks = _ticks(first, last)
+    x_ticks = [x for x in _ticks(first, last) if x.is_integer()] or [last]
     y_ticks = _ticks(min(0.0, *(y for _, y in finite)), max(y for _, y in finite) or 1.0, beyond=True)
     low, high = y_ticks[0], y_ticks[-1]
 

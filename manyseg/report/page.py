@@ -79,7 +79,7 @@ def _skipped(record: Record) -> list[str]:
 def _facts(record: Record) -> list[tuple[str, str]]:
     """Return the entries of the header: method, backbone, steps, nodes, time."""
     model = record.recipe.get("model", {})
-    done = max((*(line["at"] + 1 for line in record.steps), *(line["at"] for line in record.evals)), default=0)
+    done = max((line["at"] for line in (*record.steps, *record.evals)), default=0)
     seconds = sum(_stage_seconds(record))
     facts = [
         ("method", record.method),

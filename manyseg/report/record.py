@@ -102,9 +102,8 @@ class Record:
     def stages(self) -> list[tuple[str, int, int]]:
         """Each stage with its first and last step, counted from 1 over all stages."""
         ends: dict[str, int] = {}
-        # A step's line is numbered from 0, an evaluation's by the steps done.
         for line in sorted((*self.steps, *self.evals), key=lambda entry: int(entry["at"])):
-            ends[str(line.get("stage", ""))] = int(line["at"]) + ("eval" not in line)
+            ends[str(line.get("stage", ""))] = int(line["at"])
         firsts = [1, *(end + 1 for end in ends.values())]
         return [(name, first, end) for (name, end), first in zip(ends.items(), firsts, strict=False)]
 
@@ -235,7 +234,7 @@ def _metrics(path: Path, notes: list[str]) -> tuple[list[dict[str, Any]], list[d
 
 
 def _in_order(lines: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Split the lines into steps and evaluations, by stage and step, and count steps over all stages (`at`).
+    """Split the lines into steps and evaluations, by stage and step, and count the steps done, over all stages (`at`).
 
     A resumed run repeats the steps after its checkpoint: the last line of a step is used. The steps of a stage that
     counts from 0 again follow those of the stage before.
@@ -252,7 +251,7 @@ def _in_order(lines: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], li
         first = min((*losses, *scores))
         if first + shift < end:
             shift = end
-        steps += [losses[step] | {"at": step + shift} for step in sorted(losses)]
+        steps += [losses[step] | {"at": step + 1 + shift} for step in sorted(losses)]
         evals += [scores[step] | {"at": step + shift} for step in sorted(scores)]
         end = shift + max((*(step + 1 for step in losses), *scores))
     return steps, evals

@@ -57,7 +57,7 @@ def run(folder: Path, lines: list[dict[str, Any]], result: dict[str, Any] | None
 
 def test_steps_that_a_resumed_run_repeats_count_once_and_the_later_wins(tmp_path: Path) -> None:
     folder = run(tmp_path / "r", [step(0), step(1, loss=9.0), step(2), step(1, loss=3.0), step(2), step(3)])
-    assert [(s["at"], s["loss"]) for s in read_record(folder).steps] == [(0, 1.0), (1, 3.0), (2, 1.0), (3, 1.0)]
+    assert [(s["at"], s["loss"]) for s in read_record(folder).steps] == [(1, 1.0), (2, 3.0), (3, 1.0), (4, 1.0)]
 
 
 @pytest.mark.parametrize("start", [0, 10])
@@ -65,7 +65,7 @@ def test_stages_follow_each_other_whether_or_not_they_count_from_0(tmp_path: Pat
     lines = [step(0, "heads"), step(9, "heads"), evaluation(10, "heads")]
     lines += [step(start, "graph"), step(start + 5, "graph"), evaluation(start + 6, "graph")]
     record = read_record(run(tmp_path / "r", lines))
-    assert [s["at"] for s in record.steps] == [0, 9, 10, 15]
+    assert [s["at"] for s in record.steps] == [1, 10, 11, 16]
     assert [s["at"] for s in record.evals] == [10, 16]
     assert record.stages == [("heads", 1, 10), ("graph", 11, 16)]
 
@@ -290,7 +290,7 @@ def test_a_browser_reads_charts_and_sorts_tables_without_an_error(tmp_path: Path
         heat.dispatchEvent(new PointerEvent("pointermove", place));
         found.heat = document.querySelector(".heat-readout").textContent.replace(/^[0-9.]+/, "");
         const head = document.querySelectorAll("#set-street th[aria-sort]")[4];
-        const rows = () => [...document.querySelectorAll("#set-street .scroll tbody tr")];
+        const rows = () => [...document.querySelector("#set-street .scroll").querySelectorAll("tbody tr")];
         const pixels = () => rows().map((row) => row.cells[5].textContent);
         head.click(); found.down = pixels();
         head.click(); found.up = pixels();
@@ -298,7 +298,7 @@ def test_a_browser_reads_charts_and_sorts_tables_without_an_error(tmp_path: Path
         """,
     )
     assert result["errors"] == []
-    assert result["readout"].splitlines()[0] == "step 99"
+    assert result["readout"].splitlines()[0] == "step 100"
     assert "1.010  street" in result["readout"]
     assert result["heat"] == " % of sky is called road"
     assert result["down"] == ["10", "0"]
