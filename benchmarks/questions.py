@@ -76,6 +76,8 @@ def least_certain(questions, rng):
 
 def at_random(questions, rng):
     wrong = questions.wrong()
+    if not wrong.any():
+        return None
     row = int(rng.choice(np.flatnonzero(wrong.any(1))))
     return questions.ask(row, np.where(wrong[row] > 0, rng.random(len(wrong)), 0))
 

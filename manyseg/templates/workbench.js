@@ -267,7 +267,7 @@ document.addEventListener("click", (event) => {
   if (line) decide(...line.dataset.pair.split(" ").map(Number), reply.value);
 });
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.("input, select")) return;
   if (event.key === "u") undo();
   const line = event.target.closest?.(".line"), lines = [...document.querySelectorAll(".line")];
   const step = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key];

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from manyseg.explorer.conflicts import conflicts
 from manyseg.explorer.difference import difference
 from manyseg.explorer.page import _flow, _nodes, _order, write_explorer
+from manyseg.explorer.review import review
 from manyseg.labels import ClassKey, LabelSpace, Taxonomy
-from manyseg.relate import ClassPair
+from manyseg.relate import ClassPair, Constraints
 from manyseg.relate.proposal import Kind
 
 EVIL = "<script>alert('x')</script>"
@@ -282,3 +283,96 @@ def test_a_browser_runs_no_script_that_a_class_name_holds(tmp_path: Path) -> Non
     # The one that catches errors, the data, the page's own, the test's.
     assert result["scripts"] == 4
     assert result["text"].count(EVIL) > 4
+
+
+# The workbench.
+
+
+def test_the_most_doubtful_relations_come_first_and_each_is_listed_once() -> None:
+    pairs = [
+        pair(("street", "person"), ("park", "Person"), "equal", 0.99),
+        pair(("street", "sky"), ("lane", "animal"), "equal", 0.8),
+        pair(("street", "sky"), ("park", "path"), "unrelated", 0.6),
+        pair(("park", EVIL), ("lane", "animal"), "equal", 0.7),
+    ]
+    assert review(toy(), pairs) == [
+        (("street", "sky"), [("lane", "animal"), ("park", "path")]),
+        (("park", EVIL), [("lane", "animal")]),
+    ]
+
+
+@needs_chromium
+def test_what_a_person_decides_by_clicks_and_keys_comes_out_as_files_that_are_read_again(tmp_path: Path) -> None:
+    pairs = [
+        pair(("street", "sky"), ("lane", "animal"), "equal", 0.6),
+        pair(("park", EVIL), ("lane", "animal"), "equal", 0.7),
+        pair(("street", "road"), ("park", "path"), "part of", 0.55),
+    ]
+    before = Constraints(cannot_link=((("street", "road"), ("lane", "animal")),))
+    page = write_explorer(tmp_path / "x.html", toy(), pairs, decided=before)
+    result = browse(
+        page,
+        """
+        const made = [], given = Blob;
+        window.Blob = class extends given {
+          constructor(parts, type) { super(parts, type); made.push(parts.join("")); }
+        };
+        const named_ = [];
+        HTMLAnchorElement.prototype.click = function () { named_.push(this.download); };
+        const line = (a, b) => [...document.querySelectorAll(".line")].find((l) => l.ariaLabel === `${b} beside ${a}`);
+        const evil = "<script>alert('x')</" + "script>";
+        found.lines = document.querySelectorAll(".line").length;
+        found.start = tsv();
+        line("lane:animal", `park:${evil}`).querySelector("button[value=none]").click();
+        const sky = line("lane:animal", "street:sky");
+        sky.focus();
+        sky.dispatchEvent(new KeyboardEvent("keydown", {key: "y", bubbles: true}));
+        found.rows = [...document.querySelectorAll("tr.edited button")].map((b) => b.textContent);
+        found.pressed = sky.querySelector("[aria-pressed=true]").value;
+        document.dispatchEvent(new KeyboardEvent("keydown", {key: "u", bubbles: true}));
+        found.undone = sky.querySelector("[aria-pressed=true]") === null;
+        sky.querySelector("button[value=whole]").click();
+        document.querySelector("#table").click(); document.querySelector("#constraints").click();
+        found.names = named_; found.files = made;
+        while (past.length) undo();
+        found.back = tsv() === found.start;
+        """,
+    )
+    assert result["errors"] == []
+    assert (result["lines"], result["pressed"], result["undone"], result["back"]) == (3, "same", True, True)
+    assert result["names"] == ["taxonomy.tsv", "constraints.toml"]
+    for name, text in zip(result["names"], result["files"], strict=True):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    spaces = toy().spaces
+    taxonomy = Taxonomy.read(tmp_path / "taxonomy.tsv", spaces)
+    kept = Constraints.read(tmp_path / "constraints.toml", spaces)
+    assert kept == Constraints(
+        cannot_link=(*before.cannot_link, (("lane", "animal"), ("park", EVIL))),
+        part_of=((("lane", "animal"), ("street", "sky")),),
+    )
+    nodes = {frozenset(taxonomy.members(u)) for u in range(len(taxonomy.unified))}
+    assert {frozenset({("park", EVIL)}), frozenset({("lane", "animal"), ("street", "sky")})} <= nodes
+    again = Taxonomy.read(tmp_path / "taxonomy.tsv", spaces)
+    assert difference(taxonomy, again) == ((), ())
+
+
+@needs_chromium
+def test_a_decision_that_contradicts_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    pairs = [
+        pair(("street", "person"), ("park", "Person"), "equal", 0.6),
+        pair(("street", "person"), ("park", "path"), "equal", 0.5),
+    ]
+    page = write_explorer(tmp_path / "x.html", toy(), pairs)
+    result = browse(
+        page,
+        """
+        const all = [...document.querySelectorAll(".line")];
+        all[0].querySelector("[value=same]").click();
+        found.before = tsv();
+        all[1].querySelector("[value=same]").click();
+        found.same = tsv() === found.before; found.said = status.textContent; found.kept = decisions.size;
+        """,
+    )
+    assert result["errors"] == []
+    assert (result["same"], result["kept"]) == (True, 1)
+    assert "are of one dataset, so they differ" in result["said"]
