@@ -4,8 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
 TESTS :=
+MINUTES := 20
+SEED := 0
 
-.PHONY: demo test test-lowest coverage docs lint clean
+.PHONY: demo test test-lowest coverage soak mutation docs lint clean
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +31,12 @@ $(LOWEST)/ready: pyproject.toml
 
 coverage: $(VENV)/ready  ## all tests, and the lines that they do not execute
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov=manyseg --cov-report=term:skip-covered --cov-report=html:coverage
+
+soak: $(VENV)/ready  ## runs killed anywhere and inputs damaged in any way, for MINUTES; ends with a report
+	$(BIN)/python tools/soak.py --seed $(SEED) --minutes $(MINUTES)
+
+mutation: $(VENV)/ready  ## how many single changes of the code the tests notice
+	$(BIN)/python tools/mutation.py --seed $(SEED) --count 80
 
 docs: $(VENV)/docs  ## the documentation as a site, with the API reference, in site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -184,9 +184,9 @@ class Inputs:
             write_report(self.run)
             opened = Run.open(self.run)
             method = opened.load_model()
-            return opened.spaces, opened.recipe.model_dump(), opened.taxonomy, method.spaces
+            return opened.spaces, opened.recipe.model_dump(), opened.taxonomy.to_tsv(), method.spaces
 
-        known = (expected.spaces, expected.recipe.model_dump(), expected.taxonomy, expected.spaces)
+        known = (expected.spaces, expected.recipe.model_dump(), expected.taxonomy.to_tsv(), expected.spaces)
         return Damage(self.run / rng.choice(names), read, lambda found: bool(found == known))
 
     def _checkpoint(self, rng: random.Random) -> Damage:

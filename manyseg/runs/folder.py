@@ -9,6 +9,7 @@ is killed leaves nothing that looks damaged.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
@@ -20,6 +21,9 @@ from manyseg import atomic
 from manyseg.errors import UserError
 
 __all__ = ["RunFolder"]
+
+UNFINISHED = ".writing"
+"""The end of the name of a checkpoint's folder while it is written."""
 
 
 class _Entry(BaseModel):
@@ -121,6 +125,14 @@ class RunFolder:
         if patterns:
             paths = [path for p in patterns for path in sorted(self.path.glob(p)) if path.is_file()]
             self._write_manifest(kept | {p.relative_to(self.path).as_posix(): _entry_of(p) for p in paths})
+
+    def remove_unfinished(self) -> None:
+        """Remove what a process that was killed had begun to write; only the writer of the run may call this."""
+        for path in [*self.path.rglob(f"{atomic.PREFIX}*"), *self.path.rglob(f"*{UNFINISHED}")]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _whole(self, name: str, entry: _Entry) -> bool:
         path = self.path / name

@@ -150,6 +150,7 @@ class Training:
             with self._main_alone() as main:
                 if main:
                     lock.enter_context(only_writer(self.folder.path))
+                    self.folder.remove_unfinished()
             yield
 
     def outcome(self, command: str) -> str:

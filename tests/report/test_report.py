@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,7 @@ from browser import browse, needs_chromium
 from PIL import Image
 from rich.console import Console
 
+from manyseg import templates
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass, LabelSpace, Taxonomy
 from manyseg.report.charts import Series, _spread, _thin, _ticks, heat_map, line_chart
@@ -463,3 +465,12 @@ def test_the_environment_names_versions_and_hardware_and_nobody() -> None:
     assert found["torch threads"] == torch.get_num_threads()
     assert json.loads(json.dumps(found)) == found
     assert not {"user", "host", "hostname", "node"} & found.keys()
+
+
+def test_a_template_is_compiled_once(monkeypatch):
+    calls, compile_ = [], jinja2.Environment.compile
+    monkeypatch.setattr(jinja2.Environment, "compile", lambda *a, **k: calls.append(a) or compile_(*a, **k))
+    templates._environment.cache_clear()
+    for _ in range(3):
+        templates._environment().get_template("report.html")
+    assert len(calls) == 1

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import tiny_recipe
 
+from manyseg import atomic
 from manyseg.errors import UserError
 from manyseg.relate.statistics import Statistics
 from manyseg.report.compare import compare
@@ -227,3 +228,13 @@ def test_tensors_of_a_checkpoint_are_found_or_named(tmp_path):
     checkpoint.write(tmp_path / "c", {"model": {"w": torch.ones(2)}}, {})
     with pytest.raises(UserError, match=r"c/optimizer\.safetensors: not a file of tensors"):
         checkpoint.read(tmp_path / "c").tensors("optimizer")
+
+
+def test_what_a_killed_process_had_begun_to_write_is_gone_when_the_run_goes_on(recipe, stopped, tmp_path):
+    run = Path(shutil.copytree(stopped, tmp_path / "run"))
+    left = [run / f"{atomic.PREFIX}1", run / f"samples/{atomic.PREFIX}2", run / "best.writing/model.safetensors"]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    train_recipe(recipe, out=run, resume=True, check=False)
+    assert not [p for p in run.rglob("*") if "writing" in p.name]
