@@ -115,8 +115,9 @@ class Training:
         with _trained("the last evaluation"):
             scores = self._scores(method)
         if self.main:
-            write_results(self.folder, method, (*self.seen, *self.unseen), self.recipe.test, scores)
+            # Before the report, which is written last: a run that has one is finished.
             checkpoint.discard_previous(self.folder.checkpoint)
+            write_results(self.folder, method, (*self.seen, *self.unseen), self.recipe.test, scores)
         self.accelerator.wait_for_everyone()
 
     def _check_data(self) -> None:
