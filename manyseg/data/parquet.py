@@ -97,5 +97,6 @@ def _opened(file: Path, state: tuple[int, int]) -> Any:
     try:
         # Mapped into memory, so that forked workers do not share a position in the file.
         return parquet.ParquetFile(file, memory_map=True)
-    except ArrowException as e:
-        raise UserError(f"{file}: not a Parquet file ({e}); fetch it again") from None
+    except (ArrowException, OSError) as e:
+        reason = " ".join(str(e).split())
+        raise UserError(f"{file}: not a Parquet file ({reason}); fetch it again") from None
