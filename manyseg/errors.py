@@ -10,8 +10,12 @@ __all__ = ["Interrupted", "UserError", "close"]
 class UserError(Exception):
     """Data, a recipe or a run is at fault; the message is one line: what, where (file, value, count), what to do.
 
-    The command line prints the message without a traceback and exits with 1.
+    Whatever would break the line, such as a name that a file holds, is a space in it. The command line prints the
+    message without a traceback and exits with 1.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else " " for c in message))
 
 
 class Interrupted(KeyboardInterrupt):

@@ -86,7 +86,7 @@ def test_the_example_of_an_encoding_reads_what_it_says(tmp_path):
 
 
 def test_every_promise_names_tests_that_are_there():
-    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/reliability.md").read_text(encoding="utf-8").split("\n## The long test")[0]
     rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
     assert rows
     for row in rows:
