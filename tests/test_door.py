@@ -171,9 +171,11 @@ def test_scores_and_label_map_of_an_image_come_from_one_pass_of_every_view(model
         hook.remove()
 
 
-def test_words_are_refused_by_a_model_that_reads_none(model, photo):
-    with pytest.raises(manyseg.UserError):
-        model.predict(photo, ["road", "puddle"])
+def test_words_are_refused_by_a_model_that_reads_none_unless_nodes_have_their_names(model, photo, caplog):
+    with pytest.raises(manyseg.UserError, match="no unified node has the name of one of its classes"):
+        model.predict(photo, ["puddle", "zebra"])
+    assert set(np.unique(model.predict(photo, ["road", "puddle"]).labels)) <= {IGNORE, 0}
+    assert "never predicted: puddle" in caplog.text
 
 
 def test_a_photo_that_is_turned_by_exif_is_seen_upright_from_a_file_and_from_memory(model, tmp_path):
