@@ -10,7 +10,7 @@ Three cameras look at the same kind of street and label it differently; a fourth
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,10 @@ CONCEPTS = (
 
 THINGS = ("car", "truck", "person", "traffic cone")
 
-DATASETS: dict[str, dict[str, tuple[str, ...]]] = {
+Labels = Mapping[str, Mapping[str, tuple[str, ...]]]
+"""Classes of each dataset and the concepts that each is made of; the last dataset is unseen."""
+
+DATASETS: Labels = {
     "fine": {name: (name,) for name in CONCEPTS if name != "traffic cone"},
     "coarse": {
         "sky": ("sky",),
@@ -61,7 +64,6 @@ DATASETS: dict[str, dict[str, tuple[str, ...]]] = {
         "persons": ("person",),
     },
 }
-"""Classes of each dataset and the concepts that each is made of; the last dataset is unseen."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,14 @@ class Camera:
     zoom: float
 
 
-CAMERAS = {
-    "fine": Camera((1.0, 1.0, 1.0), 1.0, 0.02, 0.45, 1.0),
-    "coarse": Camera((1.08, 1.0, 0.88), 0.85, 0.05, 0.38, 1.3),
-    "partial": Camera((0.9, 0.98, 1.1), 1.1, 0.03, 0.5, 0.8),
-    "unseen": Camera((1.0, 0.95, 0.95), 0.95, 0.06, 0.42, 1.1),
-}
+CAMERAS = (
+    Camera((1.0, 1.0, 1.0), 1.0, 0.02, 0.45, 1.0),
+    Camera((1.08, 1.0, 0.88), 0.85, 0.05, 0.38, 1.3),
+    Camera((0.9, 0.98, 1.1), 1.1, 0.03, 0.5, 0.8),
+    Camera((1.0, 0.95, 0.95), 0.95, 0.06, 0.42, 1.1),
+    Camera((0.97, 1.04, 1.0), 1.05, 0.04, 0.47, 1.15),
+)
+"""The cameras of the datasets, in order."""
 
 
 @dataclass(frozen=True)
@@ -92,22 +96,23 @@ class World:
     truth: Path
 
 
-def space(dataset: str) -> LabelSpace:
+def space(dataset: str, labels: Labels = DATASETS) -> LabelSpace:
     """Return the label space of one of the world's datasets."""
     return LabelSpace(
         dataset,
-        tuple(LabelClass(name, thing=all(p in THINGS for p in parts)) for name, parts in DATASETS[dataset].items()),
+        tuple(LabelClass(name, thing=all(p in THINGS for p in parts)) for name, parts in labels[dataset].items()),
     )
 
 
-def truth(datasets: tuple[str, ...] = ("fine", "coarse", "partial")) -> Taxonomy:
-    """Return the planted taxonomy: one node a concept that any of `datasets` labels."""
+def truth(labels: Labels = DATASETS) -> Taxonomy:
+    """Return the planted taxonomy: one node a concept that any of the datasets but the last one labels."""
+    datasets = list(labels)[:-1]
     members = {
-        concept: [(d, label) for d in datasets for label, parts in DATASETS[d].items() if concept in parts]
+        concept: [(d, label) for d in datasets for label, parts in labels[d].items() if concept in parts]
         for concept in CONCEPTS
     }
     used = {concept: group for concept, group in members.items() if group}
-    return Taxonomy.from_groups([space(d) for d in datasets], list(used.values()), list(used))
+    return Taxonomy.from_groups([space(d, labels) for d in datasets], list(used.values()), list(used))
 
 
 def scene(
@@ -228,15 +233,22 @@ def _object(canvas: _Canvas, horizon: int, depth: float, zoom: float) -> None:
 
 
 def write_world(
-    folder: str | Path, *, train: int = 60, val: int = 20, size: tuple[int, int] = (96, 128), seed: int = 0
+    folder: str | Path,
+    *,
+    train: int = 60,
+    val: int = 20,
+    size: tuple[int, int] = (96, 128),
+    seed: int = 0,
+    labels: Labels = DATASETS,
 ) -> World:
-    """Write the four datasets with their cards, and the true taxonomy of the three that are trained on.
+    """Write the datasets with their cards, and the true taxonomy of those that are trained on, all but the last.
 
-    `train` and `val` count images a dataset; `size` is (H, W). The same arguments give the same files.
+    `train` and `val` count images a dataset; `size` is (H, W); `labels` has five datasets at most. The same arguments
+    give the same files.
     """
     folder = Path(folder)
     cards = {}
-    for number, (name, classes) in enumerate(DATASETS.items()):
+    for number, (name, classes) in enumerate(labels.items()):
         root = folder / name
         table = np.full(len(CONCEPTS), 255, np.uint8)
         for d, parts in enumerate(classes.values()):
@@ -246,16 +258,16 @@ def write_world(
             atomic.write(root / f"{split}.txt", "\n".join(ids) + "\n")
             for i, key in enumerate(ids):
                 rng = np.random.default_rng([seed, number, split == "val", i])
-                image, concept, instance = scene(CAMERAS[name], size, rng)
+                image, concept, instance = scene(CAMERAS[number], size, rng)
                 write_image(root / "images" / f"{key}.png", Image.fromarray(image))
                 write_image(root / "masks" / f"{key}.png", Image.fromarray(table[concept]))
                 write_image(root / "instances" / f"{key}.png", Image.fromarray(instance.astype(np.uint16)))
-        cards[name] = atomic.write(folder / f"{name}.toml", _card(name))
-    truth().write(folder / "truth.tsv")
+        cards[name] = atomic.write(folder / f"{name}.toml", _card(name, labels))
+    truth(labels).write(folder / "truth.tsv")
     return World(folder, cards, folder / "truth.tsv")
 
 
-def _card(name: str) -> str:
+def _card(name: str, labels: Labels) -> str:
     lines = [
         f'name = "{name}"',
         'image = "images/{id}.png"',
@@ -266,6 +278,6 @@ def _card(name: str) -> str:
         "ignore = [255]",
         "[classes]",
     ]
-    for i, c in enumerate(space(name).classes):
+    for i, c in enumerate(space(name, labels).classes):
         lines.append(f'"{c.name}" = {{ value = {i}, thing = {str(c.thing).lower()} }}')
     return "\n".join(lines) + "\n"

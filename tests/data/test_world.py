@@ -18,7 +18,7 @@ def test_the_planted_taxonomy_has_a_node_for_every_concept_and_plants_each_confl
 def test_every_concept_occurs_and_instances_lie_on_things():
     seen = set()
     for i in range(20):
-        image, concept, instance = scene(CAMERAS["fine"], (48, 64), np.random.default_rng(i))
+        image, concept, instance = scene(CAMERAS[0], (48, 64), np.random.default_rng(i))
         assert image.shape == (48, 64, 3)
         seen |= set(np.unique(concept))
         things = np.isin(concept, [CONCEPTS.index(n) for n in ("car", "truck", "person", "traffic cone")])
@@ -44,3 +44,12 @@ def test_masks_hold_positions_of_the_dataset_and_255_where_it_does_not_label(tmp
     assert values["partial"] <= {*range(7), 255}
     assert 255 in values["partial"]
     assert values["coarse"] - {255} == set(range(6))
+
+
+def test_a_world_of_other_labels_has_its_own_truth(tmp_path):
+    labels = {"a": {"up": ("sky", "building"), "down": ("road",)}, "b": {"way": ("road",)}, "c": {"tree": ("tree",)}}
+    world = write_world(tmp_path, train=1, val=1, size=(24, 32), labels=labels)
+    found = Taxonomy.read(world.truth, [space(n, labels) for n in ("a", "b")])
+    assert found.unified.names == ("sky", "building", "road")
+    assert found.members(2) == [("a", "down"), ("b", "way")]
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["a", "b", "c"]
