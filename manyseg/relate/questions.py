@@ -34,7 +34,7 @@ Reply = Literal["same", "part", "whole", "none", "unknown"]
 WIDTH = 8
 """The number of candidates of a question, at most."""
 
-WORTH = 0.02
+WORTH = 0.001
 """A pair is shown if the proposal is wrong about it with at least this probability."""
 
 
