@@ -12,6 +12,7 @@ from PIL import Image
 
 import manyseg
 from manyseg import testing
+from manyseg.config import to_toml
 from manyseg.labels import IGNORE
 from manyseg.methods import find_method
 
@@ -68,6 +69,7 @@ def trained(world, tmp_path_factory, package):
         "method": {"name": "somebody_else:Mine", "scale": 2.0},
         "train": {"steps": 2},
     }
+    (folder / "recipe.toml").write_text(to_toml(recipe))
     return manyseg.train(recipe, out=folder / "run")
 
 
@@ -213,9 +215,9 @@ def test_a_method_that_cannot_be_had_is_an_error_in_one_line(package, name, mess
 
 
 def test_an_option_that_the_other_method_does_not_have_is_an_error(package, trained):
-    recipe = Path(trained) / "recipe.toml"
+    recipe = Path(trained).parent / "recipe.toml"
     with pytest.raises(manyseg.UserError, match=r"method\.scael: unknown key, did you mean 'scale'"):
-        manyseg.train(recipe, out=recipe.parents[1] / "other", overrides=["method.scael=1.0"])
+        manyseg.train(recipe, out=recipe.parent / "other", overrides=["method.scael=1.0"])
 
 
 def test_a_run_is_exported_by_the_command_line_and_compared_with_its_network(
