@@ -30,11 +30,11 @@ def write_results(
         scores.write(folder.path / "scores.json")
         atomic.write_arrays(folder.path / "confusion.npz", counts)
         with progress("writing the report", len(datasets) + 1) as done:
+            unified = method.taxonomy.painted(method.taxonomy.unified)
             for dataset in datasets:
                 skipped = scores.datasets[dataset.space.name].skipped
                 shown = predict_samples(method, dataset, options, skipped)
-                own, unified = map(method.taxonomy.painted, (dataset.space, method.taxonomy.unified))
-                write_samples(folder.path, own, unified, shown)
+                write_samples(folder.path, method.taxonomy.painted(dataset.space), unified, shown)
                 done()
             write_report(folder.path)
             done()
