@@ -171,7 +171,7 @@ def _location(loc: Sequence[int | str], data: Any) -> list[int | str]:
     for i, key in enumerate(loc):
         if isinstance(data, Mapping) and (key in data or i == len(loc) - 1):
             data = data.get(key)
-        elif isinstance(data, list) and isinstance(key, int):
+        elif isinstance(data, list) and isinstance(key, int) and key < len(data):
             data = data[key]
         else:
             break

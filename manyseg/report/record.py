@@ -157,7 +157,7 @@ def _text(path: Path, notes: list[str]) -> str:
 def _recipe(text: str, notes: list[str]) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as e:
+    except (ValueError, RecursionError) as e:
         notes.append(f"recipe.toml is not TOML ({e})")
         return {}
 

@@ -474,3 +474,8 @@ def test_a_template_is_compiled_once(monkeypatch):
     for _ in range(3):
         templates._environment().get_template("report.html")
     assert len(calls) == 1
+
+
+def test_a_recipe_that_is_nested_without_end_is_told(tmp_path):
+    (tmp_path / "recipe.toml").write_text("a = " + "[" * 3000)
+    assert any("recipe.toml is not TOML" in note for note in read_record(tmp_path).notes)

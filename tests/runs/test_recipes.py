@@ -40,6 +40,11 @@ def test_a_dict_is_a_recipe_as_a_file_is(world, tmp_path, monkeypatch):
         read_recipe({**given, "train": {"stepz": 4}})
 
 
+def test_a_list_that_is_too_short_is_named_and_not_its_place_that_is_missing():
+    with pytest.raises(UserError, match=r"^recipe: data\.crop: "):
+        read_recipe({"data": {"crop": [32], "sets": [{"card": "a.toml", "root": "a"}]}})
+
+
 def test_there_are_recipes():
     assert len(RECIPES) >= 9
 
