@@ -70,6 +70,13 @@ OPTIONS = {
 }
 """What methods need beside their defaults."""
 
+NEXT = (
+    ("manyseg init data/one data/two", "cards and recipe.toml from your folders"),
+    ("manyseg labels recipe.toml --html labels.html", "what their labels mean together: look, and correct it"),
+    ("manyseg train recipe.toml --out runs/first", "one model of all of them"),
+)
+"""What to type after the demo."""
+
 STEPS = 300
 
 console = Console(soft_wrap=True, highlight=False)
@@ -128,6 +135,9 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
         (out / f"{PROPOSED}.tsv", "the same as a table; correct it and train on it with the methods manual or htss"),
     ):
         console.print(f"  {path}: {what}")
+    console.print("With your own data:")
+    for command, what in NEXT:
+        console.print(f"  {command}  # {what}")
     return report
 
 

@@ -15,6 +15,8 @@ def test_the_demo_trains_every_method_and_leaves_pictures_and_a_report(tmp_path,
         assert name in shown
     assert "The planted label space, recovered" in shown
     assert (out / "labels.html").exists()
+    ends = [line for line in shown.splitlines() if line][-3:]
+    assert [line.split()[:2] for line in ends] == [["manyseg", "init"], ["manyseg", "labels"], ["manyseg", "train"]]
     assert "labels.tsv" in (out / "htss.toml").read_text()
     assert len(list((out / "predictions" / "overlays").rglob("*.*"))) == 8
     # A demo's own folder is replaced.
