@@ -44,7 +44,8 @@ def conflicts(taxonomy: Taxonomy, pairs: Sequence[ClassPair] = ()) -> list[Confl
     - "same name": two classes of equal (normalised) names share no node;
     - "overlaps", "part of": by the evidence, and something else by the taxonomy.
 
-    Where taxonomy and evidence agree, or there is no evidence about what the taxonomy says, there is no conflict.
+    Where taxonomy and evidence agree, or there is no evidence about what the taxonomy says, there is no conflict. Nor is
+    there one where equal classes share a node, and one of them has further nodes, of finer classes elsewhere.
     """
     known = {pair_key(r.a, r.b): r for r in pairs}
     nodes = {
@@ -106,6 +107,8 @@ def _kind(a: ClassKey, b: ClassKey, by_taxonomy: str, by_evidence: str) -> str:
     if by_taxonomy == "unrelated" and by_evidence != "equal" and normalise(a[1]) == normalise(b[1]):
         return "same name"
     if by_taxonomy == by_evidence or not by_evidence:
+        return ""
+    if by_evidence == "equal" and by_taxonomy in ("part of", "contains"):
         return ""
     wrong = {"equal": "missing merge", "unrelated": "unsupported merge", "overlaps": "overlaps"}
     return wrong.get(by_evidence, "part of")
