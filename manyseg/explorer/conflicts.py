@@ -44,8 +44,8 @@ def conflicts(taxonomy: Taxonomy, pairs: Sequence[ClassPair] = ()) -> list[Confl
     - "same name": two classes of equal (normalised) names share no node;
     - "overlaps", "part of": by the evidence, and something else by the taxonomy.
 
-    Where taxonomy and evidence agree, or there is no evidence about what the taxonomy says, there is no conflict. Nor is
-    there one where equal classes share a node, and one of them has further nodes, of finer classes elsewhere.
+    Where taxonomy and evidence agree, or there is no evidence about what the taxonomy says, there is no conflict.
+    Nor is there one where equal classes share a node, and one of them has further nodes, of finer classes elsewhere.
     """
     known = {pair_key(r.a, r.b): r for r in pairs}
     nodes = {

@@ -10,9 +10,11 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from manyseg import atomic
 from manyseg.config import read_toml, to_toml
 from manyseg.data.card import builtin_cards
 from manyseg.errors import UserError
@@ -62,7 +64,9 @@ def pack(folder: str | Path, out: Path, name: str, licence: str) -> Path:
     files["README.md"] = model_card(run, name, licence)
     out.mkdir(parents=True)
     RunFolder(out).write(files)
-    shutil.copytree(weights, out / "best")
+    for path in sorted(weights.iterdir()):
+        with path.open("rb") as source:
+            atomic.write(out / "best" / path.name, partial(shutil.copyfileobj, source))
     return out
 
 
