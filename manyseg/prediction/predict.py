@@ -49,6 +49,9 @@ OUTPUTS: Mapping[str, type[Output]] = {
 }
 """The kinds of files by the names that the command line uses."""
 
+PICTURES = ("masks", "overlays", "confidence", "panoptic", "instances", "results")
+"""The folders of `out` in which these kinds leave pictures, which are no images to segment."""
+
 UNSHARED = (
     "datasets share no unified node: the %d nodes are the classes of all datasets side by side, and a picture mixes "
     "their names. Predict in the labels of one dataset (--labels %s), or relate the datasets (`manyseg labels RUN -o "
@@ -237,7 +240,7 @@ def list_images(paths: Iterable[Path], out: Path | None = None) -> list[tuple[Pa
             raise UserError(f"{path}: there is no such image or folder; check the path")
         inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in SUFFIXES and p.is_file()]
         inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-        written = () if out is None else (out.resolve() / "masks", out.resolve() / "overlays")
+        written = () if out is None else [out.resolve() / name for name in PICTURES]
         inside = [p for p in inside if not any(p.resolve().is_relative_to(folder) for folder in written)]
         if not inside:
             raise UserError(f"{path}: no image in this folder ({', '.join(sorted(SUFFIXES))}); check the path")

@@ -205,3 +205,11 @@ def test_the_summary_has_a_line_for_every_class_that_occurs(tmp_path, model):
     assert where == f"{tmp_path / 'out'}: masks, overlays; labels.json has the classes and their values"
     assert lines == [f"  {name:<6}   50.0% of the pixels, in 1 images" for name in ("dark", "bright")]
     assert (read(done.files[0])[1] != IGNORE).all()
+
+
+def test_what_was_written_before_is_no_image_to_segment(tmp_path, model):
+    photo(tmp_path / "a.png")
+    kinds = ["masks", "overlays", "confidence", "scores", "geojson"]
+    for _ in range(2):
+        done = predict_paths(model, [tmp_path], "street", tmp_path / "out", kinds=kinds)
+        assert done.files == [tmp_path / "out/masks/a.png"]
