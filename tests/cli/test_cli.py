@@ -219,7 +219,7 @@ def test_confusions_of_a_wrong_shape_or_kind_are_refused(world, tmp_path):
 
 def test_the_version_is_printed_and_is_the_packages_own():
     assert _say("--version") == f"manyseg {manyseg.__version__}\n"
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "manyseg.__version__"}
 
 

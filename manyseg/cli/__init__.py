@@ -1,0 +1,27 @@
+"""The command line: verbs and their options, no logic."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from manyseg.cli import datasets, training, using  # noqa: F401  (their verbs register with the application, in this order)
+from manyseg.cli.app import app
+from manyseg.errors import UserError
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Run the command line; a user's mistake ends in one line on stderr and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # Characters that a terminal cannot show are spelled by their numbers.
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app()
+    except UserError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.exit(1)

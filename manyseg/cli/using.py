@@ -1,0 +1,142 @@
+"""Verbs that use a trained run: predict, export, push."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from manyseg.cli.app import RunFolder, TestOverrides, app
+
+__all__: list[str] = []
+
+
+class Segments(StrEnum):
+    """The formats of files of things and stuff."""
+
+    coco_panoptic = "coco_panoptic"
+    instance_ids = "instance_ids"
+
+
+class Maps(StrEnum):
+    """The files that every model can write for an image."""
+
+    masks = "masks"
+    overlays = "overlays"
+    confidence = "confidence"
+    scores = "scores"
+    geojson = "geojson"
+    coco = "coco"
+
+
+class Values(StrEnum):
+    """The values that classes have in files."""
+
+    positions = "positions"
+    card = "card"
+
+
+class Output(StrEnum):
+    """What an exported model gives for every pixel."""
+
+    label_map = "label_map"
+    probabilities = "probabilities"
+    scores = "scores"
+
+
+class Precision(StrEnum):
+    """Numbers of an exported model."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="What to segment.")],
+    labels: Annotated[
+        str,
+        typer.Option(help="A training dataset's name, 'unified', 'hierarchy' (htss), a card, or words: \"road, sky\"."),
+    ] = "unified",
+    out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("predictions"),
+    write: Annotated[
+        list[Maps] | None, typer.Option(help="A kind of file; may be repeated  [default: masks and overlays]")
+    ] = None,
+    segments: Annotated[
+        Segments | None, typer.Option(help="Also write things and stuff, from a model that tells objects apart.")
+    ] = None,
+    values: Annotated[
+        Values | None,
+        typer.Option(help="Values of classes  [default: positions; in COCO files and instance ids the card's]"),
+    ] = None,
+    relate: Annotated[
+        str, typer.Option(metavar="names|text|TABLE", help="How classes that were not trained on find their nodes.")
+    ] = "names",
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out images whose files are there already.")] = False,
+    overrides: TestOverrides = None,
+) -> None:
+    """Segment images in any dataset's labels or the unified ones: masks, and overlays with a legend."""
+    from manyseg.runs.run import predict_run
+
+    kinds = [kind.value for kind in dict.fromkeys(write or (Maps.masks, Maps.overlays))]
+    kinds += [segments.value] if segments else []
+    done = predict_run(
+        run, images, labels=labels, out=out, overrides=overrides or [], kinds=kinds,
+        values=values.value if values else None, relate=relate, resume=resume,
+    )  # fmt: skip
+    print(done.to_text())
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE", help="An .onnx or .pt2 file  [default: RUN/model.onnx]"),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option(help="A label space as in predict; may be repeated  [default: all datasets and unified]"),
+    ] = None,
+    output: Annotated[
+        Output, typer.Option(help="Classes, their probabilities, or what the network gives.")
+    ] = Output.label_map,
+    precision: Annotated[Precision, typer.Option(help="fp16 is for GPUs; int8 needs --images.")] = Precision.fp32,
+    words: Annotated[
+        bool, typer.Option("--words", help="Make the classes an input, for a model that reads words.")
+    ] = False,
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="IMAGE|FOLDER", help="Photos to compare the file with the network on, and for int8."),
+    ] = None,
+) -> None:
+    """Write a run's model as one file that runs without this package: ONNX, or a package of torch.export."""
+    from manyseg.runs.run import export_run
+
+    export_run(
+        run, out or run / "model.onnx", labels=labels or [], output=output.value, precision=precision.value,
+        words=words, images=images or [],
+    )  # fmt: skip
+
+
+@app.command()
+def push(
+    run: RunFolder,
+    name: Annotated[str, typer.Argument(metavar="USER/NAME", help="The repository on the Hugging Face hub.")],
+    license: Annotated[
+        str,
+        typer.Option(
+            prompt="Licence of the weights, such as apache-2.0 (the datasets' own may restrict it)",
+            help="Under which licence the weights are given: apache-2.0, cc-by-4.0, other ...",
+        ),
+    ],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Put a run on the hub: weights, label spaces and a model card; from there `hf://USER/NAME` is a run."""
+    from manyseg.runs.hub import push as push_run
+
+    print(f"{push_run(run, name, license, private=private)}: load it as hf://{name}")
