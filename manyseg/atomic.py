@@ -11,7 +11,8 @@ import os
 import shutil
 import stat
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 from uuid import uuid4
@@ -21,7 +22,7 @@ from manyseg.errors import UserError
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["PREFIX", "cannot_write", "check_target", "sync", "write", "write_arrays"]
+__all__ = ["PREFIX", "cannot_write", "check_target", "sync", "write", "write_arrays", "writing"]
 
 PREFIX = ".writing-"
 """Begins the name of every file that is not complete yet."""
@@ -46,16 +47,30 @@ def write(path: str | Path, content: Content) -> Path:
     UserError where nothing can be written, for a folder, and for a file that is write-protected; the old file is then
     as it was.
     """
+    with writing(path) as file:
+        if callable(content):
+            content(file)
+        else:
+            file.write(content.encode() if isinstance(content, str) else content)
+    return Path(path)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[BinaryIO]:
+    """Yield an open binary file that takes the place of that at `path` when the block ends without an error.
+
+    Everything else is as with `write`: for files that grow while they are made.
+    """
     path = Path(path)
     try:
         if _takes_a_stream(path):
             with path.open("wb") as file:
-                _fill(file, content)
+                yield file
         else:
-            _replace(Path(os.path.realpath(path)), content)
+            with _replacing(Path(os.path.realpath(path))) as file:
+                yield file
     except OSError as e:
         raise cannot_write(path, e) from e
-    return path
 
 
 def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> Path:
@@ -130,12 +145,13 @@ def _takes_a_stream(path: Path) -> bool:
     return not stat.S_ISREG(mode)
 
 
-def _replace(path: Path, content: Content) -> None:
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(PREFIX + uuid4().hex)
     try:
-        with aside.open("xb") as file:
-            _fill(file, content)
+        with aside.open("x+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
@@ -145,10 +161,3 @@ def _replace(path: Path, content: Content) -> None:
         aside.unlink(missing_ok=True)
         raise
     sync(path.parent)
-
-
-def _fill(file: BinaryIO, content: Content) -> None:
-    if callable(content):
-        content(file)
-    else:
-        file.write(content.encode() if isinstance(content, str) else content)

@@ -20,10 +20,11 @@ EVERY = 10.0
 
 
 @contextmanager
-def progress(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[[], None]]:
+def progress(what: str, total: int | None, *, shown: bool = True) -> Iterator[Callable[[], None]]:
     """Yield a function to call after each of `total` items; stderr shows how many are done, and the time left.
 
-    Of several processes that do the same, one should have it `shown`.
+    Where nobody knows how many there will be, `total` is None, and the time left is not said. Of several processes
+    that do the same, one should have it `shown`.
     """
     if not shown:
         yield lambda: None
@@ -46,7 +47,11 @@ def progress(what: str, total: int, *, shown: bool = True) -> Iterator[Callable[
             return
         said = now
         pace = (now - start) / done
-        left = timedelta(seconds=round(pace * (total - done)))
-        console.print(f"{what}: {done} of {total}, {1 / max(pace, 1e-3):.3g} a second, {left} left")
+        speed = f"{1 / max(pace, 1e-3):.3g} a second"
+        if total is None:
+            console.print(f"{what}: {done} done, {speed}")
+        else:
+            left = timedelta(seconds=round(pace * (total - done)))
+            console.print(f"{what}: {done} of {total}, {speed}, {left} left")
 
     yield step

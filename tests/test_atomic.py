@@ -165,6 +165,24 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file_or_the_new_one(tmp
     assert all(name == "t" or name.startswith(atomic.PREFIX) for name in names(tmp_path))
 
 
+def test_a_file_that_grows_takes_its_place_at_the_end_or_never(tmp_path):
+    atomic.write(tmp_path / "t", "old")
+    with atomic.writing(tmp_path / "t") as file:
+        file.write(b"new")
+        assert (tmp_path / "t").read_text() == "old"
+    assert (tmp_path / "t").read_text() == "new"
+
+    def fail():
+        with atomic.writing(tmp_path / "t") as file:
+            file.write(b"half")
+            raise ValueError
+
+    with pytest.raises(ValueError):  # noqa: PT011
+        fail()
+    assert (tmp_path / "t").read_text() == "new"
+    assert names(tmp_path) == ["t"]
+
+
 # No other way.
 
 WRITERS = {"write_text", "write_bytes", "savez", "savez_compressed", "save_file", "copyfile", "copy", "copy2",

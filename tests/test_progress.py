@@ -30,3 +30,14 @@ def test_what_is_done_at_once_needs_no_word(clock, capsys):
         for _ in range(3):
             done()
     assert capsys.readouterr().err == ""
+
+
+def test_where_nobody_knows_how_many_there_are_only_what_is_done_is_said(clock, capsys):
+    with progress("predicting", None) as done:
+        for _ in range(4):
+            clock[0] += 5
+            done()
+    assert capsys.readouterr().err.splitlines() == [
+        "predicting: 1 done, 0.2 a second",
+        "predicting: 3 done, 0.2 a second",
+    ]

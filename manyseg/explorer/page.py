@@ -188,7 +188,7 @@ def _data(
     return {
         "datasets": [s.name for s in taxonomy.spaces],
         "classes": [[i, c.name, c.description] for i, s in enumerate(taxonomy.spaces) for c in s.classes],
-        "colors": ["#" + bytes(rgb).hex() for s in taxonomy.spaces for rgb in taxonomy.painted(s).colors.tolist()],
+        "colors": [color for s in taxonomy.spaces for color in taxonomy.painted(s).hex_colors],
         "evidence": evidence is not None,
         "decided": [[number[a], number[b], reply] for name, reply in said for a, b in getattr(decided, name)],
         "review": [[number[about], [number[c] for c in others]] for about, others in doubtful],

@@ -106,8 +106,8 @@ class ExportGraph(nn.Module):
 
 def _classes(space: LabelSpace) -> dict[str, Any]:
     rows = [
-        {"name": c.name, "color": "#" + bytes(color.tolist()).hex(), "thing": c.thing}
-        for c, color in zip(space.classes, space.colors, strict=True)
+        {"name": c.name, "color": color, "thing": c.thing}
+        for c, color in zip(space.classes, space.hex_colors, strict=True)
     ]
     return {"name": space.name, "classes": rows}
 

@@ -106,3 +106,8 @@ class LabelSpace:
     def colors(self) -> np.ndarray:
         """UInt8[D, 3] colours: the given ones, else those of the names; see `colors.assign_colors`."""
         return assign_colors(self.names, [c.color for c in self.classes])
+
+    @cached_property
+    def hex_colors(self) -> tuple[str, ...]:
+        """The colours as `#rrggbb`."""
+        return tuple("#" + bytes(color).hex() for color in self.colors.tolist())

@@ -113,7 +113,7 @@ class GeoJSON(Output):
             properties = {
                 "class": self.space.names[c],
                 "value": self.values.classes[c],
-                "color": "#" + bytes(self.space.colors[c].tolist()).hex(),
+                "color": self.space.hex_colors[c],
                 "area": _area(geometry["coordinates"]),
             }
             shapes.append({"type": "Feature", "properties": properties, "geometry": geometry})

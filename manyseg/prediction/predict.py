@@ -183,8 +183,8 @@ def _description(output: OutputSpace, values: PixelValues, kinds: Sequence[str],
     """Describe the files: classes by value, and what they were made with, by which `resume` knows them."""
     space = output.space
     rows = [
-        {"value": value, "name": name, "color": "#" + bytes(color.tolist()).hex()}
-        for value, name, color in zip(values.classes, space.names, space.colors, strict=True)
+        {"value": value, "name": name, "color": color}
+        for value, name, color in zip(values.classes, space.names, space.hex_colors, strict=True)
     ]
     relation = b"" if output.relation is None else output.relation.tobytes()
     made = json.dumps([source, model.options.model_dump(), hashlib.sha256(relation).hexdigest()], sort_keys=True)

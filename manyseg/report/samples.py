@@ -141,11 +141,7 @@ def _paint(mask: Int[np.ndarray, "H W"], space: LabelSpace) -> tuple[Image.Image
     picture = Image.fromarray(colors[mask])
     values, counts = np.unique(mask[mask != IGNORE], return_counts=True)
     legend = [
-        {
-            "name": space.names[v],
-            "color": "#" + bytes(space.colors[v].tolist()).hex(),
-            "share": round(float(n) / mask.size, 4),
-        }
+        {"name": space.names[v], "color": space.hex_colors[v], "share": round(float(n) / mask.size, 4)}
         for v, n in sorted(zip(values.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1])
     ]
     return picture, legend

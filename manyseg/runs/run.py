@@ -157,8 +157,8 @@ def train_recipe(
     read = read_recipe(recipe, overrides, data_root)
     from manyseg.runs.fit import fitted
     from manyseg.runs.stages import Training
+    from manyseg.stop_signals import StopSignals
     from manyseg.training.processes import find_processes
-    from manyseg.training.stop_signals import StopSignals
 
     folder = Path(out) if out is not None else Path("runs") / read.file.stem
     accelerator = find_processes()

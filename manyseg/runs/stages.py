@@ -29,10 +29,10 @@ from manyseg.runs.inputs import RunInputs
 from manyseg.runs.lock import only_writer
 from manyseg.runs.recipe import Recipe, Stage, build_method, statistics_file
 from manyseg.runs.results import write_results
+from manyseg.stop_signals import StopSignals
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
 from manyseg.training.optimizer import seed_everything
-from manyseg.training.stop_signals import StopSignals
 
 __all__ = ["Training"]
 

@@ -24,6 +24,7 @@ from manyseg.data.batch import Batch
 from manyseg.data.mixture import Mixture
 from manyseg.errors import Interrupted, UserError
 from manyseg.methods.base import Method
+from manyseg.stop_signals import StopSignals
 from manyseg.training import checkpoint
 from manyseg.training.loss_accumulator import LossAccumulator
 from manyseg.training.metrics_log import MetricsLog, check_trackers, cut, evaluated_steps
@@ -31,7 +32,6 @@ from manyseg.training.optimizer import rate, seed_everything
 from manyseg.training.options import TrainOptions
 from manyseg.training.processes import Agreement, find_processes
 from manyseg.training.state import TrainingState
-from manyseg.training.stop_signals import StopSignals
 
 __all__ = ["Evaluate", "Score", "train"]
 

@@ -202,3 +202,8 @@ def test_names_that_are_taken_are_numbered_through():
     assert [unique.choose(["road"]) for _ in range(3)] == ["road #2", "road #3", "road #4"]
     assert unique.choose(["road", "road (a)"]) == "road (a)"
     assert [unique.choose([n]) for n in ("road #5", "road")] == ["road #5", "road #6"]
+
+
+def test_colours_are_also_written_as_in_style_sheets():
+    space = LabelSpace("s", (LabelClass("a", (0, 10, 255)), LabelClass("b", (1, 2, 3))))
+    assert space.hex_colors == ("#000aff", "#010203")

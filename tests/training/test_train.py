@@ -16,6 +16,7 @@ from manyseg.data.options import DataOptions
 from manyseg.errors import Interrupted, UserError
 from manyseg.methods import find_method
 from manyseg.models import PixelEncoder
+from manyseg.stop_signals import StopSignals
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
 from manyseg.training import metrics_log as progress
@@ -30,7 +31,6 @@ from manyseg.training.optimizer import (
     seed_everything,
 )
 from manyseg.training.options import TrainOptions
-from manyseg.training.stop_signals import StopSignals
 
 SETS = [{"card": f"{name}.toml", "root": name, "per_step": 2} for name in ("fine", "coarse")]
 

@@ -1,6 +1,6 @@
-"""SIGINT, SIGTERM and SIGHUP while a run is on: what is trained is saved before they end it.
+"""SIGINT, SIGTERM and SIGHUP in long work: what is done by then is saved before they end it.
 
-A first signal waits while the run holds signals, as in a step, and raises `Interrupted` elsewhere. A second one ends
+A first signal waits while the work holds signals, as in a step, and raises `Interrupted` elsewhere. A second one ends
 the process at once. Workers that read images take no notice: their main process ends them.
 """
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from manyseg import stop_signals
 from manyseg.errors import Interrupted
-from manyseg.training import stop_signals
-from manyseg.training.stop_signals import STOP_SIGNALS, StopSignals
+from manyseg.stop_signals import STOP_SIGNALS, StopSignals
 
 
 def send(number=signal.SIGTERM):
