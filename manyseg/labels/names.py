@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from manyseg.labels.spaces import ClassKey
+    from manyseg.labels.spaces import ClassKey, LabelClass, LabelSpace
 
-__all__ = ["UniqueNames", "node_names", "normalise"]
+__all__ = ["UniqueNames", "name_groups", "node_names", "normalise"]
+
+NameRule: TypeAlias = "Callable[[LabelClass], list[str]]"
+"""Gives the names of a class, as they are compared."""
 
 
 def normalise(name: str) -> str:
@@ -79,3 +82,61 @@ def node_names(
         datasets = dict.fromkeys(dataset for dataset, name in group if name == best)
         out.append(unique.choose([best, *(f"{best} ({other})" for other in (*others, *datasets))]))
     return tuple(out)
+
+
+def name_groups(spaces: Sequence[LabelSpace], *, exact: bool) -> list[list[ClassKey]]:
+    """List the unified nodes, as (dataset, class), that unite classes of equal name.
+
+    With `exact` names are equal to the letter. Without, a class is called by its name and its synonyms; names that are
+    equal but for their case go first, then those that `normalise` makes equal. So "Traffic Sign (Front)" with the
+    synonym "traffic sign" is united with `traffic sign`, and "Traffic Sign (Back)" is not. Two classes of one dataset
+    are never united: the later of two equal names keeps its own node.
+    """
+    rules: list[NameRule] = [_exact_names] if exact else [_stated_names, _folded_names]
+    indices: list[dict[str, list[int]]] = [{} for _ in rules]
+    groups: list[list[ClassKey]] = []
+    known: set[tuple[int, str, int]] = set()
+    for space in spaces:
+        found: dict[str, int] = {}
+        for rule, index in zip(rules, indices, strict=True):
+            rest = [c for c in space.classes if c.name not in found]
+            found |= _equal(rest, rule, index, set(found.values()))
+        for c in space.classes:
+            group = found.get(c.name, len(groups))
+            if group == len(groups):
+                groups.append([])
+            groups[group].append((space.name, c.name))
+            for number, (rule, index) in enumerate(zip(rules, indices, strict=True)):
+                for key in rule(c):
+                    if (number, key, group) not in known:
+                        known.add((number, key, group))
+                        index.setdefault(key, []).append(group)
+    return groups
+
+
+def _equal(
+    classes: Sequence[LabelClass], rule: NameRule, index: dict[str, list[int]], used: set[int]
+) -> dict[str, int]:
+    """Return the group of every class that has an equal name in one that is not used yet; `used` grows."""
+    found: dict[str, int] = {}
+    # An iterator for each name, as a group that has a class of this dataset need not be looked at again.
+    candidates: dict[str, Iterator[int]] = {}
+    for c in classes:
+        waiting = (candidates.setdefault(key, iter(index.get(key, ()))) for key in rule(c))
+        group = next((g for groups_of_key in waiting for g in groups_of_key if g not in used), None)
+        if group is not None:
+            found[c.name] = group
+            used.add(group)
+    return found
+
+
+def _exact_names(c: LabelClass) -> list[str]:
+    return [c.name]
+
+
+def _stated_names(c: LabelClass) -> list[str]:
+    return [n.casefold() for n in (c.name, *c.synonyms)]
+
+
+def _folded_names(c: LabelClass) -> list[str]:
+    return [normalise(n) for n in (c.name, *c.synonyms)]

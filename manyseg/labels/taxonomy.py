@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from manyseg import atomic
 from manyseg.errors import UserError, close
 from manyseg.labels.colors import Color, assign_colors
 from manyseg.labels.joint import JointClasses
-from manyseg.labels.names import node_names, normalise
+from manyseg.labels.names import name_groups, node_names, normalise
 from manyseg.labels.palette import node_colors
 from manyseg.labels.spaces import SEPARATOR, ClassKey, LabelClass, LabelSpace
 from manyseg.textfile import read_table, read_text, table_text
@@ -154,30 +154,8 @@ class Taxonomy:
 
     @classmethod
     def by_name(cls, spaces: Sequence[LabelSpace], *, exact: bool = False) -> Taxonomy:
-        """Unite classes of equal name; `exact=False` compares normalised names and the cards' synonyms.
-
-        Two classes of one dataset are never united: the later of two equal normalised names keeps its own node.
-        """
-        groups: list[list[ClassKey]] = []
-        index: dict[str, list[int]] = {}
-        known: set[tuple[str, int]] = set()
-        for space in spaces:
-            used: set[int] = set()
-            # An iterator for each name, as a group that has a class of this dataset need not be looked at again.
-            candidates: dict[str, Iterator[int]] = {}
-            for c in space.classes:
-                keys = [c.name] if exact else [normalise(n) for n in (c.name, *c.synonyms)]
-                waiting = (candidates.setdefault(key, iter(index.get(key, ()))) for key in keys)
-                group = next((g for groups_of_key in waiting for g in groups_of_key if g not in used), len(groups))
-                if group == len(groups):
-                    groups.append([])
-                groups[group].append((space.name, c.name))
-                used.add(group)
-                for key in keys:
-                    if (key, group) not in known:
-                        known.add((key, group))
-                        index.setdefault(key, []).append(group)
-        return cls.from_groups(spaces, groups)
+        """Unite classes of equal name, `exact` or by all their names as `names.name_groups` compares them."""
+        return cls.from_groups(spaces, name_groups(spaces, exact=exact))
 
     @classmethod
     def from_groups(

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from manyseg.data import builtin_cards, load, read_card
-from manyseg.labels import IGNORE
+from manyseg.labels import IGNORE, Taxonomy
 
 
 class Case(NamedTuple):
@@ -343,3 +343,23 @@ def test_every_card_is_tested_and_named_after_its_file():
         card = read_card(name)
         assert card.name == name
         assert len(card.space) == COUNTS[name]
+
+
+@pytest.mark.parametrize(
+    ("cards", "nodes"),
+    [
+        (("cityscapes", "idd", "bdd100k"), 28),
+        (("cityscapes", "idd", "bdd100k", "mapillary_v1_2"), 70),
+        (("cityscapes", "idd", "mapillary_v1_2"), 70),
+        (("idd", "bdd100k", "mapillary_v1_2"), 70),
+        (("bdd100k", "mapillary_v1_2", "cityscapes"), 67),
+    ],
+)
+def test_the_union_of_names_has_as_many_nodes_as_the_authors_of_uniseg_have(cards, nodes):
+    taxonomy = Taxonomy.by_name([read_card(card).space for card in cards])
+    assert len(taxonomy.unified) == nodes
+    united = [dict(taxonomy.members(u)) for u in range(nodes)]
+    if "idd" in cards and "mapillary_v1_2" in cards:
+        pairs = {(m["idd"], m["mapillary_v1_2"]) for m in united if {"idd", "mapillary_v1_2"} <= m.keys()}
+        assert {("person / animal", "Person"), ("parking / drivable fallback", "Parking")} <= pairs
+        assert {("bridge / tunnel", "Bridge"), ("traffic sign", "Traffic Sign (Front)")} <= pairs

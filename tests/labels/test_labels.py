@@ -33,6 +33,14 @@ def test_by_name_follows_the_synonyms_of_a_card():
     assert t.members(1) == [("street", "Cars"), ("words", "automobile")]
 
 
+def test_a_synonym_goes_before_a_name_that_is_only_folded_to_the_same():
+    signs = LabelSpace("signs", (LabelClass("Sign (Back)"), LabelClass("Sign (Front)", synonyms=("sign",))))
+    for spaces in ([LabelSpace.of("a", ["sign"]), signs], [signs, LabelSpace.of("a", ["sign"])]):
+        t = Taxonomy.by_name(spaces)
+        assert sorted(len(t.members(u)) for u in range(len(t.unified))) == [1, 2]
+        assert {("a", "sign"), ("signs", "Sign (Front)")} in [set(t.members(u)) for u in range(2)]
+
+
 def test_by_name_never_unites_two_classes_of_one_dataset():
     twice = LabelSpace.of("twice", ["car", "cars", "Car"])
     t = Taxonomy.by_name([twice, PARK])
