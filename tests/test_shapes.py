@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from manyseg.inference.options import SegmentOptions
 from manyseg.inference.segments import find_segments
 from manyseg.losses import cross_entropy
 from manyseg.relate.assignment import map_by_iou, prune_by_score
@@ -29,7 +30,7 @@ def test_tensors_are_checked_as_arrays_are():
     with pytest.raises(jaxtyping.TypeCheckError, match="labels"):
         cross_entropy(scores, labels[:1])
     with pytest.raises(jaxtyping.TypeCheckError, match="masks"):
-        find_segments(torch.rand(5, 3), torch.rand(4, 2, 2), torch.ones(2, dtype=torch.bool), (4, 4), 0.5, 0.5)
+        find_segments(torch.rand(5, 3), torch.rand(4, 2, 2), torch.ones(2, dtype=torch.bool), (4, 4), SegmentOptions())
 
 
 def test_what_is_returned_is_checked_too(monkeypatch):

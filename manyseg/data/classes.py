@@ -34,7 +34,9 @@ class CardClass(BaseModel):
     color: tuple[Channel, Channel, Channel] | None = Field(default=None, description='`"#rrggbb"` or three numbers.')
     thing: bool | None = Field(default=None, description="Whether it is countable.")
     description: str = Field(default="", description="What it means; `manyseg labels` reads it.")
-    synonyms: tuple[str, ...] = Field(default=(), description="Other words for it, by which names are united; `manyseg labels` reads them.")
+    synonyms: tuple[str, ...] = Field(
+        default=(), description="Other words for it, by which names are united; `manyseg labels` reads them."
+    )
 
     @model_validator(mode="before")
     @classmethod

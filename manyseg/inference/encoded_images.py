@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from manyseg.inference.hierarchical import deepest
 from manyseg.inference.label_maps import argmax_map
-from manyseg.inference.options import GRID, Size, TestOptions
+from manyseg.inference.options import GRID, SegmentOptions, Size, TestOptions
 from manyseg.inference.resize import resize
 from manyseg.inference.segments import SegmentMap
 from manyseg.labels import LabelSpace, Relation
@@ -60,7 +60,7 @@ class Predictor(Protocol):
     ) -> Float[Tensor, "B D h w"]:
         """Return scores in a label space."""
 
-    def segments(self, features: Features, space: LabelSpace, size: Size) -> list[SegmentMap]:
+    def segments(self, features: Features, space: LabelSpace, size: Size, options: SegmentOptions) -> list[SegmentMap]:
         """Return things and stuff of every image."""
 
 
@@ -129,7 +129,7 @@ class EncodedImages:
     @torch.no_grad()
     def segments(self, space: LabelSpace) -> list[SegmentMap]:
         """Return the things and the stuff of every image, for methods that find segments."""
-        return self.method.segments(self.features, space, self.size)
+        return self.method.segments(self.features, space, self.size, self.options)
 
     def _is_hierarchy(self, output: OutputSpace) -> bool:
         return self.method.hierarchy is not None and output.space == self.method.hierarchy.space

@@ -6,11 +6,11 @@ Recipes are checked against it, and nothing here loads a deep-learning framework
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-__all__ = ["GRID", "PHOTOS", "Size", "TestOptions"]
+__all__ = ["GRID", "PHOTOS", "SegmentOptions", "Size", "TestOptions"]
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -19,10 +19,30 @@ GRID = 32
 """Windows and their steps are multiples of this many pixels, so that the cells of all windows fall on one grid."""
 
 
-class TestOptions(BaseModel):
-    """How an image is given to a network at test time; by default once, the whole image at native size."""
+class SegmentOptions(BaseModel):
+    """How masks become segments that do not overlap; read by methods that tell objects apart."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    mask_threshold: float = Field(
+        default=0.8, ge=0, le=1, description="A mask is kept where its class is more probable than this."
+    )
+    overlap_threshold: float = Field(
+        default=0.8,
+        ge=0,
+        le=1,
+        description="A segment is dropped where it has less than this share of its own mask's pixels.",
+    )
+    segment_rule: Literal["maskformer", "inside"] = Field(
+        default="maskformer",
+        description="Pixels of a segment: maskformer: all that its mask wins, those outside of it too, as published; "
+        "inside: those of them inside of its mask, so that some pixels are nobody's.",
+    )
+
+
+class TestOptions(SegmentOptions):
+    """How an image is given to a network at test time; by default once, the whole image at native size."""
+
     # pytest collects classes by this name.
     __test__: ClassVar[bool] = False
 

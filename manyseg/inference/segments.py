@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from manyseg.inference.options import SegmentOptions
 from manyseg.labels import IGNORE
 
 __all__ = ["SegmentMap", "find_segments"]
@@ -35,20 +36,20 @@ def find_segments(
     masks: Float[Tensor, "Q h w"],
     things: Bool[Tensor, " D"],
     size: tuple[int, int],
-    mask_threshold: float,
-    overlap_threshold: float,
+    options: SegmentOptions,
 ) -> SegmentMap:
-    """Turn class probabilities and mask logits into segments that do not overlap (MaskFormer; LMSeg, section 4).
+    """Turn class probabilities and mask logits into segments that do not overlap (MaskFormer, Cheng et al. 2021).
 
     Queries are kept if their best class is not background and has a probability above `mask_threshold`. A pixel is
-    assigned to the query for which the product of class and mask probability is largest, if it is inside of that
-    query's mask. A query that is assigned less than the share `overlap_threshold` of its own mask is dropped, and its
-    pixels belong to no segment. All kept queries of one stuff class make one segment.
+    assigned to the query for which the product of class and mask probability is largest. A query whose segment has less
+    than the share `overlap_threshold` of the pixels inside of its mask is dropped, and its pixels belong to no segment.
+    Its segment are all pixels assigned to it, or with the rule "inside" (ours) those of them inside of its mask. All
+    kept queries of one stuff class make one segment. A query that no pixel is inside of has no segment.
     """
     probability, best = classes.max(1)
-    kept = ((best < len(things)) & (probability > mask_threshold)).nonzero()[:, 0]
+    kept = ((best < len(things)) & (probability > options.mask_threshold)).nonzero()[:, 0]
     assigned = torch.full(size, IGNORE, device=masks.device)
-    largest = torch.zeros(size, device=masks.device)
+    largest = torch.full(size, -1.0, device=masks.device)
     # One mask at native size at a time: all of them would be Q x H x W.
     for q in kept.tolist():
         product = probability[q] * _native(masks[q], size)
@@ -59,9 +60,9 @@ def find_segments(
     stuff: dict[int, int] = {}
     for q in kept.tolist():
         own = _native(masks[q], size) >= INSIDE
-        shown = own & (assigned == q)
+        shown = assigned == q if options.segment_rule == "maskformer" else own & (assigned == q)
         area, shown_area = int(own.sum()), int(shown.sum())
-        if not shown_area or shown_area < overlap_threshold * area:
+        if not area or not shown_area or shown_area < options.overlap_threshold * area:
             continue
         c, score = int(best[q]), float(probability[q])
         if not things[c] and c in stuff:

@@ -19,6 +19,7 @@ from manyseg import losses
 from manyseg.data.annotation import Annotation, Dense, Segments
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError, close
+from manyseg.inference.options import SegmentOptions
 from manyseg.inference.segments import SegmentMap
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.labels.hierarchy import Hierarchy
@@ -91,10 +92,13 @@ class Method(nn.Module, ABC):
         `relation`; classes whose row in it is empty score -inf. Raises UserError otherwise.
         """
 
-    def segments(self, features: Features, space: LabelSpace, size: tuple[int, int]) -> list[SegmentMap]:
+    def segments(
+        self, features: Features, space: LabelSpace, size: tuple[int, int], options: SegmentOptions
+    ) -> list[SegmentMap]:
         """Return the things and stuff of every image at `size` (height, width); only methods with `finds_segments` do.
 
-        `space` is one that `predict` takes without a relation; its classes tell things from stuff.
+        `space` is one that `predict` takes without a relation; its classes tell things from stuff. `options` are those
+        of the recipe's [test] table: which masks are kept, and which pixels are theirs.
         """
         raise UserError(f"{type(self).__name__} finds classes, not objects; panoptic results need the method lmseg")
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from manyseg.data.annotation import Segments
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
+from manyseg.inference.options import SegmentOptions
 from manyseg.inference.segments import SegmentMap, find_segments
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses.matching import Matches, SegmentTargets, targets_of_labels, targets_of_segments
@@ -57,12 +58,14 @@ class LMSeg(Method):
     (ours): otherwise the list of texts only says which dataset it is. `points` is the number of sampled points, the
     same for all images, on which costs and mask losses are computed; 0 takes all pixels. `decoder_lr` is the learning
     rate of the decoder and the texts as a multiple of train.lr: attention needs smaller steps than a pixel decoder.
-
-    At inference `mask_threshold` is the least probability of a segment's class, and `overlap_threshold` the least share
-    of a segment's own mask that is not covered by other segments (panoptic).
     """
 
-    renamed: ClassVar[Mapping[str, str]] = {"things_above": "mask_threshold", "visible": "overlap_threshold"}
+    renamed: ClassVar[Mapping[str, str]] = {
+        "things_above": "test.mask_threshold",
+        "visible": "test.overlap_threshold",
+        "mask_threshold": "test.mask_threshold",
+        "overlap_threshold": "test.overlap_threshold",
+    }
 
     finds_segments: ClassVar[bool] = True
 
@@ -87,8 +90,6 @@ class LMSeg(Method):
         background_weight: float = 0.1,
         points: int = 0,
         decoder_lr: float = 0.3,
-        mask_threshold: float = 0.8,
-        overlap_threshold: float = 0.8,
     ) -> None:
         super().__init__(pixel_encoder, spaces)
         channels = pixel_encoder.channels
@@ -128,7 +129,6 @@ class LMSeg(Method):
         )
         self.reads_words, self.other_words = classifier == "text", other_words
         self.decoder_lr = decoder_lr
-        self.mask_threshold, self.overlap_threshold = mask_threshold, overlap_threshold
         self._cached: dict[tuple[LabelSpace, torch.device], SpaceClassifier] = {}
         self._warned, self._seed = False, 0
 
@@ -227,14 +227,16 @@ class LMSeg(Method):
         return (self._semantic_scores(features, self.classes.classifier_of(vectors)) + FLOOR).log()
 
     @torch.no_grad()
-    def segments(self, features: Features, space: LabelSpace, size: tuple[int, int]) -> list[SegmentMap]:
+    def segments(
+        self, features: Features, space: LabelSpace, size: tuple[int, int], options: SegmentOptions
+    ) -> list[SegmentMap]:
         """Return the segments of every image at the native `size`; see `Method.segments`."""
         classes, masks = self._decode(features, self._classifier(space))
         things = torch.tensor([c.thing for c in space.classes], device=classes.device)
         out = []
         for logp, query, embedding in zip(classes, masks, features.embedding, strict=True):
             logits = torch.einsum("qc,chw->qhw", query, embedding).float()
-            out.append(find_segments(logp.exp(), logits, things, size, self.mask_threshold, self.overlap_threshold))
+            out.append(find_segments(logp.exp(), logits, things, size, options))
         return out
 
     def _semantic_scores(self, features: Features, classifier: SpaceClassifier) -> Float[Tensor, "B D h w"]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from manyseg.data.card import Card, read_card
 from manyseg.data.folder import Folder
 from manyseg.errors import Interrupted, UserError
-from manyseg.inference.options import PHOTOS, TestOptions
+from manyseg.inference.options import PHOTOS, SegmentOptions, TestOptions
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.labels.files import read_spaces
 from manyseg.runs.folder import RunFolder
@@ -87,7 +87,10 @@ class Run:
     @property
     def photo_options(self) -> TestOptions:
         """How photos of any size are seen: as the recipe's [test] says, else made smaller where they are large."""
-        return PHOTOS if self.recipe.test == TestOptions() else self.recipe.test
+        test = self.recipe.test
+        segments = {key: getattr(test, key) for key in SegmentOptions.model_fields}
+        photos = PHOTOS.model_copy(update=segments)
+        return photos if test == TestOptions(**segments) else test
 
     def load_model(self, which: str = "best") -> Method:
         """Load the model, ready to predict, onto the GPU if there is one.

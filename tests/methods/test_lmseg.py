@@ -10,6 +10,7 @@ from manyseg import testing
 from manyseg.data.annotation import Boxes, Dense, Segments
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
+from manyseg.inference.options import SegmentOptions
 from manyseg.labels import IGNORE, LabelClass, LabelSpace, Taxonomy
 from manyseg.losses.set_prediction import class_loss
 from manyseg.methods.lmseg import LMSeg, semantic_scores
@@ -357,9 +358,11 @@ def test_an_unseen_class_is_read_as_the_sum_over_its_nodes(encoder):
 
 
 def test_segments_are_found_at_native_size_with_classes_of_the_space(encoder):
-    method = build(encoder, mask_threshold=0.0, overlap_threshold=0.0).eval()
+    method = build(encoder).eval()
     space = LabelSpace("b", (LabelClass("car", thing=True), LabelClass("tree"), LabelClass("sky")))
-    found = method.segments(method.pixel_encoder(image(size=(33, 50))), space, (66, 100))
+    found = method.segments(
+        method.pixel_encoder(image(size=(33, 50))), space, (66, 100), SegmentOptions(mask_threshold=0)
+    )
     assert [f.ids.shape for f in found] == [(66, 100)] * 2
     assert all(f.ids.max() < len(f.classes) for f in found)
     assert all(set(f.classes.tolist()) <= {0, 1, 2} for f in found)
@@ -429,7 +432,7 @@ def test_options_outside_their_range_are_refused_by_name(encoder, options, messa
 def test_a_recipe_with_an_option_of_an_earlier_version_is_told_the_new_name(tmp_path):
     recipe = tmp_path / "r.toml"
     text = '[data]\ncrop = [32, 32]\nsets = [{ card = "x.toml", root = "x", per_step = 1 }]\n[train]\nsteps = 1\n'
-    for old, new in (("things_above", "mask_threshold"), ("visible", "overlap_threshold")):
+    for old, new in (("things_above", "test.mask_threshold"), ("overlap_threshold", "test.overlap_threshold")):
         recipe.write_text(text + f'[method]\nname = "lmseg"\n{old} = 0.5\n')
         with pytest.raises(UserError, match=f"method.{old}: is now {new}"):
             read_recipe(recipe)

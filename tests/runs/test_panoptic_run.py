@@ -15,6 +15,7 @@ from manyseg.data import load
 from manyseg.data.world import CONCEPTS, DATASETS
 from manyseg.errors import UserError
 from manyseg.evaluation.evaluate import evaluate
+from manyseg.inference.options import SegmentOptions
 from manyseg.runs.run import Run, train_recipe
 
 RECIPE = """
@@ -36,11 +37,12 @@ prompt_tokens = 2
 queries = 30
 blocks = 1
 attention_heads = 2
-mask_threshold = 0.05
-overlap_threshold = 0.3
 [train]
 steps = 4
 eval_every = 2
+[test]
+mask_threshold = 0.05
+overlap_threshold = 0.3
 """
 
 
@@ -119,4 +121,4 @@ def test_a_method_that_finds_classes_alone_refuses_segments(world):
     space = load(world.cards["fine"], world.folder / "fine", "val").space
     method = find_method("union")(PixelEncoder.build(backbone="tiny", pretrained=False, channels=8), [space])
     with pytest.raises(UserError, match="Union finds classes, not objects"):
-        method.segments(method.pixel_encoder(torch.zeros(1, 3, 32, 32)), space, (32, 32))
+        method.segments(method.pixel_encoder(torch.zeros(1, 3, 32, 32)), space, (32, 32), SegmentOptions())
