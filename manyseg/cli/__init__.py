@@ -7,6 +7,7 @@ import sys
 
 from manyseg.cli import datasets, training, using  # noqa: F401  (their verbs register with the application, in this order)
 from manyseg.cli.app import app
+from manyseg.cores import share_cores
 from manyseg.errors import UserError
 
 __all__ = ["app", "main"]
@@ -14,6 +15,7 @@ __all__ = ["app", "main"]
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one line on stderr and exit code 1."""
+    share_cores()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Characters that a terminal cannot show are spelled by their numbers.

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from manyseg.cores import READERS
 from manyseg.data.encodings import Found, Regions, found_size
 from manyseg.data.files import stream
 from manyseg.data.finding import Finding, of_error
@@ -40,7 +41,7 @@ def inspect_all(
     """Inspect images in parallel, in order; `done` is called after each."""
     out = []
     # Decoding releases the interpreter's lock, so threads are enough.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         for i, future in [(i, pool.submit(inspect, folder, i, decode=decode)) for i in indices]:
             with folder.named(i):
                 out.append(future.result())

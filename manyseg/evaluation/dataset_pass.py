@@ -21,6 +21,7 @@ import torch.distributed as dist
 from jaxtyping import Int, UInt64
 from torch import Tensor
 
+from manyseg.cores import READERS
 from manyseg.data.annotation import Dense, Segments
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
@@ -137,15 +138,14 @@ def _batches(
     for (height, width), group in groupby(sorted(sizes, key=lambda i: sizes[i]), key=lambda i: sizes[i]):
         indices, limit = list(group), images_at_once(device, (height, width))
         batches += [indices[i : i + limit] for i in range(0, len(indices), limit)]
-    workers = min(8, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(READERS) as pool:
         ahead: deque[list[tuple[int, Future[_Sample]]]] = deque()
         queued = 0
         for batch in batches:
             ahead.append([(i, pool.submit(_read, folder, i, options)) for i in batch])
             queued += len(batch)
             # At least one batch is read while the method works on another; of small batches more are read in advance.
-            while len(ahead) > 1 and queued > 2 * workers:
+            while len(ahead) > 1 and queued > 2 * READERS:
                 queued -= len(ahead[0])
                 yield from _finished(folder, ahead.popleft(), fault)
         while ahead:

@@ -9,7 +9,6 @@ Axes: D classes, h w the size that is shown to the network.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from manyseg.cores import READERS
 from manyseg.data.files import DataError
 from manyseg.inference.encoded_images import OutputSpace, images_at_once
 from manyseg.inference.options import Size
@@ -31,9 +31,7 @@ from manyseg.prediction.output import Output
 
 __all__ = ["Job", "Pipeline"]
 
-THREADS = min(8, os.cpu_count() or 1)
-
-WAITING = 2 * THREADS
+WAITING = 2 * READERS
 """Images that are read in advance, and images whose files are still to be written."""
 
 log = logging.getLogger(__name__)
@@ -75,7 +73,7 @@ class Pipeline:
     def finished(self, jobs: Sequence[Job]) -> Iterator[None]:
         """Do all jobs, and yield once for each; images that cannot be read are logged and left out."""
         pending: deque[Future[list[Any]]] = deque()
-        with ThreadPoolExecutor(THREADS) as readers, ThreadPoolExecutor(THREADS) as writers:
+        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(READERS) as writers:
             try:
                 for batch in self._batches(jobs, readers):
                     if isinstance(batch, DataError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
 
 import torch
+
+from manyseg.cores import available_cores
 
 __all__ = ["environment"]
 
@@ -29,7 +30,7 @@ def environment() -> dict[str, str | int]:
     return found | {
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
-        "cores": _cores(),
+        "cores": available_cores(),
         "torch threads": torch.get_num_threads(),
         "gpu": ", ".join(gpus) or "none",
         "cuda": torch.version.cuda if gpus and torch.version.cuda else "not used",
@@ -44,8 +45,3 @@ def _cpu() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use, which a container may limit."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,7 +7,6 @@ from which resuming takes it again, on whatever machine.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from statistics import median
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from manyseg.config import flatten, read_toml, toml_value
+from manyseg.cores import available_cores
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
 from manyseg.models import PixelEncoder
@@ -64,7 +64,11 @@ class Machine(NamedTuple):
         """Describe this process's device; of several processes, the smallest memory, so that all choose alike."""
         device, processes = accelerator.device, accelerator.num_processes
         if device.type != "cuda":
-            return cls("cpu", f"{device.type}, {os.cpu_count()} cores", processes=processes)
+            return cls(
+                "cpu",
+                f"{device.type}, {available_cores()} cores, {torch.get_num_threads()} threads",
+                processes=processes,
+            )
         known = torch.cuda.get_device_properties(device)
         memory = int(accelerator.gather(torch.tensor([known.total_memory], device=device)).min())
         name = f"{known.name}, {memory / 2**30:.0f} GiB"

@@ -24,6 +24,7 @@ from manyseg.evaluation.evaluate import collect, evaluate, statistics_key
 from manyseg.evaluation.scores import DatasetScores, Scores
 from manyseg.methods.base import Method
 from manyseg.relate.statistics import Statistics
+from manyseg.runs.fit import Machine
 from manyseg.runs.folder import RunFolder
 from manyseg.runs.inputs import RunInputs
 from manyseg.runs.lock import only_writer
@@ -93,7 +94,9 @@ class Training:
 
         With `resume` it is said from which step on. Raises Interrupted for a signal.
         """
+        machine = Machine.of(self.accelerator)
         if self.main:
+            console.print(f"trains on {machine.name}")
             console.print(_mix_table(self.mixture, sum(s.train.steps * s.train.accumulate for s in self.stages)))
         first, method = 0, None
         reached = self._reached()

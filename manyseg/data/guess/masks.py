@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from manyseg.cores import READERS
 from manyseg.data.class_tables import ClassTable, TableRow, class_tables, hex_color
 from manyseg.data.encodings import Raw
 from manyseg.data.files import opened
@@ -120,7 +120,7 @@ def mask_draft(tree: Tree, pair: Pairing, tables: Sequence[ClassTable]) -> Draft
 
 def _scanned(paths: Sequence[Path]) -> _Scan:
     scan = _Scan()
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress("reading masks", len(paths)) as done:
+    with ThreadPoolExecutor(READERS) as pool, progress("reading masks", len(paths)) as done:
         for mode, palette, values in pool.map(_values, paths):
             done()
             scan.modes[mode] += 1
