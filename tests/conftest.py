@@ -41,3 +41,13 @@ def world(tmp_path_factory):
     from manyseg.data.world import write_world
 
     return write_world(tmp_path_factory.mktemp("world"), train=6, val=3, size=(48, 64))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Let everything that asks timm for a plain transformer get a small one; gives the function that does."""
+    import timm
+    from small_transformers import create_small
+
+    monkeypatch.setattr(timm, "create_model", create_small)
+    return create_small

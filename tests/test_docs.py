@@ -7,11 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from manyseg.config import check, keywords
 from manyseg.data.encodings import ImageFiles, RawValues, Regions
 from manyseg.data.encodings.base import Encoding
 from manyseg.data.files import DataError, Size
+from manyseg.labels import LabelClass, LabelSpace
+from manyseg.methods import find_method
+from manyseg.models import PixelEncoder
+from manyseg.training.optimizer import build_optimizer, parameter_groups
+from manyseg.training.options import TrainOptions
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -83,6 +90,21 @@ def test_the_example_of_an_encoding_reads_what_it_says(tmp_path):
     strict = names["NumpyMasks"](raw._replace(others_ignored=False))
     with pytest.raises(DataError, match="value 9 is not in the card"):
         strict.read(files)
+
+
+@pytest.mark.parametrize("recipe", blocks("docs/networks.md", "toml"), ids=lambda text: text.split('"')[1])
+def test_a_recipe_of_the_networks_page_trains(recipe, small):
+    tables = tomllib.loads(recipe)
+    given = check(keywords(PixelEncoder.build, "Model"), tables["model"], "networks.md")
+    pixels = PixelEncoder.build(**{**given.model_dump(exclude_unset=True), "pretrained": False, "channels": 8})
+    space = LabelSpace("a", (LabelClass("x"), LabelClass("y")))
+    method = find_method("multihead")(pixels, [space])
+    options = TrainOptions(**tables.get("train", {}))
+    optimizer = build_optimizer(parameter_groups(method, options), options)
+    image = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    method.train().predict(pixels(image), space).square().mean().backward()
+    assert all(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+    optimizer.step()
 
 
 def test_every_promise_names_tests_that_are_there():

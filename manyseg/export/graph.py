@@ -66,7 +66,7 @@ class ExportGraph(nn.Module):
     @property
     def multiple(self) -> int:
         """What heights and widths are multiples of."""
-        return max(self.method.pixel_encoder.backbone.strides)
+        return self.method.pixel_encoder.backbone.multiple
 
     def forward(self, image: UInt8[Tensor, "B H W 3"], words: Float[Tensor, "T C"] | None = None) -> tuple[Tensor, ...]:
         """Return one tensor a label space; see `Output`."""

@@ -1,23 +1,29 @@
 """Feature levels to one dense embedding map: the pixel decoder.
 
-Both necks give `embedding` [B, channels, h, w] at the stride of the finest level (4), neither normalised nor activated,
-so that a method may take dot products, cosines or softmax as it pleases.
+Every neck gives `embedding` [B, channels, h, w] at stride 4, neither normalised nor activated, so that a method may
+take dot products, cosines or softmax as it pleases. Where the finest level is coarser, as the maps of a plain
+transformer are, the neck works at its stride, and its result is resampled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, cast
+from typing import Annotated, Literal, NamedTuple, TypeAlias, cast
 
 import torch
 from jaxtyping import Float, UInt8
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manyseg.errors import UserError
-from manyseg.models.backbone import Backbone
+from manyseg.models.backbone import Backbone, FeatureMaps
+from manyseg.models.plain_vit import at_stride_4
+from manyseg.models.trainable import Trainable, parse
 
 __all__ = ["Features", "PixelEncoder"]
+
+Neck: TypeAlias = Literal["fpn", "concat", "linear"]
 
 
 class Features(NamedTuple):
@@ -41,7 +47,7 @@ class PixelEncoder(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: Backbone, channels: int = 256, neck: Literal["fpn", "concat"] = "fpn") -> None:
+    def __init__(self, backbone: Backbone, channels: int = 256, neck: Neck = "fpn") -> None:
         super().__init__()
         if channels < 1:
             raise UserError(f"model.channels is {channels}; give the width of the embedding, 1 or more")
@@ -58,21 +64,48 @@ class PixelEncoder(nn.Module):
         *,
         backbone: str = "tf_efficientnet_lite0",
         pretrained: bool | str = True,
+        features: FeatureMaps = "pyramid",
+        trainable: Trainable = "all",
+        frozen_batch_norm: bool = False,
+        drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+        checkpointing: bool = False,
         channels: int = 256,
-        neck: Literal["fpn", "concat"] = "fpn",
+        neck: Neck = "fpn",
     ) -> PixelEncoder:
         """Build from the `[model]` table of a recipe; `backbone` and `pretrained` are those of `Backbone`.
 
-        `channels` is the width of the embedding and of the neck. `neck` is "fpn" (cheap, for any backbone) or "concat"
-        (HRNet's own, for backbones that keep a fine level of high quality).
+        `features` is what the trunk gives: "pyramid", levels of strides 4 to 32 (a plain transformer's by the simple
+        feature pyramid of ViTDet); "layers", the last four layers of a plain transformer; "last", its last layer.
+        `trainable` is what is trained of the trunk: "all"; "last:4", its last four layers; "lora:8", additions of rank
+        8 to its attention; "none". What is not trained keeps the statistics of its norms too. `frozen_batch_norm` does
+        so with batch norms alone. `drop_path` is the rate of stochastic depth in the last block, rising from 0 in the
+        first. `checkpointing` computes activations again in the backward pass instead of keeping them.
+
+        `channels` is the width of the embedding and of the neck. `neck` is "fpn" (cheap, for any backbone), "concat"
+        (HRNet's own, for backbones that keep a fine level of high quality) or "linear" (batch norm and one linear
+        layer over all levels: with a frozen trunk, DINOv2's linear head).
         """
-        return cls(Backbone(backbone, pretrained), channels, neck)
+        try:
+            parse(trainable)
+        except ValueError as e:
+            raise UserError(f"model.trainable is '{trainable}'; {e}") from None
+        trunk = Backbone(
+            backbone,
+            pretrained,
+            features=features,
+            trainable=trainable,
+            frozen_batch_norm=frozen_batch_norm,
+            drop_path=drop_path,
+            checkpointing=checkpointing,
+        )
+        return cls(trunk, channels, neck)
 
     def forward(self, image: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]) -> Features:
         """Encode images with values 0..255 of any size."""
         try:
             levels = self.backbone((image.to(self.mean.dtype) - self.mean) / self.std)
-            return Features(tuple(levels), self.neck(levels))
+            size = image.shape[-2], image.shape[-1]
+            return Features(tuple(levels), at_stride_4(self.neck(levels), self.backbone.strides[0], size))
         except ValueError as e:
             if "more than 1 value per channel" not in str(e):
                 raise
@@ -145,7 +178,27 @@ class _Concat(nn.Module):
         return cast(Tensor, self.out(joined))
 
 
-NECKS: dict[str, type[_Pyramid] | type[_Concat]] = {"fpn": _Pyramid, "concat": _Concat}
+class _Linear(nn.Module):
+    """Batch norm and one linear layer over all levels, concatenated (Oquab et al. 2024, the linear head).
+
+    As in `_Concat`, each level is convolved at its own resolution, and the results are summed at the finest.
+    """
+
+    def __init__(self, backbone: Backbone, channels: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(backbone.norm(c) for c in backbone.channels)
+        self.joins = nn.ModuleList(nn.Conv2d(c, channels, 1, bias=i == 0) for i, c in enumerate(backbone.channels))
+
+    def forward(self, levels: list[Tensor]) -> Tensor:
+        parts = [join(norm(x)) for join, norm, x in zip(self.joins, self.norms, levels, strict=True)]
+        return sum((_resize(part, parts[0]) for part in parts[1:]), start=parts[0])
+
+
+NECKS: dict[str, type[_Pyramid] | type[_Concat] | type[_Linear]] = {
+    "fpn": _Pyramid,
+    "concat": _Concat,
+    "linear": _Linear,
+}
 
 
 def _block(backbone: Backbone, inputs: int, outputs: int, size: int) -> nn.Module:

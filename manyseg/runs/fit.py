@@ -19,7 +19,8 @@ from manyseg.config import flatten, read_toml, toml_value
 from manyseg.cores import available_cores
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
-from manyseg.models import PixelEncoder
+from manyseg.inference.options import GRID
+from manyseg.models import PixelEncoder, timm_networks
 from manyseg.runs.folder import RunFolder
 from manyseg.runs.recipe import Recipe
 
@@ -115,6 +116,9 @@ def choose(recipe: Recipe, machine: Machine) -> list[ChosenOption]:
         found += [ChosenOption(f"data.sets.{i}.per_step", count, reason) for i in range(len(data.sets))]
     if needs_steps:
         found.append(_steps(folders, per_step, data.batch or sum(n or 0 for n in per_step), machine))
+    if "window" not in recipe.test.model_fields_set and _is_plain(recipe):
+        window = [math.ceil(side / GRID) * GRID for side in crop]
+        found.append(ChosenOption("test.window", window, "a plain transformer is best at the size it is trained at"))
     if "precision" not in train.model_fields_set and machine.bf16:
         found.append(ChosenOption("train.precision", "bf16", "the device has it"))
     return found
@@ -133,6 +137,12 @@ def fitted(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[
         for choice in choices:
             print(f"  {choice.assignment}  # {choice.reason}")
     return [choice.assignment for choice in choices]
+
+
+def _is_plain(recipe: Recipe) -> bool:
+    """Say whether the recipe's trunk is a plain transformer."""
+    name = recipe.model.get("backbone")
+    return name not in (None, "tiny") and timm_networks.is_plain(timm_networks.resolve(name))
 
 
 def _crop(folders: Sequence[Folder], machine: Machine) -> ChosenOption:

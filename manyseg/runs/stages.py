@@ -189,6 +189,9 @@ class Training:
                 f"warning: stage '{stage.name}': all classes of dataset '{name}' are one unified node, so that it "
                 "teaches nothing and its loss is 0; give its classes nodes of their own in the taxonomy"
             )
+        if self.main and number == 0 and self.recipe.model.get("pretrained", True):
+            backbone = method.pixel_encoder.backbone
+            console.print(f"backbone {backbone.name}: {backbone.loaded}")
         if number:
             before = checkpoint.read(self.folder.stage(self.stages[number - 1].name))
             report = _take_over(method, before.tensors("model"))

@@ -251,7 +251,7 @@ class _Stage:
     def _prepare(self) -> nn.Module:
         """Put the method onto the device in place, and return what to call: itself, or its distributed wrapper."""
         if not self.options.backbone_lr_factor:
-            self.method.pixel_encoder.backbone.requires_grad_(False)
+            self.method.pixel_encoder.backbone.freeze()
         if self.accelerator.num_processes > 1 and self.device.type == "cuda":
             from timm.layers import convert_sync_batchnorm  # torch's own does not know timm's fused norms
 

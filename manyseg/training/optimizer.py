@@ -43,22 +43,37 @@ def rate(step: int, options: TrainOptions) -> float:
 
 
 def parameter_groups(method: Method, options: TrainOptions) -> list[dict[str, Any]]:
-    """Part the trainable parameters by learning rate (backbone or not) and weight decay (vectors have none).
+    """Part the trainable parameters by learning rate (new or the trunk's) and weight decay (vectors have none).
 
     Each group has the optimiser's keys, `peak` (its learning rate at factor 1) and `names` of its parameters.
     """
-    backbone = {id(p) for p in method.pixel_encoder.backbone.parameters()}
-    groups: dict[tuple[bool, bool, float], dict[str, Any]] = {}
+    trunk = _trunk_factors(method, options)
+    groups: dict[tuple[float | None, bool, float], dict[str, Any]] = {}
     for name, p in method.named_parameters():
         if not p.requires_grad:
             continue
-        inside, decays, factor = id(p) in backbone, p.ndim > 1, method.lr_factor(name)
-        peak = options.lr * factor * (options.backbone_lr_factor if inside else 1.0)
+        inside, decays, factor = trunk.get(id(p)), p.ndim > 1, method.lr_factor(name)
+        peak = options.lr * factor * (1.0 if inside is None else inside)
         empty = {"params": [], "names": [], "peak": peak, "lr": peak, "weight_decay": options.weight_decay * decays}
         group = groups.setdefault((inside, decays, factor), empty)
         group["params"].append(p)
         group["names"].append(name)
     return list(groups.values())
+
+
+def _trunk_factors(method: Method, options: TrainOptions) -> dict[int, float]:
+    """Return the factor on the learning rate of every parameter of the trunk, by its id.
+
+    Layer-wise decay as in BEiT (Bao et al. 2022): new layers have the factor 1, the last layer `layer_decay`, the layer
+    before it `layer_decay` squared, and so on.
+    """
+    backbone = method.pixel_encoder.backbone
+    factor, trunk = options.backbone_lr_factor, backbone.trunk_parameters()
+    if options.layer_decay == 1:
+        return {id(p): factor for p in trunk.values()}
+    numbers = backbone.layer_numbers()
+    count = max(numbers.values()) + 1
+    return {id(p): factor * options.layer_decay ** (count - numbers[name]) for name, p in trunk.items()}
 
 
 def build_optimizer(groups: list[dict[str, Any]], options: TrainOptions) -> torch.optim.Optimizer:

@@ -29,7 +29,13 @@ class TrainOptions(BaseModel):
     optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd is with Nesterov momentum.")
     lr: float = Field(default=1e-3, gt=0, description="Peak learning rate of new layers; SGD wants about 0.01.")
     backbone_lr_factor: float = Field(
-        default=0.3, ge=0, description="The backbone's learning rate as a multiple of lr; 0 keeps its weights fixed."
+        default=0.3, ge=0, description="The trunk's learning rate as a multiple of lr; 0 trains nothing of it."
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="The trunk's last layer has this factor on its learning rate, the one before it its square, ...",
     )
     weight_decay: float = Field(default=0.01, ge=0, description="Not on norms, biases and other vectors.")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Of SGD; the first beta of AdamW.")

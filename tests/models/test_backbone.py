@@ -117,7 +117,9 @@ def test_weights_of_another_model_are_an_error_that_counts_them(tmp_path):
     state["stages.0.0.weight"] = torch.zeros(1)
     del state["first.0.bias"]
     save_file(state, tmp_path / "other.safetensors")
-    with pytest.raises(UserError, match=r"1 are missing and 1 have another shape \(first.0.bias, stages.0.0.weight"):
+    with pytest.raises(
+        UserError, match=r"1 missing in it \(first.0.bias\); 1 of another shape \(stages.0.0.weight \[1\], not "
+    ):
         Backbone("tiny", pretrained=str(tmp_path / "other.safetensors"))
 
 

@@ -34,7 +34,7 @@ def test_images_are_normalised_inside(monkeypatch, backbone, black, white):
     pixels = _pixels(backbone=backbone)
     seen = []
     monkeypatch.setattr(pixels.backbone, "forward", lambda x: seen.append(x) or [])
-    monkeypatch.setattr(pixels.neck, "forward", lambda levels: torch.zeros(()))
+    monkeypatch.setattr(pixels.neck, "forward", lambda levels: torch.zeros(1, 1, 2, 2))
     image = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     image[..., 4:] = 255
     pixels(image)

@@ -52,6 +52,13 @@ def test_what_the_recipe_says_is_not_chosen(recipe):
     assert "data.crop" not in chosen(recipe, CPU, *own)
 
 
+def test_a_plain_transformer_is_tested_in_windows_of_its_training_size(recipe):
+    vit = ["model.backbone=vit_tiny_patch16_224", "data.crop=[48,64]"]
+    assert chosen(recipe, CPU, *vit)["test.window"] == [64, 64]
+    assert "test.window" not in chosen(recipe, CPU, *vit, "test.window=[32,32]")
+    assert "test.window" not in chosen(recipe, CPU, "model.backbone=resnet18", "data.crop=[48,64]")
+
+
 def test_images_larger_than_the_device_can_take_are_cropped_with_their_shape(recipe, monkeypatch):
     monkeypatch.setattr("manyseg.data.folder.Folder.size", lambda self, i: (1024, 2048))
     # 192 x 192 pixels in the shape 1 : 2 are 135 x 271, and 512 x 512 are 362 x 724.

@@ -97,6 +97,25 @@ def test_the_backbone_learns_slower_and_vectors_do_not_decay(mixture):
     assert found["head.bias"] == (0.1, 0.0)
 
 
+def test_earlier_layers_of_the_trunk_learn_slower_by_layer_decay(mixture):
+    options = TrainOptions(steps=1, lr=1.0, backbone_lr_factor=0.5, layer_decay=0.5)
+    peaks = {n: g["peak"] for g in parameter_groups(build(mixture), options) for n in g["names"]}
+    # Four layers: the last has 0.5 of the trunk's rate, the first 0.5 ** 4.
+    assert peaks["pixel_encoder.backbone.net.stages.2.0.weight"] == 0.25
+    assert peaks["pixel_encoder.backbone.net.stages.0.0.weight"] == 0.0625
+    assert peaks["pixel_encoder.backbone.net.first.0.bias"] == 0.03125
+    assert peaks["head.weight"] == 1.0
+
+
+def test_low_rank_additions_learn_as_new_layers_do(mixture, small):
+    pixels = PixelEncoder.build(backbone="vit_tiny_patch16_224", pretrained=False, trainable="lora", channels=8)
+    method = find_method("multihead")(pixels, [f.space for f in mixture.folders])
+    options = TrainOptions(steps=1, lr=1.0, backbone_lr_factor=0.5, layer_decay=0.5)
+    peaks = {n: g["peak"] for g in parameter_groups(method, options) for n in g["names"]}
+    assert any(".down" in n for n in peaks)
+    assert set(peaks.values()) == {1.0}
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_an_optimizer_is_the_same_after_saving_and_loading(mixture, optimizer):
     options = TrainOptions(steps=9, optimizer=optimizer)
@@ -400,6 +419,15 @@ def test_a_backbone_of_factor_zero_stays_as_it_is(mixture, tmp_path):
     method, _ = fit(mixture, tmp_path, steps=2, backbone_lr_factor=0)
     same = {k for k, v in method.state_dict().items() if torch.equal(v, before[k])}
     assert same == {k for k, _ in method.named_parameters() if k.startswith("pixel_encoder.backbone.")}
+
+
+def test_batch_norms_of_a_backbone_of_factor_zero_stay_as_they_are(mixture, tmp_path):
+    seed_everything(0)
+    pixels = PixelEncoder.build(backbone="resnet10t", pretrained=False, channels=8)
+    method = find_method("multihead")(pixels, [f.space for f in mixture.folders])
+    before = {k: v.clone() for k, v in pixels.backbone.state_dict().items()}
+    fit(mixture, tmp_path, method=method, steps=2, backbone_lr_factor=0, eval_every=1)
+    assert equal(before, pixels.backbone.state_dict())
 
 
 def test_the_best_weights_are_kept_by_mean_miou(mixture, tmp_path):
