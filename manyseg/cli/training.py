@@ -29,6 +29,14 @@ def train(
     recipe: Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What to train, on what, how.")],
     out: Annotated[Path | None, typer.Option(help="The run's folder  [default: runs/<recipe's name>]")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in --out was stopped.")] = False,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Start from the weights of a run: with its taxonomy corrected, or datasets or classes added.",
+        ),
+    ] = None,
     data_root: Annotated[
         Path | None,
         typer.Option(
@@ -46,7 +54,9 @@ def train(
     from manyseg.runs.run import train_recipe
 
     try:
-        train_recipe(recipe, out=out, resume=resume, data_root=data_root, overrides=overrides or [], check=check)
+        train_recipe(
+            recipe, out=out, resume=resume, data_root=data_root, start=start, overrides=overrides or [], check=check
+        )
     except Interrupted as e:
         if str(e):  # The first of several processes speaks for all.
             print(e, file=sys.stderr)

@@ -22,6 +22,7 @@ from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelSpace, Taxonomy
 from manyseg.methods.autouniseg_options import RENAMED, GraphOptions
 from manyseg.methods.base import Schedule, StagePlan, dense_labels, step_seed
+from manyseg.methods.continuation import LabelRows, node_labels
 from manyseg.methods.initial_nodes import named
 from manyseg.methods.label_features import label_features
 from manyseg.methods.nodes import NodeMethod, plan_after_heads, plan_stage
@@ -61,6 +62,8 @@ class AutoUniSeg(NodeMethod):
     """
 
     renamed: ClassVar[Mapping[str, str]] = RENAMED
+
+    label_tensors: ClassVar[tuple[str, ...]] = ("graph.", "rounding.")
 
     def __init__(
         self,
@@ -127,6 +130,11 @@ class AutoUniSeg(NodeMethod):
             self._nodes = self._active(self.graph().nodes)
             self.graph.train(mode)
         return self._nodes.to(self.device)
+
+    def label_rows(self) -> Sequence[LabelRows]:
+        """Return the embeddings that the graph gives the nodes, for methods whose nodes have no graph."""
+        nodes, labels = self.fixed_nodes().clone(), node_labels(self.taxonomy)
+        return [LabelRows("nodes", "weight", labels, [*nodes], self.scale)]
 
     def inherit(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Fit the graph's last layer to the mean heads of the nodes' classes."""

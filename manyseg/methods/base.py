@@ -24,6 +24,7 @@ from manyseg.inference.segments import SegmentMap
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.labels.hierarchy import Hierarchy
 from manyseg.losses import RelationIndex
+from manyseg.methods.continuation import Continuation, LabelRows, continue_from
 from manyseg.methods.plan import Schedule, StagePlan
 from manyseg.models import Features, PixelEncoder
 
@@ -55,6 +56,9 @@ class Method(nn.Module, ABC):
 
     finds_segments: ClassVar[bool] = False
     """True where `segments` tells objects apart."""
+
+    label_tensors: ClassVar[tuple[str, ...]] = ()
+    """How the names of tensors begin that depend on labels otherwise than row by row (`label_rows`)."""
 
     renamed: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Options of earlier versions with their present names; `{"old": "new"}`: the error `method.old: is now new`."""
@@ -166,6 +170,18 @@ class Method(nn.Module, ABC):
         tensors have other names or shapes than those of the stage before.
         """
         return weights
+
+    def label_rows(self) -> Sequence[LabelRows]:
+        """Return the rows of tensors that stand for labels, by which another run may go on; by default none."""
+        return ()
+
+    def continue_from(self, old: Method) -> Continuation:
+        """Take over the weights of a trained method, of this kind or another, whose labels may be others.
+
+        Tensors that depend on no label are taken over by name and shape, `label_rows` label by label, and
+        `label_tensors` where all labels are the same. Override it where more is known of what labels mean.
+        """
+        return continue_from(self, old)
 
     def handover(self) -> dict[str, Tensor]:
         """Return the tensors that the next stage of the run starts from, by name; by default the whole state."""

@@ -34,6 +34,7 @@ from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import RelationIndex
 from manyseg.methods.base import NameClassifier, PixelMethod, dense_labels
+from manyseg.methods.continuation import LabelRows, layer_rows, node_labels
 from manyseg.methods.node_groups import GroupTargets, NodeGroups
 from manyseg.methods.sources import TaxonomySource, resolve_taxonomy
 from manyseg.models import PixelEncoder
@@ -69,6 +70,10 @@ class MultiHead(PixelMethod):
     def taxonomy(self) -> Taxonomy:
         """Every class of every dataset is a node of its own."""
         return self._taxonomy
+
+    def label_rows(self) -> Sequence[LabelRows]:
+        """Return the rows of all heads, one a class."""
+        return layer_rows("heads", node_labels(self._taxonomy), self.head)
 
     def dataset_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
         """Return the logits of the dataset's own head."""
@@ -131,6 +136,10 @@ class _SharedSoftmax(PixelMethod):
     def taxonomy(self) -> Taxonomy:
         """The taxonomy that the model was built with."""
         return self._taxonomy
+
+    def label_rows(self) -> Sequence[LabelRows]:
+        """Return the rows of the softmax, one a node."""
+        return layer_rows("nodes", node_labels(self._taxonomy), self.head)
 
     def unified(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
         """Return the log-probabilities of all nodes."""

@@ -32,6 +32,7 @@ from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.labels.hierarchy import Hierarchy
 from manyseg.losses import RelationIndex
 from manyseg.methods.base import PixelMethod, dense_labels
+from manyseg.methods.continuation import Label, LabelRows, layer_rows, node_labels
 from manyseg.methods.softmax_tree import Classifier, ClassifierTargets, classifiers_of, paths_to_leaves
 from manyseg.methods.sources import PROPOSAL, TaxonomySource, resolve_taxonomy
 from manyseg.models import PixelEncoder
@@ -117,6 +118,29 @@ class HTSS(PixelMethod):
     def hierarchy(self) -> Hierarchy:
         """The tree that follows from the taxonomy."""
         return self._hierarchy
+
+    def label_rows(self) -> Sequence[LabelRows]:
+        """Return the rows of all classifiers, one a concept that is a child of another, and what adapters hold."""
+        concepts = self._concept_labels()
+        labels = []
+        for c in self.classifiers:
+            labels += [concepts[n] for n in self.hierarchy.children(c.concept)]
+            labels += [Label(f"none of {concepts[c.concept].name}")] * c.void
+        out = layer_rows("concepts", labels, self.head)
+        if self.adapters is not None:
+            inner = [concepts[c.concept] for c in self.classifiers]
+            parts = zip(*(dict(adapter.named_parameters()).items() for adapter in self.adapters), strict=True)
+            out += [LabelRows("adapters", part[0][0], inner, [p for _, p in part]) for part in parts]
+        return out
+
+    def _concept_labels(self) -> list[Label]:
+        """Return all concepts as labels, and the root: a class means exactly the concept that has its nodes."""
+        nodes, labels = len(self._taxonomy.unified), node_labels(self._taxonomy)
+        relation, keys = self._taxonomy.joint_relation, self._taxonomy.classes.keys
+        for name, leaves in zip(self.hierarchy.space.names[nodes:], self.hierarchy.leaves[nodes:], strict=True):
+            exact = frozenset(keys[i] for i in (relation == leaves).all(1).nonzero()[0])
+            labels.append(Label(name, exact, exact))
+        return [*labels, Label("everything")]
 
     # Scores.
 

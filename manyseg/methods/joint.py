@@ -17,7 +17,7 @@ channels, h w feature resolution, H W native size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,8 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, JointClasses, LabelSpace, Taxonomy
 from manyseg.losses import RelationIndex
-from manyseg.methods.base import PixelMethod, dense_labels
+from manyseg.methods.base import Method, PixelMethod, dense_labels
+from manyseg.methods.continuation import Continuation, LabelRows, layer_rows, node_labels
 from manyseg.methods.initial_nodes import named
 from manyseg.methods.node_groups import GroupTargets, NodeGroups
 from manyseg.methods.sources import PROPOSAL, TaxonomySource, resolve_taxonomy
@@ -72,6 +73,8 @@ class Joint(PixelMethod):
     """
 
     accepts = (Dense, Segments, Boxes, Tags)
+
+    label_tensors: ClassVar[tuple[str, ...]] = ("relation", "core", "outside", "prior", "counts")
 
     relation: Tensor
     core: Tensor
@@ -147,11 +150,13 @@ class Joint(PixelMethod):
     def on_step(self, step: int) -> None:
         """Read the label space anew when it is time; this waits for the device."""
         if self.refine and _due(step):
-            fresh = self._read()
-            for name, value in zip(("relation", "core", "outside"), fresh, strict=True):
-                getattr(self, name).copy_(torch.from_numpy(value))
+            self._update()
             self.counts.floor_divide_(2)
-            self._stale = True
+
+    def _update(self) -> None:
+        for name, value in zip(("relation", "core", "outside"), self._read(), strict=True):
+            getattr(self, name).copy_(torch.from_numpy(value))
+        self._stale = True
 
     def _read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         T, counts = len(self._classes), self.counts.cpu().numpy()
@@ -183,6 +188,56 @@ class Joint(PixelMethod):
             place = (true * self.fresh.shape[1] + called).flatten()
             flat.scatter_add_(0, place, torch.ones_like(place))
 
+    # Going on from another run.
+
+    def label_rows(self) -> Sequence[LabelRows]:
+        """Return the heads, and the shared nodes: their own rows, or the classes' rows and what nodes follow."""
+        classes = node_labels(Taxonomy.disjoint(self.spaces))
+        nodes, heads = node_labels(self.taxonomy), layer_rows("heads", classes, self.heads)
+        if not self.refine:
+            return [*layer_rows("nodes", nodes, self.rows), *heads]
+        weight, bias = self._node_weights()
+        means = [LabelRows("nodes", "weight", nodes, [*weight]), LabelRows("nodes", "bias", nodes, [*bias])]
+        return [*heads, *layer_rows("rows", classes, self.rows), *means]
+
+    def continue_from(self, old: Method) -> Continuation:
+        """Take over the weights, and what was counted; the label space, where datasets and first table are the same.
+
+        Else it is read anew, and a class that is new starts at the rows of the classes that it is united with.
+        """
+        own = {name: getattr(self, name).clone() for name in self.label_tensors}
+        report = super().continue_from(old)
+        same = isinstance(old, Joint) and self.refine and old.refine and old.spaces == self.spaces
+        same = same and torch.equal(old.get_buffer("prior").to(self.device), own["prior"])
+        for name, value in own.items():
+            getattr(self, name).copy_(old.get_buffer(name) if same else value)
+        self._stale = True
+        if self.refine and not same:
+            self._read_from(old)
+        return report
+
+    @torch.no_grad()
+    def _read_from(self, old: Method) -> None:
+        """Read the label space with the counts of another run, and let its new classes join their nodes."""
+        if isinstance(old, Joint):
+            ours, theirs = (
+                {**m._classes.positions, **{s.name: len(m._classes) + k for k, s in enumerate(m.spaces)}}
+                for m in (self, old)
+            )
+            rows = [key for key in ours if key in theirs]
+            columns = [key for key in self._classes.keys if key in theirs]
+            to, start = ([table[key] for key in rows] for table in (ours, theirs))
+            across, begin = ([table[key] for key in columns] for table in (ours, theirs))
+            self.counts[np.ix_(to, across)] = old.counts.to(self.counts.device)[np.ix_(start, begin)]
+        self._update()
+        known = {(s.name, name) for s in old.spaces for name in s.names}
+        is_known = torch.tensor([key in known for key in self._classes.keys], device=self.device)
+        for node in self.core.T:
+            if (node & is_known).any() and (node & ~is_known).any():
+                for rows_ in (self.rows.weight, self.rows.bias):
+                    assert rows_ is not None
+                    rows_[node & ~is_known] = rows_[node & is_known].mean(0)
+
     # Scores.
 
     def unified(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
@@ -205,9 +260,13 @@ class Joint(PixelMethod):
         return F.conv2d(embedding, self.heads.weight[rows], self.heads.bias[rows])
 
     def _node_scores(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
+        weight, bias = self._node_weights()
+        return F.conv2d(embedding, weight[:, :, None, None], bias)
+
+    def _node_weights(self) -> tuple[Float[Tensor, "U C"], Float[Tensor, " U"]]:
         mean = self._current().mean
         assert self.rows.bias is not None
-        return F.conv2d(embedding, (mean @ self.rows.weight.flatten(1))[:, :, None, None], mean @ self.rows.bias)
+        return mean @ self.rows.weight.flatten(1), mean @ self.rows.bias
 
     # Losses.
 

@@ -27,6 +27,7 @@ from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses.matching import Matches, SegmentTargets, targets_of_labels, targets_of_segments
 from manyseg.losses.set_prediction import QueryOutput, SetPredictionLoss
 from manyseg.methods.base import Method, dense_labels, step_seed
+from manyseg.methods.continuation import LabelRows
 from manyseg.methods.query_classifiers import (
     MultiHeadClassifier,
     QueryClassifier,
@@ -139,6 +140,12 @@ class LMSeg(Method):
         No taxonomy is learned: classes of different datasets are related by their names alone.
         """
         return self.classes.taxonomy
+
+    label_tensors: ClassVar[tuple[str, ...]] = ("classes.text.vectors",)
+
+    def label_rows(self) -> Sequence[LabelRows]:
+        """Return what the classifier has for each label."""
+        return self.classes.label_rows()
 
     # Training.
 

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.methods.continuation import Label, LabelRows, node_labels
 from manyseg.models.prompt import Prompted
 
 __all__ = [
@@ -58,6 +59,10 @@ class QueryClassifier(nn.Module, ABC):
     def forward(self, spaces: Sequence[LabelSpace]) -> list[SpaceClassifier]:
         """Return a classifier for each of these spaces; raises UserError for a space that is not known."""
 
+    @abstractmethod
+    def label_rows(self) -> list[LabelRows]:
+        """Return the rows of tensors that stand for labels; see `Method.label_rows`."""
+
 
 def cosine_logits(
     queries: Float[Tensor, "*lead Q C"], texts: Float[Tensor, "A C"], temperature: Float[Tensor, ""]
@@ -89,6 +94,10 @@ class TextClassifier(QueryClassifier):
         """Return a classifier for each of these spaces: training spaces, the unified one, or any list of words."""
         known = self.text()
         return [self.classifier_of(self._embeddings(space, known)) for space in spaces]
+
+    def label_rows(self) -> list[LabelRows]:
+        """Return the texts, which have no rows of their own: their vectors follow from the encoder."""
+        return [LabelRows("texts", "vector", [Label(text) for text in self.text.texts], [])]
 
     def classifier_of(self, texts: Float[Tensor, "K C"]) -> SpaceClassifier:
         """Return the classifier of these embedded names, background last."""
@@ -138,6 +147,17 @@ class MultiHeadClassifier(QueryClassifier):
         """Return a classifier for each of these spaces: training spaces or the unified one."""
         return [SpaceClassifier(None, self._classifier(space)) for space in spaces]
 
+    def label_rows(self) -> list[LabelRows]:
+        """Return the rows of all heads, each with that of background last."""
+        classes, labels = iter(node_labels(self.taxonomy)), []
+        for space in self.spaces:
+            labels += [*(next(classes) for _ in space.names), Label(f"{BACKGROUND} of {space.name}")]
+        layers = [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+        return [
+            LabelRows("heads", "weight", labels, [row for layer in layers for row in layer.weight]),
+            LabelRows("heads", "bias", labels, [row for layer in layers for row in layer.bias]),
+        ]
+
     def _classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
         if space == self.taxonomy.unified:
             return self._all_heads
@@ -168,6 +188,14 @@ class UnifiedClassifier(QueryClassifier):
     def forward(self, spaces: Sequence[LabelSpace]) -> list[SpaceClassifier]:
         """Return a classifier for each of these spaces: training spaces or the unified one."""
         return [SpaceClassifier(None, self._classifier(space)) for space in spaces]
+
+    def label_rows(self) -> list[LabelRows]:
+        """Return the rows of the softmax: one a node, and that of background."""
+        labels = [*node_labels(self.taxonomy), Label(BACKGROUND)]
+        return [
+            LabelRows("nodes", "weight", labels, [*self.layer.weight]),
+            LabelRows("nodes", "bias", labels, [*self.layer.bias]),
+        ]
 
     def _classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
         if space == self.taxonomy.unified:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.methods.base import Schedule, StagePlan
+from manyseg.methods.continuation import LabelRows, node_labels
 from manyseg.methods.nodes import NodeMethod, plan_after_heads, plan_stage
 from manyseg.models import PixelEncoder
 
@@ -50,6 +51,14 @@ class UnifiedNodes(NodeMethod):
     def fixed_nodes(self) -> Float[Tensor, "U C"]:
         """Return the nodes' embeddings."""
         return self.nodes
+
+    def label_rows(self) -> Sequence[LabelRows]:
+        """Return the nodes' embeddings; for methods that have biases, these are 0."""
+        labels, none = node_labels(self._taxonomy), torch.zeros(len(self.nodes))
+        return [
+            LabelRows("nodes", "weight", labels, [*self.nodes], self.scale),
+            LabelRows("nodes", "bias", labels, [*none], self.scale),
+        ]
 
     def inherit(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """Start the nodes at the mean heads of their classes, or at those of the table's nodes that pruning left."""

@@ -22,6 +22,7 @@ from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import BinaryTargets, RelationIndex
 from manyseg.methods.base import NameClassifier, PixelMethod, dense_labels
+from manyseg.methods.continuation import LabelRows, node_labels
 from manyseg.methods.plan import Schedule, StagePlan
 from manyseg.methods.sources import StageStatistics, StatisticsSource, resolve_statistics
 from manyseg.models import Features, PixelEncoder
@@ -93,6 +94,10 @@ class UniSeg(PixelMethod):
     def taxonomy(self) -> Taxonomy:
         """The union of names; relations are no part of it."""
         return self._taxonomy
+
+    def label_rows(self) -> Sequence[LabelRows]:
+        """Return the nodes' directions."""
+        return [LabelRows("nodes", "weight", node_labels(self._taxonomy), [*self.head.weight])]
 
     @property
     def extra_files(self) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from markupsafe import Markup
 
 from manyseg import atomic
+from manyseg.report.change import changes, class_ious, other_labels
 from manyseg.report.charts import Series, heat_map, line_chart
 from manyseg.report.record import Record, read_record
 from manyseg.report.samples import PARTS, read_samples
@@ -51,6 +52,7 @@ def write_report(run_folder: str | Path) -> Path:
         facts=_facts(record),
         curves=_curves(record),
         running=_running(record),
+        change=changes(class_ious(record.before), class_ious(record.scores)),
         stages=record.stages,
         summary=_summary(record),
         weakest=_weakest(datasets),
@@ -61,7 +63,7 @@ def write_report(run_folder: str | Path) -> Path:
         parts=PARTS,
         recipe=record.recipe_text,
         environment=record.environment,
-        notes=[*record.notes, *_skipped(record)],
+        notes=[*record.notes, *_skipped(record), *_other_labels(record)],
     )
     return atomic.write(record.folder / "report.html", text)
 
@@ -74,6 +76,12 @@ def _skipped(record: Record) -> list[str]:
         for name, ids in found.items()
         if ids
     ]
+
+
+def _other_labels(record: Record) -> list[str]:
+    """Name the datasets whose scores before this run are of other labels."""
+    found = other_labels(record.before, record.scores) if record.before else []
+    return [f"{name}: the scores before and after are of other images or labels" for name in found]
 
 
 def _facts(record: Record) -> list[tuple[str, str]]:

@@ -17,7 +17,10 @@ from jaxtyping import Int
 
 from manyseg.errors import UserError
 
-__all__ = ["Record", "read_record"]
+__all__ = ["BEFORE", "Record", "read_record"]
+
+BEFORE = "files/before.json"
+"""The scores of the run that this one started from."""
 
 _Step = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
 
@@ -78,7 +81,7 @@ class Record:
     `steps` and `evals` are the lines of metrics.jsonl with an `at`: the step counted over all stages. `scores` is what
     `manyseg eval --json` writes, `confusions[dataset]` Int64[D, D] (truth, prediction), `taxonomy` the table's rows.
     `alone[dataset]` is the mIoU of every run of that dataset alone that lies in the same folder, by the run's name.
-    `notes` name in words what is missing or broken.
+    `before` are the scores of the run that this one started from. `notes` name in words what is missing or broken.
     """
 
     folder: Path
@@ -91,6 +94,7 @@ class Record:
     taxonomy: list[list[str]] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
     alone: dict[str, dict[str, float]] = field(default_factory=dict)
+    before: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -140,6 +144,7 @@ def read_record(folder: str | Path) -> Record:
         _table(folder / "taxonomy.tsv", notes),
         _object(folder / "environment.json", notes),
         _alone(folder),
+        _scores(folder / BEFORE, notes) if (folder / BEFORE).exists() else {},
         notes,
     )
 

@@ -112,9 +112,11 @@ def _files(folder: Path, pattern: str) -> list[Path]:
 
 
 def _without_paths(tree: dict[str, Any]) -> dict[str, Any]:
-    """Return a run's recipe without where its data and its starting weights were, and who watched."""
+    """Return a run's recipe without where its data and what it started from were, and who watched."""
     data = tree.get("data", {})
     data.pop("root", None)
+    if not hub_address(tree.get("start", PREFIX)):
+        del tree["start"]
     for entry in (*data.get("sets", []), *data.get("unseen", [])):
         entry["root"] = Path(entry["root"]).name
         if entry["card"] not in builtin_cards():

@@ -16,6 +16,7 @@ from manyseg.labels import LabelSpace
 from manyseg.labels.files import spaces_to_json
 from manyseg.methods.sources import propose_by_text
 from manyseg.report.environment import environment
+from manyseg.report.record import BEFORE
 from manyseg.runs.folder import RunFolder
 from manyseg.runs.recipe import Recipe
 
@@ -36,11 +37,18 @@ console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 class RunInputs:
-    """The recipe with all defaults, the files that its methods' options name, the label spaces and the environment."""
+    """The recipe with all defaults, the files that its methods' options name, the label spaces and the environment.
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, spaces: Sequence[LabelSpace]) -> None:
+    `before` are the scores of the run that this one starts from.
+    """
+
+    def __init__(
+        self, recipe: Recipe, folder: RunFolder, spaces: Sequence[LabelSpace], before: Path | None = None
+    ) -> None:
         self.folder, self.spaces = folder, spaces
         tree, self._files = recipe.portable(folder.path)
+        if before is not None:
+            self._files[BEFORE] = before
         self._text = to_toml(tree)
 
     def check(self) -> None:

@@ -20,6 +20,7 @@ from manyseg.labels import LabelSpace
 from manyseg.methods import METHODS, find_method
 from manyseg.methods.plan import StagePlan
 from manyseg.methods.sources import ProposedTaxonomy, StageStatistics, StageTaxonomy
+from manyseg.runs.hub import hub_address
 from manyseg.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: int = Field(default=0, ge=0, lt=1 << 63, description="Seeds weights, order of images and augmentation.")
+    start: str | None = Field(
+        default=None,
+        description="The folder of a run, or hf://user/name, whose weights training starts from; `--from` gives it.",
+    )
     data: DataOptions
     model: dict[str, Any] = Field(default={}, description="Keywords of PixelEncoder.build.")
     method: dict[str, Any] = Field(
@@ -89,7 +94,39 @@ class Recipe(BaseModel):
                 entry[key] = self._relative(entry[key], folder)
         if isinstance(tree["model"].get("pretrained"), str):
             tree["model"]["pretrained"] = self._relative(tree["model"]["pretrained"], folder)
+        if self.start is not None and hub_address(self.start) is None:
+            tree["start"] = self._relative(self.start, folder)
         return tree, files
+
+    def going_on(self, before: Recipe, kind: type[Method] | None, run: str) -> Recipe:
+        """Return this recipe for going on from a `run` of the recipe `before`, whose last stage's method was a `kind`.
+
+        Without a [model] table the network is that of the run. Stages are left out before the first one of this kind
+        that is built from nothing that earlier stages give. Raises UserError where [model] describes another network.
+        """
+        from manyseg.models import PixelEncoder
+
+        theirs, model = before.model, dict(self.model)
+        if "model" not in self.model_fields_set:
+            model = {k: v for k, v in theirs.items() if k != "pretrained"}
+        ours = _with_defaults(PixelEncoder.build, model)
+        theirs = _with_defaults(PixelEncoder.build, theirs)
+        for key in sorted({*ours, *theirs} - {"pretrained"}):
+            if ours.get(key) != theirs.get(key):
+                raise UserError(
+                    f"{self._file}: model.{key} is {ours.get(key)!r}, that of {run} {theirs.get(key)!r}; go on with "
+                    "the same network: leave [model] out, or copy the run's"
+                )
+        stages = self.stages
+        earlier = (StageTaxonomy, StageStatistics)
+        fitting = (
+            i
+            for i, stage in enumerate(stages)
+            if stage.kind is kind and not any(isinstance(value, earlier) for value in stage.values().values())
+        )
+        first = next(fitting, 0)
+        plans = tuple(s.plan.model_copy(update={"train": _alone(s.plan.train)}) for s in stages[first:])
+        return self.model_copy(update={"model": model} | ({"stage": plans} if first else {}))
 
     def _relative(self, path: str, folder: Path) -> str:
         return Path(os.path.relpath(self.base / path, folder)).as_posix()
@@ -290,6 +327,11 @@ def _with_defaults(function: Callable[..., Any], given: dict[str, Any]) -> dict[
     fields = keywords(function, "Defaults").model_fields
     defaults = {k: f.default for k, f in fields.items() if not f.is_required() and f.default is not None}
     return defaults | {k: v for k, v in given.items() if k in fields}
+
+
+def _alone(train: dict[str, Any]) -> dict[str, Any]:
+    """Return a stage's keys over [train] without those that divide one schedule among stages."""
+    return {k: v for k, v in train.items() if k not in ("before", "after", "warmup")}
 
 
 def _share(weights: Sequence[int], total: int, file: Path) -> list[int]:

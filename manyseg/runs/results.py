@@ -12,7 +12,9 @@ from manyseg.evaluation.scores import Scores
 from manyseg.inference.options import TestOptions
 from manyseg.methods.base import Method
 from manyseg.progress import progress
+from manyseg.report.change import changes, class_ious, to_markdown
 from manyseg.report.page import write_report
+from manyseg.report.record import read_record
 from manyseg.report.samples import predict_samples, write_samples
 from manyseg.runs.folder import RunFolder
 
@@ -39,6 +41,10 @@ def write_results(
             write_report(folder.path)
             done()
     console.print(scores.to_markdown(classes=False))
+    record = read_record(folder.path)
+    if found := changes(class_ious(record.before), class_ious(record.scores)):
+        console.print(f"Before (the scores of {record.recipe.get('start')}) and after, IoU in per cent:\n")
+        console.print(to_markdown(found))
     for path, what in (
         (folder.report, "the report of this run"),
         (folder.path / "scores.json", "the scores of every class"),

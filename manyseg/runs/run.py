@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from manyseg.config import toml_value
 from manyseg.data.card import Card, read_card
 from manyseg.data.folder import Folder
 from manyseg.errors import Interrupted, UserError
@@ -142,6 +143,7 @@ def train_recipe(
     out: str | Path | None = None,
     resume: bool = False,
     data_root: str | Path | None = None,
+    start: str | Path | None = None,
     overrides: Sequence[str] = (),
     check: bool = True,
 ) -> Path:
@@ -150,26 +152,35 @@ def train_recipe(
     `recipe` is a file, or a mapping of the tables that such a file has. `out` defaults to `runs/<the file's name>`, for
     a mapping to `runs/recipe`. With `resume` a run that was stopped goes on where it was; without, an
     existing run is refused, and so is always a folder into which another process writes. `data_root` is where relative
-    roots of datasets start; see `read_recipe`. Without `check`, files are not checked before the first step. SIGINT,
-    SIGTERM and SIGHUP end the run after the step in hand, which is saved, with Interrupted; in an evaluation they end
-    it at once, as what was trained is saved by then. Launched by torchrun or accelerate, every process calls this; what
-    torchrun starts again goes on as with `resume`.
+    roots of datasets start; see `read_recipe`. `start` is a trained run from whose weights this one goes on, with the
+    labels that it had, and others. Without `check`, files are not checked before the first step. SIGINT, SIGTERM and
+    SIGHUP end the run after the step in hand, which is saved, with Interrupted; in an evaluation they end it at once,
+    as what was trained is saved by then. Launched by torchrun or accelerate, every process calls this; what torchrun
+    starts again goes on as with `resume`.
     """
     # A run that torchrun starts again after a fault goes on by itself.
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    read = read_recipe(recipe, overrides, data_root)
+    assignments = list(overrides)
+    if start is not None:
+        place = hub_address(start) or os.path.abspath(start)
+        assignments.append(f"start={toml_value(place)}")
+    read = read_recipe(recipe, assignments, data_root)
     from manyseg.runs.fit import fitted
     from manyseg.runs.stages import Training
+    from manyseg.runs.start import Start
     from manyseg.stop_signals import StopSignals
     from manyseg.training.processes import find_processes
 
     folder = Path(out) if out is not None else Path("runs") / read.file.stem
     accelerator = find_processes()
+    before = Start.of(read, folder)
     choices = fitted(read, RunFolder(folder), accelerator)
     if choices:
-        read = read_recipe(recipe, [*overrides, *choices], data_root)
+        read = read_recipe(recipe, [*assignments, *choices], data_root)
+    if before is not None:
+        read = before.fitted(read)
     with StopSignals() as signals:
-        training = Training(read, RunFolder(folder), accelerator, signals)
+        training = Training(read, RunFolder(folder), accelerator, signals, before)
         try:
             with training.locked():
                 if training.prepare(resume, check=check):
@@ -179,6 +190,7 @@ def train_recipe(
         except Interrupted as e:
             words = ["manyseg", "train", str(read.file), "--out", str(folder), "--resume"]
             words += [] if data_root is None else ["--data-root", str(data_root)]
+            words += [] if start is None else ["--from", str(start)]
             words += [] if check else ["--no-check"]
             words += [w for o in overrides for w in ("--set", o)]
             command = shlex.join(words) if isinstance(recipe, str | Path) else "the same call with resume=True"

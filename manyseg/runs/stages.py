@@ -30,6 +30,7 @@ from manyseg.runs.inputs import RunInputs
 from manyseg.runs.lock import only_writer
 from manyseg.runs.recipe import Recipe, Stage, build_method, statistics_file
 from manyseg.runs.results import write_results
+from manyseg.runs.start import Start
 from manyseg.stop_signals import StopSignals
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
@@ -41,10 +42,18 @@ console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
 class Training:
-    """A run in progress: its recipe, folder and data, and this process's place among others."""
+    """A run in progress: its recipe, folder and data, this process's place among others, and what it starts from."""
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, accelerator: Accelerator, signals: StopSignals) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        accelerator: Accelerator,
+        signals: StopSignals,
+        start: Start | None = None,
+    ) -> None:
         self.recipe, self.folder, self.accelerator, self.signals = recipe, folder, accelerator, signals
+        self.start = start
         self.main: bool = accelerator.is_main_process
         signals.quiet = not self.main
         rank, world = accelerator.process_index, accelerator.num_processes
@@ -75,7 +84,8 @@ class Training:
 
         With `check` the images of all datasets are checked before anything is written.
         """
-        inputs = RunInputs(self.recipe, self.folder, self.spaces)
+        before = None if self.start is None else self.start.scores
+        inputs = RunInputs(self.recipe, self.folder, self.spaces, before)
         if self.folder.started and not resume:
             raise UserError(f"{self.folder}: a run is there; go on with it by --resume, or choose another --out")
         if self.folder.started:
@@ -183,7 +193,8 @@ class Training:
 
     def _train_stage(self, number: int, first: int) -> Method:
         stage = self.stages[number]
-        method = build_method(self.recipe, stage, self.spaces, self.folder.path, pretrained=number == 0)
+        fresh = number == 0 and self.start is None
+        method = build_method(self.recipe, stage, self.spaces, self.folder.path, pretrained=fresh)
         for name in method.taxonomy.undivided if self.main else ():
             console.print(
                 f"warning: stage '{stage.name}': all classes of dataset '{name}' are one unified node, so that it "
@@ -197,6 +208,10 @@ class Training:
             report = _take_over(method, before.tensors("model"))
             if self.main:
                 console.print(f"stage '{stage.name}' starts from '{self.stages[number - 1].name}': {report}")
+        elif self.start is not None and not self.folder.checkpoint.exists():
+            report = self.start.give(method)
+            if self.main:
+                console.print(report)
         train.train(
             method,
             self.mixture,
