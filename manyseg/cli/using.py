@@ -1,4 +1,4 @@
-"""Verbs that use a trained run: predict, export, push."""
+"""Verbs that use a trained run: predict, export, serve, push."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from manyseg.cli.app import RunFolder, TestOverrides, app
+from manyseg.errors import UserError
 
 __all__: list[str] = []
 
@@ -121,6 +122,45 @@ def export(
         run, out or run / "model.onnx", labels=labels or [], output=output.value, precision=precision.value,
         words=words, images=images or [],
     )  # fmt: skip
+
+
+@app.command()
+def serve(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN [RUN2]", help="A run's folder, or hf://USER/NAME; two are compared.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Where to listen; on anything but the loopback every request needs the token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MANYSEG_TOKEN", help="What requests must bring  [default: none on the loopback, else made up]"
+        ),
+    ] = None,
+    upload: Annotated[float, typer.Option(min=0.001, metavar="MB", help="The largest upload.")] = 32,
+    megapixels: Annotated[float, typer.Option(min=0.001, metavar="N", help="The largest image.")] = 50,
+    rate: Annotated[int, typer.Option(min=1, metavar="N", help="Requests a minute of one client.")] = 600,
+    queue: Annotated[int, typer.Option(min=1, metavar="N", help="Images that may wait; more are refused.")] = 64,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="For an upload to come, and for an image to be predicted.")
+    ] = 30,
+    overrides: TestOverrides = None,
+) -> None:
+    """Serve a run as a web page and a JSON API: photos in, label maps out, in the labels of any of its datasets."""
+    if len(runs) > 2:
+        raise typer.BadParameter(f"{len(runs)} runs were given; one is served, or two are compared")
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError:
+        raise UserError('serving needs FastAPI and uvicorn; pip install "manyseg[serve]"') from None
+    from manyseg.serve.limits import Limits
+    from manyseg.serve.server import serve_runs
+
+    limits = Limits(upload=round(upload * 1e6), pixels=round(megapixels * 1e6), rate=rate, queue=queue, timeout=timeout)
+    serve_runs(runs, host=host, port=port, token=token or None, limits=limits, overrides=overrides or [])
 
 
 @app.command()

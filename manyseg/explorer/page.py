@@ -21,7 +21,7 @@ from manyseg.labels import ClassKey, Taxonomy
 from manyseg.relate import ClassPair, Constraints
 from manyseg.templates import render
 
-__all__ = ["write_explorer"]
+__all__ = ["explorer_page", "write_explorer"]
 
 THUMB = 88
 """The longer side of an example crop in pixels; a crop has some 2 kB."""
@@ -41,18 +41,30 @@ def write_explorer(
     other: Taxonomy | None = None,
     decided: Constraints | None = None,
 ) -> Path:
-    """Write one self-contained page to check and correct `taxonomy`, and return its path.
+    """Write the page of `explorer_page` as one self-contained file, and return its path."""
+    return atomic.write(path, explorer_page(taxonomy, pairs, crops, other, decided))
+
+
+def explorer_page(
+    taxonomy: Taxonomy,
+    pairs: Sequence[ClassPair] | None = None,
+    crops: Mapping[ClassKey, Sequence[UInt8[np.ndarray, "_ _ 3"]]] | None = None,
+    other: Taxonomy | None = None,
+    decided: Constraints | None = None,
+    save: str = "",
+) -> str:
+    """Return a page to check and correct `taxonomy`.
 
     What is corrected in the page can be downloaded, as the table and as a file of constraints. `pairs` are the
     evidence: shown for every merge, and the source of conflicts. `crops` are examples of classes by (dataset, class).
     `other` is an earlier taxonomy: the page lists what changed. `decided` is kept in the constraints that the page
-    gives out.
+    gives out. Where a server gives the page, `save` is the address to which it posts both files as JSON.
     """
     found = conflicts(taxonomy, pairs or ())
     since = None if other is None else difference(other, taxonomy)
     nodes = _nodes(taxonomy, pairs or (), found, since)
     shared = sum(node["datasets"] > 1 for node in nodes)
-    text = render(
+    return render(
         "explorer.html",
         title=", ".join(s.name for s in taxonomy.spaces),
         spaces=taxonomy.spaces,
@@ -64,9 +76,8 @@ def write_explorer(
         difference=since,
         before=None if other is None else len(other.unified),
         flow=_flow(taxonomy, nodes),
-        data=_data(taxonomy, pairs, crops or {}, decided or Constraints()),
+        data=_data(taxonomy, pairs, crops or {}, decided or Constraints()) | {"save": save},
     )
-    return atomic.write(path, text)
 
 
 def _nodes(

@@ -110,6 +110,16 @@ class EncodedImages:
         """
         return list(self._each_scores(outputs))
 
+    def confidences(self, scores: Float[Tensor, "B D h w"]) -> Float[Tensor, "B h w"]:
+        """Return the probability of the most probable class of each cell, of what `scores` has returned for a space.
+
+        It is 0 where every class is excluded.
+        """
+        best = scores.amax(1)
+        if self._averaged:
+            return best.clamp(min=0)  # These are probabilities already.
+        return (best - scores.logsumexp(1)).exp().nan_to_num(0.0)
+
     @torch.no_grad()
     def label_maps(
         self, outputs: Sequence[OutputSpace], scores: Sequence[Float[Tensor, "B _ h w"]] | None = None
@@ -130,6 +140,11 @@ class EncodedImages:
     def segments(self, space: LabelSpace) -> list[SegmentMap]:
         """Return the things and the stuff of every image, for methods that find segments."""
         return self.method.segments(self.features, space, self.size, self.options)
+
+    @property
+    def _averaged(self) -> bool:
+        """Whether scores are averages of several parts or views: then they are probabilities."""
+        return len(self.options.views) > 1 or self.options.window is not None
 
     def _is_hierarchy(self, output: OutputSpace) -> bool:
         return self.method.hierarchy is not None and output.space == self.method.hierarchy.space
@@ -154,13 +169,12 @@ class EncodedImages:
 
     def _each_scores(self, outputs: Sequence[OutputSpace]) -> Iterator[Float[Tensor, "B _ h w"]]:
         """Yield what `scores` returns, with a single view one space at a time."""
-        views = self.options.views
         if not outputs:
             return
-        if len(views) > 1 or self.options.window is not None:
+        if self._averaged:
             yield from self._averages(outputs)
             return
-        scale, _ = views[0]
+        scale, _ = self.options.views[0]
         features = self.features if scale == 1 else self.method.pixel_encoder(self._resized(scale))
         for output in outputs:
             yield self._predict(features, output)

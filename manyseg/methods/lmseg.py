@@ -41,6 +41,9 @@ from manyseg.models.decoder import Guidance, QueryDecoder
 
 __all__ = ["LMSeg", "semantic_scores"]
 
+CACHED = 64
+"""Label spaces whose classifiers are kept: words that are asked for make ever new ones."""
+
 FLOOR = 1e-3
 """Added to the summed probability of a class before its logarithm is taken."""
 
@@ -263,6 +266,8 @@ class LMSeg(Method):
             return self._classifiers([space])[0]
         key = (space, self.device)
         if key not in self._cached:
+            if len(self._cached) == CACHED:
+                del self._cached[next(iter(self._cached))]  # The oldest.
             self._cached[key] = self._classifiers([space])[0]
         return self._cached[key]
 

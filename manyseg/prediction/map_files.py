@@ -65,8 +65,8 @@ class Confidence(Output):
     def write(self, name: str, found: Prediction) -> None:
         """Write the probabilities."""
         height, width = found.labels.shape
-        best = torch.from_numpy(_scores(found)).softmax(0).amax(0).nan_to_num(0.0).numpy()
-        large = Image.fromarray(best.astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
+        assert found.confidence is not None
+        large = Image.fromarray(found.confidence).resize((width, height), Image.Resampling.BILINEAR)
         write_image(self.path(name), Image.fromarray((255 * np.asarray(large)).round().astype(np.uint8)))
 
 

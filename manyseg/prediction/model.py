@@ -34,7 +34,7 @@ from manyseg.models.text import TextEncoder
 from manyseg.prediction.drawing import mask_image, overlay
 from manyseg.relate.unseen import relate_by_names, relate_by_table, relate_by_text, unmapped
 
-__all__ = ["Labels", "Model", "Picture", "Prediction", "Relate", "find_space", "read_photo"]
+__all__ = ["Labels", "Model", "Picture", "Prediction", "Relate", "find_space", "read_photo", "shown_photo"]
 
 Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 """A file, a Pillow image, a uint8 array [H, W, 3] or [H, W], or a uint8 tensor [3, H, W]."""
@@ -61,7 +61,9 @@ class Prediction:
     `labels` is Int64[H, W] at the image's own size: positions in `space`, or `IGNORE` (-1) where no class is possible.
     `image` is the input of the model, which may be smaller than the file.
     `scores`, only if requested, is Float32[D, h, w] at feature resolution; their softmax over D gives probabilities,
-    and -inf excludes a class. `segments`, only if requested, are things and stuff.
+    and -inf excludes a class. `confidence`, where scores or several label spaces were requested, is Float32[h, w]: the
+    probability of the most probable class, 0 where every class is excluded, and None for a hierarchy, whose classes
+    hold each other. `segments`, only if requested, are things and stuff.
     """
 
     labels: Int[np.ndarray, "H W"]
@@ -69,6 +71,7 @@ class Prediction:
     image: UInt8[Tensor, "3 _ _"] = field(repr=False)
     scores: Float[np.ndarray, "D h w"] | None = field(default=None, repr=False)
     segments: SegmentMap | None = field(default=None, repr=False)
+    confidence: Float[np.ndarray, "h w"] | None = field(default=None, repr=False)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -238,10 +241,35 @@ class Model:
         maps = encoded.label_maps([output], known)[0].cpu().numpy()
         found = encoded.segments(output.space) if segments else [None] * len(shown)
         each = [None] * len(shown) if known is None else known[0].cpu().numpy()
+        sure = [None] * len(shown) if known is None else _sure(encoded, known[0])
         return [
-            Prediction(labels, output.space, image, scores=one, segments=parts)
-            for labels, image, one, parts in zip(maps, shown, each, found, strict=True)
+            Prediction(labels, output.space, image, one, parts, confidence)
+            for labels, image, one, parts, confidence in zip(maps, shown, each, found, sure, strict=True)
         ]
+
+    def predict_spaces(
+        self, shown: UInt8[Tensor, "B 3 _ _"], size: Size, outputs: Sequence[OutputSpace]
+    ) -> list[list[Prediction]]:
+        """Segment images of one size in several label spaces, encoded once; return a list for every image.
+
+        `size` is their native (height, width). Every prediction has its `confidence`.
+        """
+        encoded = EncodedImages(self.method, shown, self.options, size)
+        levels = None if self.method.hierarchy is None else self.method.hierarchy.space
+        plain = [output for output in outputs if output.space != levels]
+        known = encoded.scores(plain)
+        scored = zip(encoded.label_maps(plain, known), known, strict=True)
+        out: list[list[Prediction]] = [[] for _ in shown]
+        for output in outputs:
+            sure: Sequence[Float[np.ndarray, "h w"] | None] = [None] * len(shown)
+            if output.space == levels:
+                (maps,) = encoded.label_maps([output])
+            else:
+                maps, scores = next(scored)
+                sure = _sure(encoded, scores)
+            for each, labels, image, confidence in zip(out, maps.cpu().numpy(), shown, sure, strict=True):
+                each.append(Prediction(labels, output.space, image, confidence=confidence))
+        return out
 
     def _predict(self, image: Picture, output: OutputSpace, scores: bool, segments: bool) -> Prediction:
         shown, size = self._shown(image)
@@ -253,6 +281,10 @@ class Model:
             return read_photo(Path(image), self.options.input_size)
         shown = _pixels(image)
         return shown, (shown.shape[-2], shown.shape[-1])
+
+
+def _sure(encoded: EncodedImages, scores: Float[Tensor, "B D h w"]) -> list[Float[np.ndarray, "h w"]]:
+    return list(encoded.confidences(scores).cpu().numpy())
 
 
 def find_space(method: Method, spaces: Sequence[LabelSpace], labels: str | Sequence[str]) -> LabelSpace:
@@ -275,11 +307,16 @@ def read_photo(path: Path, target: Callable[[Size], Size]) -> tuple[UInt8[Tensor
     Raises DataError if it cannot be read.
     """
     with opened(path) as file:
-        orientation = file.getexif().get(ORIENTATION, 1)
-        height, width = image_size(file)
-        native = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
-        size = target(native)
-        return resize(image_tensor(read_rgb(file, size, turn=orientation in range(2, 9))), size), native
+        return shown_photo(file, target)
+
+
+def shown_photo(file: Image.Image, target: Callable[[Size], Size]) -> tuple[UInt8[Tensor, "3 h w"], Size]:
+    """Decode an opened image as `read_photo` does; raises what Pillow does if it is broken."""
+    orientation = file.getexif().get(ORIENTATION, 1)
+    height, width = image_size(file)
+    native = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
+    size = target(native)
+    return resize(image_tensor(read_rgb(file, size, turn=orientation in range(2, 9))), size), native
 
 
 def _pixels(image: object) -> UInt8[Tensor, "3 H W"]:

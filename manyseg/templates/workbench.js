@@ -258,6 +258,17 @@ function download(name, text) {
   say(`${name} is in your downloads.`);
 }
 
+async function save() {
+  say("Saving …");
+  try {
+    const body = JSON.stringify({ table: tsv(), constraints: toml() });
+    const answer = await fetch(data.save, { method: "POST", headers: { "content-type": "application/json" }, body });
+    const found = await answer.json();
+    say(answer.ok ? `Saved beside the run: ${found.files.join(", ")}.` : `Not saved: ${found.detail}`);
+  } catch { say("Not saved: the server does not answer."); }
+}
+
+document.querySelector("#save")?.addEventListener("click", save);
 document.querySelector("#table").addEventListener("click", () => download("taxonomy.tsv", tsv()));
 document.querySelector("#constraints").addEventListener("click", () => download("constraints.toml", toml()));
 document.querySelector("#undo").addEventListener("click", undo);

@@ -13,6 +13,7 @@ from manyseg import atomic
 from manyseg.data.card import read_card
 from manyseg.errors import UserError
 from manyseg.inference.encoded_images import images_at_once
+from manyseg.inference.options import TestOptions
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.prediction.drawing import PixelValues
 from manyseg.prediction.model import Model
@@ -35,6 +36,29 @@ class Related(Brightness):
 @pytest.fixture
 def model():
     return Model(Related(), SPACES)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_confidence_is_a_probability_with_one_view_and_with_several(tmp_path, flip):
+    """Scores of -0.5 and 0.5 everywhere, in the mirrored image too: a probability of 0.73."""
+    model = Model(Related(), SPACES, TestOptions(flip=flip))
+    (file,) = predict_paths(model, [photo(tmp_path / "a.png")], "street", tmp_path / "out", kinds=["confidence"]).files
+    assert (read(file)[1] == round(255 / (1 + np.exp(-1)))).all()
+
+
+def test_several_label_spaces_are_predicted_from_one_encoding():
+    model = Model(Related(), SPACES)
+    shown = torch.zeros(2, 3, 8, 12, dtype=torch.uint8)
+    shown[1, :, :, 6:] = 255
+    outputs = [model.output("unified"), model.output("street"), model.output(LabelSpace.of("far", ["grass", "dark"]))]
+    found = model.predict_spaces(shown, (8, 12), outputs)
+    assert model.method.sizes == [(8, 12)]
+    assert [[p.space.name for p in each] for each in found] == [["unified", "street", "far"]] * 2
+    assert found[0][1].labels.tolist() == [[0] * 12] * 8
+    assert found[1][1].labels.tolist() == [[0] * 6 + [1] * 6] * 8
+    # "dark" is -0.5 in the bright half, where "grass" is -9.
+    assert found[1][2].labels.tolist() == [[1] * 12] * 8
+    np.testing.assert_allclose(found[1][1].confidence, 1 / (1 + np.exp(-1)), rtol=1e-5)
 
 
 def test_every_kind_of_file_says_what_was_found(tmp_path, model):

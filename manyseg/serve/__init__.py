@@ -1,0 +1,1 @@
+"""A trained run as a web page and a JSON API, with limits."""
