@@ -99,8 +99,8 @@ def run_labels(served: Served) -> RunLabels:
 
 
 def _classes(space: LabelSpace) -> list[ClassOfSpace]:
-    colors = ["#" + bytes(color).hex() for color in space.colors.tolist()]
-    return [ClassOfSpace(value=i, name=n, color=c) for i, (n, c) in enumerate(zip(space.names, colors, strict=True))]
+    both = zip(space.names, space.hex_colors, strict=True)
+    return [ClassOfSpace(value=i, name=name, color=color) for i, (name, color) in enumerate(both)]
 
 
 def answer(run: str, found: Mapping[str, Prediction]) -> Response:

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from os import cpu_count
 from typing import ParamSpec, TypeVar
 
 from starlette.requests import Request
 
+from manyseg.cores import READERS
 from manyseg.prediction.model import Prediction
 from manyseg.serve.images import RequestError, decode
 from manyseg.serve.limits import Limits
@@ -35,7 +35,7 @@ class Desk:
         self.runs = {served.name: served for served in runs}
         self.limits, self.metrics = limits, Metrics()
         self.worker = Worker(self.metrics)
-        self.threads = ThreadPoolExecutor(min(8, cpu_count() or 1), "manyseg-images")
+        self.threads = ThreadPoolExecutor(READERS, "manyseg-images")
         self.buffered = self.inside = 0
         self.metrics.gauge("manyseg_images_waiting", lambda: self.inside)
         self.metrics.gauge("manyseg_upload_bytes", lambda: self.buffered)
