@@ -188,7 +188,8 @@ def tests_of(root: Path, path: str) -> list[str]:
     """List the test files that should notice a change of a module.
 
     These are the tests of its folder that depend on it, by way of modules of the same folder, the most direct first;
-    where there is none, the tests of other folders that import it.
+    where there is none, the tests of other folders that import it. The page of all keys, which is compared with the
+    types, holds the options' defaults.
     """
     module, folder = _module(Path(path)), path.split("/")[1]
     modules = {_module(p.relative_to(root)): _imports(p) for p in (root / "manyseg" / folder).rglob("*.py")}
@@ -206,7 +207,8 @@ def tests_of(root: Path, path: str) -> list[str]:
             own[name] = min(found)
         elif 0 in found:
             others.append(name)
-    return sorted(own, key=own.__getitem__) or others
+    options = ["tests/test_reference.py"] if "pydantic" in modules[module] else []
+    return (sorted(own, key=own.__getitem__) or others) + options
 
 
 def _module(path: Path) -> str:

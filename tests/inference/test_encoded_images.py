@@ -57,6 +57,17 @@ def test_windows_cover_the_image_and_agree_with_the_whole_where_the_network_is_l
     assert len(score.sizes) >= 2 * 5
 
 
+@pytest.mark.parametrize(
+    ("overlap", "count"),
+    # 192 columns by windows of 96, whose steps are 96, 64 and 32.
+    [(0.0, 2), (1 / 3, 3), (0.5, 4)],
+)
+def test_windows_are_no_more_than_their_overlap_asks_for(overlap, count):
+    score = Strided()
+    score_map(score, torch.zeros(1, 3, 96, 192, dtype=torch.uint8), TestOptions(window=(96, 96), overlap=overlap))
+    assert len(score.sizes) == count
+
+
 def test_an_image_smaller_than_the_window_is_one_window_and_odd_sizes_are_stretched_onto_the_grid():
     score = Strided()
     image = torch.randint(0, 256, (1, 3, 45, 70), dtype=torch.uint8)

@@ -102,6 +102,18 @@ def test_what_is_uncertain_is_neither_united_nor_outside():
     assert nodes.outside.tolist() == [[False, False, False, True, False], [True, True, False, False, False]]
 
 
+def test_clusters_are_compared_only_by_classes_of_datasets_that_the_first_lacks():
+    spaces = [LabelSpace.of("a", ["road", "car"]), LabelSpace.of("b", ["street"]), LabelSpace.of("c", ["auto"])]
+    # Classes: road, car of a; street of b is road, auto of c is car; road is rather not within auto, nor is street.
+    odds = np.full((4, 4), -40.0)
+    odds[0, 2] = odds[2, 0] = odds[1, 3] = odds[3, 1] = 5.0
+    odds[0, 3] = odds[2, 3] = -0.5
+    expected = np.zeros((4, 4), bool)
+    expected[[0, 2, 1, 3], [0, 0, 1, 1]] = True
+    nodes = related_nodes(JointClasses(tuple(spaces)), odds, np.zeros((4, 4), int))
+    assert (nodes.relation == expected).all()
+
+
 def test_a_class_lies_within_one_class_of_a_dataset():
     odds = np.full((5, 5), -40.0)
     odds[0, 3], odds[0, 4] = 3.0, 2.0

@@ -89,6 +89,7 @@ def test_the_lexicon_of_the_package_has_no_circle():
         ("bridge / tunnel", "bridge + tunnel"),
         ("parking / drivable fallback", "parking"),
         ("pile of sand", "sand"),
+        ("wall of sand", "wall [sand]"),
         ("sky (quibbish)", "sky"),
         ("non-road", ""),
         ("quib", ""),
