@@ -100,6 +100,16 @@ def labels(
     questions: Annotated[
         int, typer.Option(min=0, metavar="N", help="Ask N questions on the terminal, those that change most.")
     ] = 0,
+    judge: Annotated[
+        str | None,
+        typer.Option(metavar="URL|MODEL", help="Ask a language model about the pairs in doubt: of a server, or local."),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option("--judge-model", metavar="NAME", help="Which model of the server to ask.")
+    ] = None,
+    judged: Annotated[
+        Path | None, typer.Option(metavar="FILE.toml", help="What the judge said about pairs; answers are added.")
+    ] = None,
     taxonomy: Annotated[
         Path | None, typer.Option(metavar="FILE.tsv", help="Check and show this table, not the proposal.")
     ] = None,
@@ -112,6 +122,8 @@ def labels(
 
     if pins is not None:
         raise typer.BadParameter("--pins is now called --constraints, and its keys must_link and cannot_link")
+    if judge_model is not None and judge is None:
+        raise typer.BadParameter("--judge-model goes with --judge URL")
     propose_and_report(
         sources,
         by=by.value if by else None,
@@ -119,6 +131,8 @@ def labels(
         text=text,
         constraints=constraints,
         questions=questions,
+        judge=(judge, judge_model) if judge else None,
+        judged=judged,
         taxonomy=taxonomy,
         out=out,
         html=html,

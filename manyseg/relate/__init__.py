@@ -6,6 +6,7 @@ Only numpy and scipy; a text encoder is any callable from texts to vectors.
 from manyseg.relate.compare import Agreement, agreement
 from manyseg.relate.confusion_evidence import ConfusionRates, Counts, confusion_rates, read_confusion, recall_matrix
 from manyseg.relate.constraints import Constraints
+from manyseg.relate.judge import Answer, Judged, ask_judge, compatible
 from manyseg.relate.part_of import PartOf, add_mined, mine_calibrated, mine_published, part_of_tsv, read_part_of
 from manyseg.relate.programme import merge, partition
 from manyseg.relate.proposal import By, ClassPair, Problem, Proposal, propose
@@ -15,6 +16,7 @@ from manyseg.relate.text_evidence import TEMPLATES, Encode, text_similarity
 __all__ = [
     "TEMPLATES",
     "Agreement",
+    "Answer",
     "By",
     "Candidate",
     "ClassPair",
@@ -22,6 +24,7 @@ __all__ = [
     "Constraints",
     "Counts",
     "Encode",
+    "Judged",
     "PartOf",
     "Problem",
     "Proposal",
@@ -30,6 +33,8 @@ __all__ = [
     "Reply",
     "add_mined",
     "agreement",
+    "ask_judge",
+    "compatible",
     "confusion_rates",
     "merge",
     "mine_calibrated",

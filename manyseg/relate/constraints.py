@@ -72,6 +72,16 @@ class Constraints:
                 if a == b:
                     raise UserError(f"{name}: '{x}' and '{y}' are both of '{a}', so they differ; remove the entry")
 
+    def joined(self, other: Constraints) -> Constraints:
+        """Return these, and those of `other` about pairs that these say nothing of."""
+        more = other.without(self)
+        return Constraints(**{name: getattr(self, name) + getattr(more, name) for name in KEYS})
+
+    def without(self, other: Constraints) -> Constraints:
+        """Return these but for the pairs that `other` says something of."""
+        said = {frozenset(pair) for name in KEYS for pair in getattr(other, name)}
+        return Constraints(**{n: tuple(p for p in getattr(self, n) if frozenset(p) not in said) for n in KEYS})
+
     def to_toml(self) -> str:
         """Render the file that `read` reads: one entry a line."""
         lines = []

@@ -48,6 +48,12 @@ class Decisions:
             for pairs in (constraints.must_link, constraints.cannot_link, constraints.part_of)
         )
         above = _closure([*must, *((y, x) for x, y in must), *part])
+        dataset, rows = classes.dataset, [*classes.rows.values()]
+        for x, equal in above.items():
+            for y in equal - {x}:
+                if dataset[x] == dataset[y] and x in above.get(y, ()):
+                    a, b = (":".join(classes.keys[i]) for i in sorted((x, y)))
+                    raise UserError(f"must_link joins two classes of one dataset ({a}, {b}); remove one of its pairs")
         below: dict[int, set[int]] = {}
         for x, wholes in above.items():
             for y in wholes:
@@ -59,7 +65,6 @@ class Decisions:
         apart = set()
         for x, y in cannot:
             apart |= {(i, j) for i in below.get(x, set()) | {x} for j in below.get(y, set()) | {y}}
-        dataset, rows = classes.dataset, [*classes.rows.values()]
         for x, wholes in above.items():
             for y in wholes:
                 others = set(range(rows[dataset[y]].start, rows[dataset[y]].stop)) - wholes

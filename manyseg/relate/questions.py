@@ -148,12 +148,28 @@ class Questions:
 
     def next(self) -> Question | None:
         """Return the question whose answer is expected to change most, or None if no pair is open."""
+        return next(iter(self.batch(1)), None)
+
+    def batch(self, count: int, doubt: float = 0.0) -> list[Question]:
+        """Return up to `count` questions, those that are expected to change most first; none asks for another's pairs.
+
+        Only pairs that the proposal is wrong about with at least the probability `doubt` are in them.
+        """
         wrong = self.wrong()
+        wrong[wrong < doubt] = 0
         group = cluster_numbers(self._clusters)
         follow = np.bincount(group)[group]
-        top = -np.partition(-wrong, min(self.width, len(wrong) - 1), axis=1)[:, : self.width]
-        best = int((top.sum(1) * follow).argmax())
-        return self.ask(best, wrong[best])
+        out: list[Question] = []
+        while len(out) < count:
+            top = -np.partition(-wrong, min(self.width, len(wrong) - 1), axis=1)[:, : self.width]
+            best = int((top.sum(1) * follow).argmax())
+            question = self.ask(best, wrong[best])
+            if question is None:
+                break
+            out.append(question)
+            shown = [self.problem.classes.positions[c.key] for c in question.candidates]
+            wrong[best, shown] = wrong[shown, best] = 0
+        return out
 
     def ask(self, row: int, wrong: Float[np.ndarray, " T"]) -> Question | None:
         """Return the question about the class at `row`: its candidates are those of the largest `wrong`; or None."""

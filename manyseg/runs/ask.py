@@ -10,7 +10,7 @@ from rich.console import Console
 from manyseg import atomic
 from manyseg.errors import UserError
 from manyseg.labels import ClassKey
-from manyseg.relate import Question, Questions, Reply
+from manyseg.relate import Constraints, Question, Questions, Reply
 
 __all__ = ["ask"]
 
@@ -22,10 +22,17 @@ HELP = (
 )
 
 
-def ask(questions: Questions, file: Path, count: int, read: Callable[[str], str] = input) -> int:
+def ask(
+    questions: Questions,
+    file: Path,
+    count: int,
+    read: Callable[[str], str] = input,
+    judged: Constraints | None = None,
+) -> int:
     """Ask up to `count` questions, keep the answers in `file`, and return how many were given.
 
-    `read` shows a prompt and returns a line, or raises EOFError at the end of the input, which is as good as "q".
+    `judged` is what was decided by others, which is not written. `read` shows a prompt and returns a line, or raises
+    EOFError at the end of the input, which is as good as "q".
     """
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(HELP)
@@ -56,7 +63,7 @@ def ask(questions: Questions, file: Path, count: int, read: Callable[[str], str]
                 console.print(f"{e}; answer again, or undo")
                 continue
             given += 1
-        atomic.write(file, questions.constraints.to_toml())
+        atomic.write(file, questions.constraints.without(judged or Constraints()).to_toml())
     console.print(f"{file}: what you decided, {given} answers; a later proposal keeps it with --constraints {file}")
     return given
 

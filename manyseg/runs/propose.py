@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from manyseg import atomic
 from manyseg.atomic import check_target
 from manyseg.config import read_toml
 from manyseg.data import Folder, builtin_cards, read_card
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.progress import progress
 from manyseg.relate import (
     By,
     Constraints,
@@ -25,6 +27,8 @@ from manyseg.relate import (
     Questions,
     add_mined,
     agreement,
+    ask_judge,
+    compatible,
     read_confusion,
     read_part_of,
 )
@@ -72,15 +76,18 @@ def propose_labels(
     confusion: str | Path | None = None,
     text: str | None = None,
     constraints: str | Path | None = None,
+    judged: str | Path | None = None,
 ) -> Proposal:
     """Propose the unified label space of cards, of a recipe's datasets, or of a run's.
 
     `by` says what evidence is looked at; by default all there is: texts, and confusions where `confusion` names an npz
     file of them (arrays `a__b`) or `sources` is a run, whose heads are then asked. `text` names the text encoder (a
-    Hugging Face model, by default the offline one); `constraints` is a TOML file of pairs that a person decided.
+    Hugging Face model, by default the offline one); `constraints` is a TOML file of pairs that a person decided, and
+    `judged` one of pairs that a language model decided, which holds where it does not contradict the person.
     """
     source = open_source(sources)
-    return _problem(source, by, confusion, text).solve(_read(constraints, source))
+    decided = compatible(_read(constraints, source), _read(judged, source), source.spaces)
+    return _problem(source, by, confusion, text).solve(decided)
 
 
 def propose_and_report(
@@ -91,28 +98,37 @@ def propose_and_report(
     text: str | None = None,
     constraints: Path | None = None,
     questions: int = 0,
+    judge: tuple[str, str | None] | None = None,
+    judged: Path | None = None,
     taxonomy: Path | None = None,
     out: Path | None = None,
     html: Path | None = None,
 ) -> Proposal:
     """Propose as `propose_labels` does, write the table `out` and the explorer page `html`, and then print a summary.
 
-    With `questions`, so many are asked on the terminal before, and the answers added to the file `constraints`.
+    With `judge`, a language model (its address or folder, and its name there) is asked about all pairs in doubt before,
+    and what it says added to the file `judged`; with `questions`, so many are then asked on the terminal, and the
+    answers added to the file `constraints`.
     `taxonomy` is a table (made or edited by hand) that is reported in place of the proposal, with what the evidence
     says against it. Returned is what was reported.
     """
     if questions and constraints is None:
         raise UserError("--questions keeps the answers in a file; name it with --constraints, it need not exist yet")
-    for target in (out, html, constraints if questions else None):
+    if judge and judged is None:
+        raise UserError("--judge keeps its answers in a file; name it with --judged, it need not exist yet")
+    for target in (out, html, constraints if questions else None, judged if judge else None):
         if target is not None:
             check_target(target)
     source = open_source(sources)
     table = Taxonomy.read(taxonomy, source.spaces) if taxonomy else None
-    decided = Constraints() if questions and constraints and not constraints.exists() else _read(constraints, source)
+    person = _read(constraints, source, new=questions > 0)
+    decided = compatible(person, _read(judged, source, new=judge is not None), source.spaces)
     problem = _problem(source, by, confusion, text)
+    if judge and judged:
+        decided = _judged(Questions(problem, decided), person, judge, judged)
     if questions and constraints:
         asked = Questions(problem, decided)
-        ask(asked, constraints, questions)
+        ask(asked, constraints, questions, judged=decided.without(person))
         decided = asked.constraints
     proposal = problem.solve(decided)
     shown = replace(proposal, taxonomy=table or proposal.taxonomy)
@@ -139,8 +155,30 @@ def propose_and_report(
     return shown
 
 
-def _read(constraints: str | Path | None, source: Source) -> Constraints:
-    return Constraints.read(constraints, source.spaces) if constraints else Constraints()
+def _read(file: str | Path | None, source: Source, *, new: bool = False) -> Constraints:
+    """Read a file of constraints; one that is to be written (`new`) need not be there."""
+    if file is None or (new and not Path(file).exists()):
+        return Constraints()
+    return Constraints.read(file, source.spaces)
+
+
+def _judged(questions: Questions, person: Constraints, model: tuple[str, str | None], file: Path) -> Constraints:
+    """Ask a language model, and keep in `file` what it said after every request."""
+    from manyseg.models.chat import chat_model
+
+    answer = chat_model(*model)
+    with progress("asking the judge", None) as done:
+
+        def keep(constraints: Constraints) -> None:
+            atomic.write(file, constraints.without(person).to_toml())
+            done()
+
+        said = ask_judge(questions, answer, keep)
+    print(
+        f"{file}: {said.decided} pairs decided by {model[1] or model[0]} in {said.requests} requests, {said.unknown} "
+        "it cannot tell; correct the file where it is wrong"
+    )
+    return questions.constraints
 
 
 def _problem(source: Source, by: By | None, confusion: str | Path | None, text: str | None) -> Problem:

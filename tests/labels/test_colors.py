@@ -29,8 +29,7 @@ def test_distances_are_those_of_cielab() -> None:
     # Red is L* 53.2, a* 80.1, b* 67.2; blue 32.3, 79.2, -107.9.
     assert distances[2, 3] == pytest.approx(np.hypot(53.2 - 32.3, 67.2 + 107.9), abs=0.5)
     assert (np.diag(distances) == 0).all()
-    # Below a luminance of 0.0089 lightness is linear: 903.3 times it. Greys of 5 and of 10 have 5 / 255 / 12.92 and twice
-    # that; a dark red of 20 has 0.0070 of red light, a luminance of 0.0015, x of 0.0030 and z of 0.0001.
+    # Below a luminance of 0.0089 lightness is 903.3 times it. Greys of 5 and 10 have 5 / 255 / 12.92 and twice it.
     dark = np.array([[0, 0, 0], [5, 5, 5], [10, 10, 10]], np.uint8)
     assert color_distances(dark, dark)[0] == pytest.approx([0, 1.371, 2.742], abs=0.01)
 
