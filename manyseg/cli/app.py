@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from manyseg import __version__
+from manyseg.errors import Interrupted
 
-__all__ = ["RunFolder", "TestOverrides", "app"]
+__all__ = ["RunFolder", "TestOverrides", "app", "ended_by_signals"]
 
 app = typer.Typer(
     name="manyseg",
@@ -24,6 +28,17 @@ TestOverrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="TEST.B=V", help="How images are predicted: test.flip=true, test.scales=[0.75,1.5]."),
 ]
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Say what a signal left behind, and exit with its status; typer would say "Aborted"."""
+    try:
+        yield
+    except Interrupted as e:
+        if str(e):  # The first of several processes speaks for all.
+            print(e, file=sys.stderr)
+        raise typer.Exit(e.status) from None
 
 
 def _version(asked: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +9,7 @@ from typing import Annotated
 import typer
 
 from manyseg.atomic import check_target
-from manyseg.cli.app import RunFolder, TestOverrides, app
-from manyseg.errors import Interrupted
+from manyseg.cli.app import RunFolder, TestOverrides, app, ended_by_signals
 
 __all__: list[str] = []
 
@@ -53,14 +51,10 @@ def train(
     """Train one model on the datasets of a recipe, evaluate it, and write a report."""
     from manyseg.runs.run import train_recipe
 
-    try:
+    with ended_by_signals():
         train_recipe(
             recipe, out=out, resume=resume, data_root=data_root, start=start, overrides=overrides or [], check=check
         )
-    except Interrupted as e:
-        if str(e):  # The first of several processes speaks for all.
-            print(e, file=sys.stderr)
-        raise typer.Exit(e.status) from None
 
 
 @app.command(name="eval")

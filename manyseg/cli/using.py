@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from manyseg.cli.app import RunFolder, TestOverrides, app
+from manyseg.cli.app import RunFolder, TestOverrides, app, ended_by_signals
 from manyseg.errors import UserError
 
 __all__: list[str] = []
@@ -58,7 +58,10 @@ class Precision(StrEnum):
 @app.command()
 def predict(
     run: RunFolder,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="What to segment.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE|FOLDER|VIDEO...", help="What to segment; also 'camera:0', or - for a pipe."),
+    ],
     labels: Annotated[
         str,
         typer.Option(help="A training dataset's name, 'unified', 'hierarchy' (htss), a card, or words: \"road, sky\"."),
@@ -78,17 +81,25 @@ def predict(
         str, typer.Option(metavar="names|text|TABLE", help="How classes that were not trained on find their nodes.")
     ] = "names",
     resume: Annotated[bool, typer.Option("--resume", help="Leave out images whose files are there already.")] = False,
+    sequence: Annotated[
+        float | None,
+        typer.Option(metavar="RATE", help="A folder's images are the frames of a video, so many a second."),
+    ] = None,
+    smooth: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Average a video's class probabilities over time.")
+    ] = 0.0,
     overrides: TestOverrides = None,
 ) -> None:
-    """Segment images in any dataset's labels or the unified ones: masks, and overlays with a legend."""
+    """Segment images or videos in any dataset's labels or the unified ones: masks, and overlays with a legend."""
     from manyseg.runs.run import predict_run
 
     kinds = [kind.value for kind in dict.fromkeys(write or (Maps.masks, Maps.overlays))]
     kinds += [segments.value] if segments else []
-    done = predict_run(
-        run, images, labels=labels, out=out, overrides=overrides or [], kinds=kinds,
-        values=values.value if values else None, relate=relate, resume=resume,
-    )  # fmt: skip
+    with ended_by_signals():
+        done = predict_run(
+            run, images, labels=labels, out=out, overrides=overrides or [], kinds=kinds,
+            values=values.value if values else None, relate=relate, resume=resume, sequence=sequence, smooth=smooth,
+        )  # fmt: skip
     print(done.to_text())
 
 

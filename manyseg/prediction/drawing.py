@@ -1,4 +1,4 @@
-"""Label maps as pictures: index PNGs with a palette, and overlays with a legend."""
+"""Label maps as pictures: index PNGs with a palette, and overlays with a legend, of photos and of videos."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from manyseg.data.card import Card
 from manyseg.data.font import legend_font
+from manyseg.inference.options import Size
 from manyseg.labels import IGNORE, LabelSpace
 
-__all__ = ["PixelValues", "mask_image", "overlay"]
+__all__ = ["FrameOverlays", "PixelValues", "mask_image", "overlay"]
 
 OPACITY = 0.55
 COLUMNS = 3
@@ -77,40 +78,92 @@ def overlay(image: UInt8[Tensor, "3 _ _"], labels: Int[Tensor, "H W"], space: La
 
     The label map may have another resolution than the image. Pixels of IGNORE show the image alone.
     """
-    photo = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-    grow = max(1.0, MIN_SIDE / max(photo.size))
-    size = (round(photo.size[0] * grow), round(photo.size[1] * grow))
+    grow = max(1.0, MIN_SIDE / max(image.shape[1:]))
+    size = (round(image.shape[2] * grow), round(image.shape[1] * grow))
     values = labels.cpu().numpy()
-    colors: UInt8[np.ndarray, "D+1 4"] = np.zeros((len(space) + 1, 4), np.uint8)
-    colors[:-1, :3], colors[:-1, 3] = space.colors, round(255 * OPACITY)
-    # IGNORE is -1, the last row.
-    paint = Image.fromarray(colors[values]).resize(size, Image.Resampling.NEAREST)
-    picture = photo.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
-    picture.alpha_composite(paint)
+    picture = _painted(image, values, space, size)
     found, counts = np.unique(values[values != IGNORE], return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    shares = [(int(found[i]), float(counts[i]) / values.size) for i in order]
-    legend = _legend(shares, space, size[1], text_size=max(15, round(max(size) / 45)))
+    entries = [(int(found[i]), f"{space.names[found[i]]}  {_share(counts[i] / values.size)}") for i in order]
+    legend = _legend(entries, space, size[1], _text_size(size))
     out = Image.new("RGB", (size[0] + legend.size[0], max(size[1], legend.size[1])), "white")
-    out.paste(picture.convert("RGB"), (0, 0))
+    out.paste(picture, (0, 0))
     out.paste(legend, (size[0], 0))
     return out
 
 
-def _legend(shares: list[tuple[int, float]], space: LabelSpace, height: int, text_size: int) -> Image.Image:
-    """Draw the colour, name and share of each class, in few columns, as high as the picture if they fit."""
+class FrameOverlays:
+    """Overlays of a video's frames of (height, width) `size`: pictures of one size, with a legend that does not jump.
+
+    The legend names the classes in the order in which they first occurred. Those that do not fit the height are left
+    out of it. `size_out` is the (height, width) of the pictures: even numbers, as video formats want them.
+    """
+
+    def __init__(self, space: LabelSpace, size: Size) -> None:
+        self.space, self.size = space, (size[1], size[0])
+        self.text_size = _text_size(self.size)
+        rows = _rows(size[0], self.text_size)
+        self.columns = min(COLUMNS, math.ceil(len(space) / rows))
+        self.most = rows * self.columns
+        longest = max(legend_font(self.text_size, space.names).getlength(name) for name in space.names)
+        width = size[1] + self.columns * _column_width(self.text_size, round(longest)) + self.text_size // 2
+        self.size_out = (size[0] + size[0] % 2, width + width % 2)
+        self.occurred: list[int] = []
+        self.legend = Image.new("RGB", (1, 1), "white")
+
+    def draw(self, image: UInt8[Tensor, "3 _ _"], labels: Int[np.ndarray, "H W"]) -> Image.Image:
+        """Return the picture of a frame; frames are drawn in their order."""
+        counts = np.bincount(labels[labels != IGNORE], minlength=len(self.space))
+        if new := [int(c) for c in np.argsort(-counts, kind="stable") if counts[c] and c not in self.occurred]:
+            self.occurred += new
+            entries = [(c, self.space.names[c]) for c in self.occurred[: self.most]]
+            self.legend = _legend(entries, self.space, self.size[1], self.text_size)
+        out = Image.new("RGB", self.size_out[::-1], "white")
+        out.paste(_painted(image, labels, self.space, self.size), (0, 0))
+        out.paste(self.legend, (self.size[0], 0))
+        return out
+
+
+def _painted(
+    image: UInt8[Tensor, "3 _ _"], labels: Int[np.ndarray, "H W"], space: LabelSpace, size: tuple[int, int]
+) -> Image.Image:
+    """Return an image at (width, height) `size` with its label map over it."""
+    photo = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    colors: UInt8[np.ndarray, "D+1 4"] = np.zeros((len(space) + 1, 4), np.uint8)
+    colors[:-1, :3], colors[:-1, 3] = space.colors, round(255 * OPACITY)
+    # IGNORE is -1, the last row.
+    paint = Image.fromarray(colors[labels]).resize(size, Image.Resampling.NEAREST)
+    picture = photo.resize(size, Image.Resampling.LANCZOS).convert("RGBA")
+    picture.alpha_composite(paint)
+    return picture.convert("RGB")
+
+
+def _text_size(size: tuple[int, int]) -> int:
+    return max(15, round(max(size) / 45))
+
+
+def _rows(height: int, text_size: int) -> int:
+    return max(1, (height - text_size // 2) // round(1.5 * text_size))
+
+
+def _column_width(text_size: int, longest: int) -> int:
+    return 3 * (text_size // 2) + text_size + longest
+
+
+def _legend(entries: list[tuple[int, str]], space: LabelSpace, height: int, text_size: int) -> Image.Image:
+    """Draw the colour and text of each class, in few columns, as high as the picture if they fit."""
     line, gap = round(1.5 * text_size), text_size // 2
-    rows = max(1, (height - gap) // line, math.ceil(len(shares) / COLUMNS))
-    texts = [f"{space.names[c]}  {_share(share)}" for c, share in shares]
+    rows = max(_rows(height, text_size), math.ceil(len(entries) / COLUMNS))
+    texts = [text for _, text in entries]
     font = legend_font(text_size, texts)
     columns = [range(start, min(start + rows, len(texts))) for start in range(0, len(texts), rows)]
-    widths = [2 * gap + text_size + gap + max(round(font.getlength(texts[i])) for i in column) for column in columns]
+    widths = [_column_width(text_size, max(round(font.getlength(texts[i])) for i in column)) for column in columns]
     out = Image.new("RGB", (sum(widths) + gap, max(height, gap + min(rows, len(texts)) * line)), "white")
     draw, left = ImageDraw.Draw(out), gap
     for column, width in zip(columns, widths, strict=True):
         for row, i in enumerate(column):
             top = gap + row * line
-            color = tuple(space.colors[shares[i][0]].tolist())
+            color = tuple(space.colors[entries[i][0]].tolist())
             draw.rectangle((left, top, left + text_size, top + text_size), fill=color, outline="#444444")
             draw.text((left + text_size + gap, top + text_size / 2), texts[i], "#111111", font, anchor="lm")
         left += width

@@ -233,15 +233,27 @@ class Model:
         return OutputSpace(space, relation)
 
     def predict_batch(
-        self, shown: UInt8[Tensor, "B 3 _ _"], size: Size, output: OutputSpace, scores: bool, segments: bool
+        self,
+        shown: UInt8[Tensor, "B 3 _ _"],
+        size: Size,
+        output: OutputSpace,
+        scores: bool = False,
+        segments: bool = False,
+        change: Callable[[Tensor], Tensor] | None = None,
     ) -> list[Prediction]:
-        """Segment images of one size as they are shown to the model; `size` is their native (height, width)."""
+        """Segment images of one size as they are shown to the model; `size` is their native (height, width).
+
+        `change` takes the scores [B, D, h, w] and returns those that the label maps are made of.
+        """
         encoded = EncodedImages(self.method, shown, self.options, size)
-        known = encoded.scores([output]) if scores else None
+        known = encoded.scores([output]) if scores or change is not None else None
+        if known is not None and change is not None:
+            known = [change(known[0])]
         maps = encoded.label_maps([output], known)[0].cpu().numpy()
         found = encoded.segments(output.space) if segments else [None] * len(shown)
-        each = [None] * len(shown) if known is None else known[0].cpu().numpy()
-        sure = [None] * len(shown) if known is None else _sure(encoded, known[0])
+        kept = known if scores else None
+        each = [None] * len(shown) if kept is None else kept[0].cpu().numpy()
+        sure = [None] * len(shown) if kept is None else _sure(encoded, kept[0])
         return [
             Prediction(labels, output.space, image, one, parts, confidence)
             for labels, image, one, parts, confidence in zip(maps, shown, each, found, sure, strict=True)

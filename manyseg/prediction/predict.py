@@ -6,33 +6,27 @@ together. The EXIF orientation of photos is respected, and folders keep their tr
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-from jaxtyping import Int
-
 from manyseg import atomic
 from manyseg.errors import UserError
 from manyseg.inference.encoded_images import OutputSpace
-from manyseg.labels import LabelSpace
 from manyseg.prediction.drawing import PixelValues
 from manyseg.prediction.map_files import Confidence, GeoJSON, Masks, Overlays, ScoreArrays
 from manyseg.prediction.model import Labels, Model, Relate
 from manyseg.prediction.output import Output
 from manyseg.prediction.pipeline import Job, Pipeline
 from manyseg.prediction.segment_files import Coco, CocoPanoptic, InstanceIds
+from manyseg.prediction.summary import Summary, describe
 from manyseg.progress import progress
 
-__all__ = ["OUTPUTS", "Summary", "list_images", "predict_paths"]
+__all__ = ["OUTPUTS", "check_targets", "list_images", "predict_paths", "unique_names"]
 
 SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 """The suffixes of images in a folder; a file that is given by its path may have any."""
@@ -59,42 +53,6 @@ UNSHARED = (
 )
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What was predicted: `files` are those of the first kind, one for every image that could be read.
-
-    `kept` of them were there from an earlier call. `pixels` and `images` count, for every class, the pixels that it has
-    in the others, and the images in which it occurs. `busy` is the share of the `seconds` in which the network worked.
-    """
-
-    files: list[Path]
-    out: Path
-    kinds: tuple[str, ...]
-    space: LabelSpace
-    kept: int
-    pixels: Int[np.ndarray, " D"]
-    images: Int[np.ndarray, " D"]
-    seconds: float
-    busy: float
-
-    def to_text(self) -> str:
-        """Return what was done, where it is, and a line for every class that occurs, largest first."""
-        new = len(self.files) - self.kept
-        kept = f" ({self.kept} more were there)" if self.kept else ""
-        lines = [
-            f"{new} images in {self.seconds:.1f} s{kept}: {new / max(self.seconds, 1e-9):.3g} a second, the network "
-            f"busy {self.busy:.0%} of the time",
-            f"{self.out}: {', '.join(self.kinds)}; labels.json has the classes and their values",
-        ]
-        order = [int(c) for c in np.argsort(-self.pixels, kind="stable") if self.pixels[c]]
-        width = max((len(self.space.names[c]) for c in order), default=0)
-        total = int(self.pixels.sum())
-        for c in order:
-            share = f"{self.pixels[c] / total:.1%}"
-            lines.append(f"  {self.space.names[c]:<{width}}  {share:>6} of the pixels, in {self.images[c]} images")
-        return "\n".join(lines)
 
 
 def predict_paths(
@@ -124,14 +82,13 @@ def predict_paths(
     output, out = model.output(labels, relate), Path(out)
     writers = _writers(model, output, out, kinds, values)
     images = list_images([Path(p) for p in paths], out)
-    jobs = [
-        Job(path, name, [w.path(name) for w in writers]) for (path, _), name in zip(images, _names(images), strict=True)
-    ]
+    named = zip(images, unique_names(images), strict=True)
+    jobs = [Job(path, name, [w.path(name) for w in writers]) for (path, _), name in named]
     index = out / "labels.json"
     targets = [*(target for job in jobs for target in job.targets), *(out / n for w in writers for n in w.at_end)]
     atomic.check_target(index)
-    _check_targets([job.path for job in jobs], [*targets, index])
-    description = _description(output, writers[0].values, kinds, source, model)
+    check_targets([job.path for job in jobs], [*targets, index])
+    description = describe(output, writers[0].values, kinds, source, model)
     done = _done(jobs, writers, index, description) if resume else set()
     space, taxonomy = output.space, model.taxonomy
     if space == taxonomy.unified and len(taxonomy.spaces) > 1 and not taxonomy.shared:
@@ -155,7 +112,8 @@ def predict_paths(
     seconds = time.monotonic() - start
     files = [job.targets[0] for job in jobs]
     return Summary(
-        files, out, tuple(kinds), space, len(done), work.pixels, work.images, seconds, work.busy / seconds
+        files, out, tuple(kinds), "images", space, len(jobs) - len(done), len(done), work.pixels, work.images, seconds,
+        work.busy / seconds,
     )  # fmt: skip
 
 
@@ -177,25 +135,6 @@ def _writers(
         kind(out, space, values.get(name) or PixelValues.positions(space, first=kind.values_from))
         for name, kind in chosen.items()
     ]
-
-
-def _description(output: OutputSpace, values: PixelValues, kinds: Sequence[str], source: str, model: Model) -> str:
-    """Describe the files: classes by value, and what they were made with, by which `resume` knows them."""
-    space = output.space
-    rows = [
-        {"value": value, "name": name, "color": color}
-        for value, name, color in zip(values.classes, space.names, space.hex_colors, strict=True)
-    ]
-    relation = b"" if output.relation is None else output.relation.tobytes()
-    made = json.dumps([source, model.options.model_dump(), hashlib.sha256(relation).hexdigest()], sort_keys=True)
-    tree = {
-        "space": space.name,
-        "classes": rows,
-        "ignored": values.ignored,
-        "kinds": list(kinds),
-        "made_by": hashlib.sha256(made.encode()).hexdigest(),
-    }
-    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
 
 def _done(jobs: Sequence[Job], writers: Sequence[Output], index: Path, description: str) -> set[str]:
@@ -251,7 +190,7 @@ def list_images(paths: Iterable[Path], out: Path | None = None) -> list[tuple[Pa
     return list(found.values())
 
 
-def _names(images: Sequence[tuple[Path, Path]]) -> list[str]:
+def unique_names(images: Sequence[tuple[Path, Path]]) -> list[str]:
     """Name the outputs: the relative path without suffix, with suffix or a number where that is taken.
 
     Names differ by more than case, for file systems that do not tell cases apart.
@@ -266,7 +205,7 @@ def _names(images: Sequence[tuple[Path, Path]]) -> list[str]:
     return names
 
 
-def _check_targets(inputs: Iterable[Path], targets: Iterable[Path]) -> None:
+def check_targets(inputs: Iterable[Path], targets: Iterable[Path]) -> None:
     """Raise UserError if a file to be written is one to be read, under whatever name."""
     known = {(s.st_dev, s.st_ino) for s in map(os.stat, inputs)}
     for target in targets:

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from manyseg.export.files import Precision
     from manyseg.export.graph import Output
     from manyseg.methods.base import Method
-    from manyseg.prediction.model import Model
-    from manyseg.prediction.predict import Summary
+    from manyseg.prediction.model import Model, Relate
+    from manyseg.prediction.summary import Summary
 
 __all__ = [
     "Recipe",
@@ -274,14 +274,19 @@ def predict_run(
     values: Literal["positions", "card"] | None = None,
     relate: str = "names",
     resume: bool = False,
+    sequence: float | None = None,
+    smooth: float = 0.0,
 ) -> Summary:
-    """Segment images and folders with a run's best weights; see `manyseg.prediction.predict.predict_paths`.
+    """Segment images and folders, or videos, with a run's best weights.
 
+    See `manyseg.prediction.predict.predict_paths` and `manyseg.prediction.video.predict_videos`.
     `labels` may be a card. `values` are the classes' positions or those of the card; by default files of areas (COCO,
     instance ids) have the card's where they are known. `relate` is "names", "text" or the path of a table.
     """
     from manyseg.prediction.drawing import PixelValues
     from manyseg.prediction.predict import OUTPUTS, predict_paths
+    from manyseg.prediction.video import predict_videos
+    from manyseg.prediction.video_source import is_video
     from manyseg.training import checkpoint
 
     run = Run.open(folder, overrides)
@@ -289,17 +294,22 @@ def predict_run(
     of_card = None if card is None else PixelValues.of(card)
     if values == "card" and of_card is None:
         raise UserError(f"'{labels}' has no card here that gives its classes numbers; leave --values card out")
+    videos = any(is_video(path, sequence) for path in paths)
+    if not videos and (smooth or sequence is not None):
+        raise UserError(f"--smooth and --sequence are for videos, and {paths[0]} is none; leave them out")
+    if videos and resume:
+        raise UserError("a video is written as a whole; leave --resume out")
     by_card = [kind for kind in kinds if values == "card" or (values is None and OUTPUTS[kind].values_from == 1)]
+    used = {} if of_card is None else dict.fromkeys(by_card, of_card)
+    related: Relate = "names" if relate == "names" else "text" if relate == "text" else Path(relate)
+    source = checkpoint.fingerprint(run.folder / "best")
+    if videos:
+        return predict_videos(
+            _model(run), paths, labels, out, kinds=kinds, values=used, relate=related, sequence=sequence, smooth=smooth,
+            source=source,
+        )  # fmt: skip
     return predict_paths(
-        _model(run),
-        paths,
-        labels,
-        out,
-        kinds=kinds,
-        values={} if of_card is None else dict.fromkeys(by_card, of_card),
-        relate="names" if relate == "names" else "text" if relate == "text" else Path(relate),
-        resume=resume,
-        source=checkpoint.fingerprint(run.folder / "best"),
+        _model(run), paths, labels, out, kinds=kinds, values=used, relate=related, resume=resume, source=source
     )
 
 

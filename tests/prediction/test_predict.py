@@ -165,10 +165,10 @@ def test_names_of_outputs_are_unique(tmp_path, method):
 
 
 def test_names_that_differ_in_case_only_get_another_name(tmp_path):
-    from manyseg.prediction.predict import _names
+    from manyseg.prediction.predict import unique_names
 
     files = [Path(n) for n in ("a.png", "A.png", "A.PNG", "a-png.jpg")]
-    names = _names([(f, f) for f in files])
+    names = unique_names([(f, f) for f in files])
     assert names[:3] == ["a", "A-png", "A-png-2"]
     assert len({n.casefold() for n in names}) == 4
 
