@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -27,7 +28,7 @@ __all__ = ["run_demo"]
 MARK = "written by manyseg demo"
 
 RECIPE = """\
-# One of the demo's recipes; all differ in [method] only.
+# One of the demo's recipes; all differ in [method] only, or are of one dataset alone.
 seed = 0
 
 [data]
@@ -35,11 +36,8 @@ crop = [96, 128]
 scale = [0.8, 1.4]
 workers = 1
 sets = [
-    {{ card = "world/fine.toml", root = "world/fine", per_step = 2, statistics_split = "train" }},
-    {{ card = "world/coarse.toml", root = "world/coarse", per_step = 2, statistics_split = "train" }},
-    {{ card = "world/partial.toml", root = "world/partial", per_step = 2, statistics_split = "train" }},
-]
-unseen = [ {{ card = "world/unseen.toml", root = "world/unseen" }} ]
+{sets}]
+unseen = [{unseen}]
 
 [model]
 backbone = "tiny"
@@ -55,6 +53,13 @@ lr = 5e-3
 backbone_lr_factor = 1.0
 eval_every = {eval_every}
 """
+
+SET = '    {{ card = "world/{name}.toml", root = "world/{name}", per_step = 2, statistics_split = "train" }},\n'
+
+DATASETS = ("fine", "coarse", "partial")
+"""The datasets that are trained on; each has a model of its own too, as the baseline."""
+
+UNSEEN = ' { card = "world/unseen.toml", root = "world/unseen" } '
 
 PROPOSED = "labels"
 """The label space that is proposed once the heads are trained: the table that htss learns, and its page."""
@@ -92,6 +97,12 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
     _claim(out)
     world = write_world(out / "world", train=images, val=images // 3)
     console.print(f"{out / 'world'}: a generated street world; three datasets whose labels disagree, and one unseen")
+    alone = []
+    for name in DATASETS:
+        recipe = out / f"{name}.toml"
+        atomic.write(recipe, _recipe('name = "multihead"', [name], steps))
+        console.rule(f"[bold]{name} alone", align="left")
+        alone.append(train_recipe(recipe, out=out / "runs" / f"{name}-alone"))
     runs: dict[str, Path] = {}
     encoder = find_spec(OFFLINE[0]) is not None
     for name in METHODS:
@@ -107,8 +118,7 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
         option = OPTIONS.get(name, "").format(truth=world.truth.name)
         if name == "joint" and not encoder:
             option = 'taxonomy = "names"'
-        method = f'name = "{name}"\n{option}'.strip()
-        atomic.write(recipe, RECIPE.format(method=method, steps=steps, eval_every=max(steps // 4, 1)))
+        atomic.write(recipe, _recipe(f'name = "{name}"\n{option}'.strip(), DATASETS, steps))
         console.rule(f"[bold]{name}", align="left")
         runs[name] = train_recipe(recipe, out=out / "runs" / name)
         if name == "multihead":
@@ -117,7 +127,7 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
             propose_and_report([runs[name]], by="both" if encoder else "confusion", out=table, html=page)
     shown = _best(runs)
     predict_run(shown, [world.folder / "unseen" / "images"], labels="unified", out=out / "predictions")
-    comparison = compare(list(runs.values()))
+    comparison = compare([*alone, *runs.values()])
     report = out / "report.html"
     atomic.write(report, comparison.to_html())
     console.rule("[bold]all methods", align="left")
@@ -135,10 +145,17 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
         (out / f"{PROPOSED}.tsv", "the same as a table; correct it and train on it with the methods manual or htss"),
     ):
         console.print(f"  {path}: {what}")
+    console.print(f"[bold]{comparison.result}")
     console.print("With your own data:")
     for command, what in NEXT:
         console.print(f"  {command}  # {what}")
     return report
+
+
+def _recipe(method: str, datasets: Sequence[str], steps: int) -> str:
+    sets = "".join(SET.format(name=name) for name in datasets)
+    unseen = UNSEEN if len(datasets) > 1 else ""
+    return RECIPE.format(method=method, sets=sets, unseen=unseen, steps=steps, eval_every=max(steps // 2, 1))
 
 
 def _claim(out: Path) -> None:

@@ -14,6 +14,9 @@ def test_the_demo_trains_every_method_and_leaves_pictures_and_a_report(tmp_path,
         assert (out / "runs" / name / "report.html").exists()
         assert name in shown
     assert "The planted label space, recovered" in shown
+    assert "\nOver fine, coarse and partial, " in shown
+    assert ", one model a dataset " in shown
+    assert "trained alone" in (out / "runs" / "union" / "report.html").read_text()
     assert (out / "labels.html").exists()
     ends = [line for line in shown.splitlines() if line][-3:]
     assert [line.split()[:2] for line in ends] == [["manyseg", "init"], ["manyseg", "labels"], ["manyseg", "train"]]
@@ -22,7 +25,8 @@ def test_the_demo_trains_every_method_and_leaves_pictures_and_a_report(tmp_path,
     # A demo's own folder is replaced.
     monkeypatch.setattr("manyseg.demo.METHODS", {"multihead": METHODS["multihead"]})
     run_demo(out, steps=1, images=3)
-    assert [p.name for p in (out / "runs").iterdir()] == ["multihead"]
+    alone = {f"{name}-alone" for name in ("fine", "coarse", "partial")}
+    assert {p.name for p in (out / "runs").iterdir()} == {"multihead"} | alone
 
 
 def test_the_demo_never_replaces_a_folder_that_it_did_not_write(tmp_path):

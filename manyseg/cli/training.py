@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from manyseg import atomic
 from manyseg.atomic import check_target
 from manyseg.cli.app import RunFolder, TestOverrides, app, ended_by_signals
 
@@ -99,8 +100,20 @@ def evaluate(
 
 
 @app.command()
-def compare(runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs' folders.")]) -> None:
-    """Put runs side by side, with mean and spread over seeds."""
+def compare(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Runs' folders; the others are set against the first.")
+    ],
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page, with every class.")] = None,
+) -> None:
+    """Put runs side by side: means over the datasets that all have, spread over seeds, what classes gain and lose."""
     from manyseg.report.compare import compare as compare_runs
 
-    print(compare_runs(runs).to_markdown())
+    if html is not None:
+        check_target(html)
+    found = compare_runs(runs)
+    try:
+        if html is not None:
+            atomic.write(html, found.to_html())
+    finally:
+        print(found.to_markdown())

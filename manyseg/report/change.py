@@ -65,9 +65,6 @@ class Change(NamedTuple):
         return [self.dataset, str(len(self.classes)), *means, f"{100 * (self.after - self.before):+.1f}", *names]
 
 
-HEADER = ("dataset", "classes of both", "before", "after", "change", "lost most", "gained most")
-
-
 def changes(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> list[Change]:
     """Compare the IoUs of the classes, by dataset and name, that are in both; other datasets are left out."""
     out = []
@@ -99,9 +96,10 @@ def other_labels(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[st
     return out
 
 
-def to_markdown(found: Sequence[Change]) -> str:
+def to_markdown(found: Sequence[Change], before: str = "before", after: str = "after") -> str:
     """Render a table, in per cent."""
-    rows = [list(HEADER), ["---", *["---:"] * 4, "---", "---"], *(change.cells() for change in found)]
+    header = ["dataset", "classes of both", before, after, "change", "lost most", "gained most"]
+    rows = [header, ["---", *["---:"] * 4, "---", "---"], *(change.cells() for change in found)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""The comparison of several runs: mean and standard deviation over seeds, and the differences of their recipes."""
+"""The comparison of several runs: mean and spread over seeds, what classes gain and lose, how the recipes differ."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from manyseg.errors import UserError
+from manyseg.report.change import Change, changes, to_markdown
 from manyseg.report.record import Record, read_record
 from manyseg.templates import render
 
@@ -27,6 +28,15 @@ CAPTION = 8
 """The number of differing keys that are named in the terminal; Markdown and the page have all, with values."""
 
 NONE = "—"
+
+SHARED = "mean (shared)"
+"""The column of the mean over the datasets that all groups were trained on."""
+
+ALONE = "one model a dataset"
+"""The name of runs of one dataset each that are taken for one group."""
+
+ELSEWHERE = ("data", "start")
+"""Tables in which the recipes of such runs differ; steps too, which follow from the data."""
 
 
 class Score(NamedTuple):
@@ -43,11 +53,15 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True)
 class Group:
-    """Runs whose recipes are equal but for the seed."""
+    """Runs whose recipes are equal but for the seed; or, of every dataset, a run of that dataset alone.
+
+    `entries` are what scores.json says of the datasets, a mapping for each seed.
+    """
 
     name: str
     runs: tuple[Record, ...]
     seeds: tuple[str, ...]
+    entries: tuple[dict[str, dict[str, Any]], ...]
     scores: dict[str, Score]
     classes: dict[str, dict[str, Score]]
 
@@ -57,21 +71,61 @@ class Group:
         scored = sum(bool(run.scores) for run in self.runs)
         return str(scored) if scored == len(self.runs) else f"{scored} of {len(self.runs)}"
 
+    def means(self) -> dict[str, dict[str, float]]:
+        """Return the mean IoU of every class by column."""
+        return {column: {name: s.mean for name, s in table.items()} for column, table in self.classes.items()}
+
 
 @dataclass(frozen=True)
 class Comparison:
     """Groups of runs, the columns of their scores, and the recipe keys in which the groups differ.
 
     A column is a dataset under a protocol, so that scores of different protocols are never in one column; the first,
-    `mean (seen)`, is over the datasets seen in training. `differences[key]` has one value for each group.
+    `mean (shared)`, is over the datasets that all groups were trained on, `shared`; `left_out` are the others.
+    `differences[key]` has one value for each group.
     """
 
     groups: tuple[Group, ...]
     columns: tuple[str, ...]
+    shared: tuple[str, ...]
+    left_out: tuple[str, ...]
     differences: dict[str, tuple[str, ...]]
 
+    @property
+    def changes(self) -> dict[str, list[Change]]:
+        """What every other group's classes have over those of the first group, by its name."""
+        first, *others = self.groups
+        found = {group.name: changes(first.means(), group.means()) for group in others}
+        return {name: rows for name, rows in found.items() if rows}
+
+    @property
+    def result(self) -> str:
+        """Say in one sentence what the best of the other groups has over the first one; "" if nothing is shared."""
+        first, others = self.groups[0], [g for g in self.groups[1:] if SHARED in g.scores]
+        if not others or SHARED not in first.scores:
+            return ""
+        best = max(others, key=lambda g: g.scores[SHARED].mean)
+        ours, theirs = best.scores[SHARED], first.scores[SHARED]
+        rows = [row for row in self.changes[best.name] if row.dataset in self.shared]
+        gains = [c.difference for row in rows for c in row.classes]
+        spread = max(ours.spread or 0.0, theirs.spread or 0.0)
+        within = ", which is within the spread over seeds" if abs(ours.mean - theirs.mean) < spread else ""
+        return (
+            f"Over {_listed(self.shared)}, {best.name} has a mean mIoU of {ours}, {first.name} {theirs}: "
+            f"{100 * (ours.mean - theirs.mean):+.1f} points{within}; {sum(g > 0 for g in gains)} of {len(gains)} "
+            "classes gain."
+        )
+
+    @property
+    def means_of(self) -> str:
+        """Say which datasets the mean is over, and which are left out."""
+        if not self.shared:
+            return "No dataset was trained on by all of them, so there is no mean."
+        out = f"; left out, as not all were trained on them: {', '.join(self.left_out)}" if self.left_out else ""
+        return f"{SHARED}: over {_listed(self.shared)}{out}."
+
     def to_markdown(self) -> str:
-        """Render two Markdown tables: scores in percent, the best of a column in bold; then what recipes differ in."""
+        """Render Markdown: scores in percent, the best of a column in bold; what classes gain and lose; the recipes."""
         lines = [_row(["run", "n", *self.columns]), _row(["---", "---:", *["---:"] * len(self.columns)])]
         for group in self.groups:
             cells = [
@@ -79,10 +133,13 @@ class Comparison:
                 for column, text in zip(self.columns, self.cells(group), strict=True)
             ]
             lines.append(_row([group.name, group.count, *cells]))
-        lines += ["", "mIoU in %; mean ± standard deviation over runs that differ in the seed only.", ""]
+        lines += ["", "mIoU in %; mean ± standard deviation over runs that differ in the seed only.", self.means_of, ""]
+        for name, rows in self.changes.items():
+            lines += [to_markdown(rows, self.groups[0].name, name), ""]
         if self.differences:
             lines += [_row(["recipe", *(g.name for g in self.groups)]), _row(["---"] * (len(self.groups) + 1))]
             lines += [_row([f"`{key}`", *values]) for key, values in self.differences.items()]
+        lines += ["", self.result]
         return "\n".join(lines).rstrip() + "\n"
 
     def to_table(self) -> Table:
@@ -106,12 +163,12 @@ class Comparison:
 
     def to_html(self) -> str:
         """Render one self-contained page: scores, differences of the recipes, and the scores of every class."""
-        classes: dict[str, list[tuple[str, list[str]]]] = {}
-        for column in self.columns[1:]:
+        classes: dict[str, list[tuple[str, list[tuple[str, str]]]]] = {}
+        for column in self.columns:
             names = dict.fromkeys(name for g in self.groups for name in g.classes.get(column, {}))
-            classes[column] = [
-                (name, [str(g.classes.get(column, {}).get(name, NONE)) for g in self.groups]) for name in names
-            ]
+            if names:
+                tables = [g.classes.get(column, {}) for g in self.groups]
+                classes[column] = [(name, [_with_gain(name, t, tables[0]) for t in tables]) for name in names]
         return render("compare.html", comparison=self, classes=classes)
 
     def cells(self, group: Group) -> list[str]:
@@ -136,15 +193,59 @@ def compare(run_folders: Sequence[str | Path]) -> Comparison:
         if places.count(folder) > 1:
             raise UserError(f"{folder}: given {places.count(folder)} times; give each run once")
     groups_by_key: dict[str, list[Record]] = {}
-    for record in map(read_record, run_folders):
-        groups_by_key.setdefault(_key(record), []).append(record)
+    records = [read_record(folder) for folder in run_folders]
+    alone = _alone(records)
+    for record in records:
+        groups_by_key.setdefault(alone.get(record.folder) or _key(record), []).append(record)
+    names = _names(list(groups_by_key.values()), [key in alone.values() for key in groups_by_key])
+    entries = {key: _entries(runs, key in alone.values()) for key, runs in groups_by_key.items()}
+    scored = [found for found in entries.values() if found]
+    seen = [{n for run in found for n, e in run.items() if _column(n, e) == n} for found in scored]
+    every = dict.fromkeys(n for found in scored for run in found for n in run if any(n in s for s in seen))
+    shared = tuple(n for n in every if all(n in s for s in seen))
     groups = [
-        _group(name, runs)
-        for name, runs in zip(_names(list(groups_by_key.values())), groups_by_key.values(), strict=True)
+        _group(name, runs, entries[key], shared) for name, (key, runs) in zip(names, groups_by_key.items(), strict=True)
     ]
     columns = dict.fromkeys(column for group in groups for column in group.scores)
-    first = [c for c in columns if c == "mean (seen)"]
-    return Comparison(tuple(groups), tuple(first + [c for c in columns if c not in first]), _differences(groups))
+    first = [c for c in columns if c == SHARED]
+    return Comparison(
+        tuple(groups),
+        tuple(first + [c for c in columns if c not in first]),
+        shared,
+        tuple(n for n in every if n not in shared),
+        _differences(groups, bool(alone)),
+    )
+
+
+def _alone(records: Sequence[Record]) -> dict[Path, str]:
+    """Return a common key for runs that differ in their data alone, of one dataset each, and not all the same."""
+    found: dict[str, dict[Path, str]] = {}
+    for record in records:
+        sets = (record.recipe.get("data") or {}).get("sets") or []
+        if len(sets) == 1:
+            rest = {k: v for k, v in record.recipe.items() if k not in (SEED, *ELSEWHERE)}
+            train = {k: v for k, v in (rest.get("train") or {}).items() if k != "steps"}
+            key = json.dumps({**rest, "train": train}, sort_keys=True, default=str)
+            found.setdefault(key, {})[record.folder] = str((sets[0].get("card"), sets[0].get("root")))
+    several = {key: cards for key, cards in found.items() if len(set(cards.values())) > 1}
+    return {folder: f"{ALONE} {key}" for key, cards in several.items() for folder in cards}
+
+
+def _entries(runs: Sequence[Record], alone: bool) -> tuple[dict[str, dict[str, Any]], ...]:
+    """Return what was scored, by dataset, for every seed; runs `alone` add up to one of all their datasets."""
+    if not alone:
+        return tuple(run.scores.get("datasets", {}) for run in runs if run.scores)
+    by_seed: dict[str, dict[str, dict[str, Any]]] = {}
+    for run in runs:
+        own = {n: e for n, e in run.scores.get("datasets", {}).items() if _column(n, e) == n}
+        by_seed.setdefault(str(run.recipe.get(SEED)), {}).update(own)
+    return tuple(found for found in by_seed.values() if found)
+
+
+def _column(dataset: str, entry: dict[str, Any]) -> str:
+    """Return the column of a dataset's scores: its name where it was trained on, else with the protocol."""
+    protocol = str(entry.get("protocol", "seen"))
+    return dataset if protocol == "seen" else f"{dataset} ({protocol})"
 
 
 def _key(record: Record) -> str:
@@ -153,25 +254,41 @@ def _key(record: Record) -> str:
     return json.dumps(rest, sort_keys=True, default=str) if rest else str(record.folder.resolve())
 
 
-def _group(name: str, runs: Sequence[Record]) -> Group:
+def _group(
+    name: str, runs: Sequence[Record], entries: tuple[dict[str, dict[str, Any]], ...], shared: Sequence[str]
+) -> Group:
     values: dict[str, list[float]] = {}
     classes: dict[str, dict[str, list[float]]] = {}
-    for run in runs:
-        if run.scores:
-            _add(values, "mean (seen)", run.scores.get("mean_miou_seen"))
-        for dataset, entry in run.scores.get("datasets", {}).items():
-            protocol = str(entry.get("protocol", "seen"))
-            column = dataset if protocol == "seen" else f"{dataset} ({protocol})"
+    for datasets in entries:
+        if shared and all(n in datasets for n in shared):
+            found = [v for n in shared if isinstance(v := datasets[n].get("miou"), int | float)]
+            if len(found) == len(shared):
+                _add(values, SHARED, statistics.fmean(found))
+        for dataset, entry in datasets.items():
+            column = _column(dataset, entry)
             _add(values, column, entry.get("miou"))
             for label, score in (entry.get("classes") or {}).items():
                 _add(classes.setdefault(column, {}), label, score.get("iou"))
     return Group(
         name,
         tuple(runs),
-        tuple(str(run.recipe.get(SEED, "?")) for run in runs),
+        tuple(dict.fromkeys(str(run.recipe.get(SEED, "?")) for run in runs)),
+        entries,
         {column: _score(found) for column, found in values.items()},
         {column: {label: _score(found) for label, found in table.items()} for column, table in classes.items()},
     )
+
+
+def _with_gain(name: str, scores: dict[str, Score], first: dict[str, Score]) -> tuple[str, str]:
+    """Return the score of a class, and what it is more than in the first group."""
+    if name not in scores:
+        return NONE, ""
+    both = scores is not first and name in first
+    return str(scores[name]), f"{100 * (scores[name].mean - first[name].mean):+.1f}" if both else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _add(values: dict[str, list[float]], key: str, value: Any) -> None:
@@ -184,9 +301,12 @@ def _score(values: Sequence[float]) -> Score:
     return Score(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
-def _names(groups: Sequence[Sequence[Record]]) -> list[str]:
-    """Name groups by their method; where several share it, by their folders without a trailing seed number."""
-    methods = [runs[0].method for runs in groups]
+def _names(groups: Sequence[Sequence[Record]], alone: Sequence[bool]) -> list[str]:
+    """Name groups by their method; where several share it, by their folders without a trailing seed number.
+
+    Those of a model for each dataset are called so.
+    """
+    methods = [ALONE if single else runs[0].method for runs, single in zip(groups, alone, strict=True)]
     folders = [runs[0].folder.resolve().name for runs in groups]
     short = [re.sub(r"[-_.]?(seed)?[-_.]?\d+$", "", name) or name for name in folders]
     out: list[str] = []
@@ -196,10 +316,15 @@ def _names(groups: Sequence[Sequence[Record]]) -> list[str]:
     return out
 
 
-def _differences(groups: Sequence[Group]) -> dict[str, tuple[str, ...]]:
-    """List the recipe's keys, dotted, whose values are not the same in all groups; a missing key is a dash."""
-    flat = [dict(_flatten(group.runs[0].recipe)) for group in groups]
-    keys = dict.fromkeys(key for recipe in flat for key in recipe if key != SEED)
+def _differences(groups: Sequence[Group], alone: bool) -> dict[str, tuple[str, ...]]:
+    """List the recipe's keys, dotted, whose values are not the same in all groups; a missing key is a dash.
+
+    With a group of runs `alone`, whose data are others by what it is, data are not compared.
+    """
+    left_out = {SEED, *ELSEWHERE} if alone else {SEED}
+    recipes = [{k: v for k, v in group.runs[0].recipe.items() if k not in left_out} for group in groups]
+    flat = [dict(_flatten(recipe)) for recipe in recipes]
+    keys = dict.fromkeys(key for recipe in flat for key in recipe)
     rows = {key: tuple(recipe.get(key, NONE) for recipe in flat) for key in keys}
     return {key: values for key, values in rows.items() if len(set(values)) > 1}
 

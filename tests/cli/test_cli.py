@@ -162,8 +162,9 @@ def test_an_unknown_label_space_lists_those_there_are(run, world, tmp_path):
         _say("predict", run, world.folder / "unseen" / "images", "--labels", "moon, puddle", "--out", tmp_path)
 
 
-def test_runs_are_compared_in_one_table(run):
-    assert "mean (seen)" in _say("compare", run)
+def test_runs_are_compared_in_one_table_and_on_a_page(run, tmp_path):
+    assert "mean (shared): over fine and coarse." in _say("compare", run, "--html", tmp_path / "page.html")
+    assert "mean (shared)" in (tmp_path / "page.html").read_text()
 
 
 def test_a_sound_dataset_passes_its_check_and_a_broken_one_does_not(world, tmp_path):

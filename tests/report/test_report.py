@@ -376,7 +376,7 @@ def runs(tmp_path: Path) -> list[Path]:
 def test_seeds_are_one_group_with_mean_and_sample_deviation(tmp_path: Path) -> None:
     first, second = compare(runs(tmp_path)).groups
     assert first.scores["street"] == pytest.approx((0.44, 0.04, 3))
-    assert str(first.scores["mean (seen)"]) == "44.0 ± 4.0"
+    assert str(first.scores["mean (shared)"]) == "44.0 ± 4.0"
     assert second.scores["street"] == (0.5, None, 1)
     assert str(second.scores["street"]) == "50.0"
     assert (first.seeds, second.seeds) == (("0", "1", "2"), ("0",))
@@ -391,7 +391,7 @@ def test_only_the_keys_that_differ_are_listed(tmp_path: Path) -> None:
 
 def test_markdown_marks_the_best_of_each_column(tmp_path: Path) -> None:
     lines = compare(runs(tmp_path)).to_markdown().splitlines()
-    assert lines[0] == "| run | n | mean (seen) | street |"
+    assert lines[0] == "| run | n | mean (shared) | street |"
     assert lines[2:4] == [
         "| multihead | 3 | 44.0 ± 4.0 | 44.0 ± 4.0 |",
         "| union | 1 | **50.0** | **50.0** |",
@@ -402,8 +402,10 @@ def test_scores_of_two_protocols_never_share_a_column(tmp_path: Path) -> None:
     a = run(tmp_path / "a", [], scores(0.5))
     b = run(tmp_path / "b", [], scores(0.7, protocol="names") | {"mean_miou_seen": None}, name="union")
     comparison = compare([b, a])
-    assert comparison.columns == ("mean (seen)", "street (names)", "street")
-    assert [comparison.cells(g) for g in comparison.groups] == [["—", "70.0", "—"], ["50.0", "—", "50.0"]]
+    assert comparison.columns == ("street (names)", "street")
+    assert [comparison.cells(g) for g in comparison.groups] == [["70.0", "—"], ["—", "50.0"]]
+    assert comparison.means_of == "No dataset was trained on by all of them, so there is no mean."
+    assert comparison.result == ""
 
 
 def test_runs_without_scores_are_counted_not_averaged(tmp_path: Path) -> None:
@@ -451,8 +453,66 @@ def test_the_page_draws_the_concepts_that_are_known_where_the_scores_say(tmp_pat
 def test_the_comparison_page_lists_every_class_side_by_side(tmp_path: Path) -> None:
     text = compare(runs(tmp_path)).to_html()
     assert EVIL not in text
-    assert '<td>sky</td><td class="number">44.0 ± 4.0</td><td class="number">50.0</td>' in text
+    assert (
+        '<td>sky</td><td class="number">44.0 ± 4.0</td><td class="number">50.0 <span class="soft">(+6.0)</span></td>'
+        in text
+    )
     assert "2 recipes, 4 runs" in text
+
+
+def several(folder: Path, seed: int = 0, name: str = "union", steps: int = 9, **ious: tuple[float, ...]) -> Path:
+    """Write a run of the datasets `ious`, each of classes a, b, ... with these IoUs."""
+    datasets = {
+        n: {"protocol": "seen", "miou": sum(v) / len(v),
+            "classes": {c: {"iou": iou, "pixels": 5} for c, iou in zip("abcd", v, strict=False)}}
+        for n, v in ious.items()
+    }  # fmt: skip
+    run(folder, [], {"datasets": datasets, "mean_miou_seen": 0.99}, name=name, seed=seed)
+    sets = ", ".join(f'{{ card = "{n}.toml", root = "{n}" }}' for n in ious)
+    with (folder / "recipe.toml").open("a") as file:
+        file.write(f"steps = {steps}\n[data]\nsets = [ {sets} ]\n")
+    return folder
+
+
+def test_means_are_over_datasets_that_all_have_and_the_others_are_named(tmp_path: Path) -> None:
+    a = several(tmp_path / "a", park=(0.2, 0.4), lane=(0.6,), name="multihead")
+    b = several(tmp_path / "b", street=(0.9,), park=(0.5, 0.3), lane=(0.5,))
+    found = compare([a, b])
+    assert found.columns == ("mean (shared)", "park", "lane", "street")
+    assert [found.cells(g)[0] for g in found.groups] == ["45.0", "45.0"]
+    assert found.means_of == ("mean (shared): over park and lane; left out, as not all were trained on them: street.")
+    text = found.to_markdown()
+    assert "| park | 2 | 30.0 | 40.0 | +10.0 | b -10.0 | a +30.0 |" in text
+    assert "| lane | 1 | 60.0 | 50.0 | -10.0 | a -10.0 | - |" in text
+    assert "| street | 1" not in text
+
+
+def test_a_model_for_each_dataset_is_one_baseline_by_seed(tmp_path: Path) -> None:
+    alone = [
+        several(tmp_path / f"{n}-{seed}", seed, "multihead", steps, **{n: (iou + seed / 10,)})
+        for seed in range(2)
+        for n, iou, steps in (("park", 0.2, 5), ("lane", 0.4, 9))
+    ]
+    joint = several(tmp_path / "joint", park=(0.5,), lane=(0.4,))
+    found = compare([*alone, joint])
+    first, second = found.groups
+    assert (first.name, first.count, first.seeds) == ("one model a dataset", "4", ("0", "1"))
+    # 0.3 in seed 0, 0.4 in seed 1.
+    assert first.scores["mean (shared)"] == pytest.approx((0.35, 0.005**0.5, 2))
+    assert second.scores["mean (shared)"].mean == pytest.approx(0.45)
+    assert found.result == (
+        "Over park and lane, union has a mean mIoU of 45.0, one model a dataset 35.0 ± 7.1: +10.0 points; 1 of 2 "
+        "classes gain."
+    )
+    assert list(found.differences) == ["method.name", "train.steps"]
+    # Of one dataset alone they are seeds of a recipe like any other.
+    assert compare(alone[::2]).groups[0].name == "multihead"
+
+
+def test_a_lead_within_the_spread_is_called_so(tmp_path: Path) -> None:
+    heads = [several(tmp_path / f"h{s}", s, "multihead", park=(m,)) for s, m in enumerate((0.3, 0.5))]
+    found = compare([*heads, several(tmp_path / "u", park=(0.45,))])
+    assert found.result.endswith(": +5.0 points, which is within the spread over seeds; 1 of 1 classes gain.")
 
 
 # The environment.
