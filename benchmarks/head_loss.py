@@ -30,7 +30,7 @@ def plain(pixel, prototypes, relation, labels):
 
 def ours(pixel, prototypes, relation, labels):
     scores = F.conv2d(pixel, (relation @ prototypes)[:, :, None, None])
-    return losses.cross_entropy(scores, labels)
+    return losses.cross_entropy(scores, labels).mean()
 
 
 VARIANTS = {"plain": plain, "ours": ours}

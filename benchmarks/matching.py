@@ -65,9 +65,7 @@ def ours(queries, pixel, scores, ids, classes, points):
         focal, dice = mask_losses(torch.cat(masks), found.segment, ids, found.counts)
     wanted = torch.full(logp.shape[:-1], logp.shape[-1] - 1, device=ids.device)
     wanted[found.block, found.image, found.query] = classes[found.image, found.segment]
-    matched = sum(found.counts) / len(queries)
-    weights = matched + BACKGROUND * (wanted[0].numel() - matched)
-    return class_loss(logp, wanted, BACKGROUND, weights) + (FOCAL * focal + DICE * dice) / found.segments
+    return class_loss(logp, wanted, BACKGROUND).mean() + (FOCAL * focal + DICE * dice) / found.segments
 
 
 VARIANTS = {"hugging_face": hugging_face, "ours": ours}

@@ -40,7 +40,7 @@ def plain(pixel, weight, relation, labels):
 
 def ours(pixel, weight, relation, labels):
     targets = BinaryTargets.of(losses.null_bce_targets(relation.cpu()), pixel.device)
-    return losses.binary_cross_entropy(cosines(pixel, weight[targets.nodes]), labels, targets)
+    return losses.binary_cross_entropy(cosines(pixel, weight[targets.nodes]), labels, targets).mean()
 
 
 VARIANTS = {"plain": plain, "ours": ours}

@@ -272,13 +272,20 @@ def the_order_of_images_and_of_batches_changes_no_loss(make: Make) -> None:
 
 
 def two_batches_of_a_dataset_add_up_and_weights_multiply(make: Make) -> None:
-    """Check that the losses of two batches of one dataset are added up, and that `Batch.weight` scales them."""
+    """Check that the losses of two batches of one dataset are added up, and that `Batch.weight` scales them.
+
+    So it is with `mean = "dataset"`; with "image" the sum is divided by the images, each as often as it counts.
+    """
     method = build(make).eval()
+    method.mean = "dataset"
     one, two = toy_batches(0)[0], toy_batches(1)[0]
     own = f"{one.space.name}/"
     single = [_values(method([b])) for b in (one, two)]
     expected = {n: v + (2 * single[1][n] if n.startswith(own) else 0) for n, v in single[0].items()}
     _assert_close(_values(method([one, two._replace(weight=2.0)])), expected, "a batch, and another of weight 2")
+    method.mean = "image"
+    shares = {n: v / 3 if n.startswith(own) else v for n, v in expected.items()}
+    _assert_close(_values(method([one, two._replace(weight=2.0)])), shares, "a mean over images, of weights 1 and 2")
 
 
 def predictions_repeat_and_do_not_depend_on_the_rest_of_the_batch(make: Make) -> None:

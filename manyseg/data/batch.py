@@ -28,7 +28,8 @@ class Batch(NamedTuple):
     """Images of one dataset; a training step is a tuple of these.
 
     Images stay 8-bit RGB until the network normalises them: a quarter of the bytes to move.
-    `weight` multiplies this dataset's losses.
+    `weight` multiplies this dataset's losses. `expected` are the images of this dataset in a step on average, over all
+    processes: those here where every step has as many.
     """
 
     space: LabelSpace
@@ -36,6 +37,7 @@ class Batch(NamedTuple):
     image: UInt8[Tensor, "B 3 H W"] | Float[Tensor, "B 3 H W"]
     annotation: Annotation
     weight: float = 1.0
+    expected: float | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Move all tensors to `device`."""
@@ -48,7 +50,7 @@ def image_tensor(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[Tensor, "3 H W"]:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def collate(space: LabelSpace, samples: Sequence[Sample], weight: float = 1.0) -> Batch:
+def collate(space: LabelSpace, samples: Sequence[Sample], weight: float = 1.0, expected: float | None = None) -> Batch:
     """Stack samples of equal size into a batch of `space`."""
     return Batch(
         space,
@@ -56,4 +58,5 @@ def collate(space: LabelSpace, samples: Sequence[Sample], weight: float = 1.0) -
         torch.stack([s.image.as_subclass(Tensor) for s in samples]),
         stack([s.annotation for s in samples]),
         weight,
+        expected,
     )

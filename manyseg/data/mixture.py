@@ -69,6 +69,12 @@ class Mixture(Dataset[tuple[Batch, ...]]):
             _check_divisible(name, count, world)
         _check_divisible("batch", options.batch, world)
         self._weights = _weights([len(f) for f in self.folders], options)
+        self.expected = (
+            [float(s.per_step or 1) for s in options.sets]
+            if options.batch is None
+            else [options.batch * w / sum(self._weights) for w in self._weights]
+        )
+        """Images of each dataset in a step on average, over all ranks."""
         # One flag a file, in memory shared with the workers, so that the main process can report.
         self._bad = [torch.zeros(len(f), dtype=torch.bool) for f in self.folders]
         for flags in self._bad:
@@ -89,7 +95,7 @@ class Mixture(Dataset[tuple[Batch, ...]]):
         for d, (start, stop) in enumerate(zip(starts, stops, strict=True)):
             samples = [self._sample(d, position) for position in range(start + self.rank, stop, self.world)]
             if samples:
-                batches.append(collate(self.folders[d].space, samples, self.options.sets[d].weight))
+                batches.append(collate(self.folders[d].space, samples, self.options.sets[d].weight, self.expected[d]))
         return tuple(batches)
 
     def images_before(self, step: int) -> list[int]:

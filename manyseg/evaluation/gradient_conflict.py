@@ -141,16 +141,17 @@ PixelScores = Float[Tensor, "B U h w"]
 
 def _union_ce(scores: PixelScores, labels: Tensor, relation: Bool[Tensor, "D U"]) -> Float[Tensor, ""]:
     # In a union of names every class has one node.
-    return losses.cross_entropy(scores, labels, allowed=relation.int().argmax(1, keepdim=True).to(scores.device))
+    allowed = relation.int().argmax(1, keepdim=True).to(scores.device)
+    return losses.cross_entropy(scores, labels, allowed=allowed).mean()
 
 
 def _plain_bce(scores: PixelScores, labels: Tensor, relation: Bool[Tensor, "D U"]) -> Float[Tensor, ""]:
-    return losses.binary_cross_entropy(scores, labels, BinaryTargets.of(relation.long(), scores.device))
+    return losses.binary_cross_entropy(scores, labels, BinaryTargets.of(relation.long(), scores.device)).mean()
 
 
 def _null_bce(scores: PixelScores, labels: Tensor, relation: Bool[Tensor, "D U"]) -> Float[Tensor, ""]:
     targets = BinaryTargets.of(losses.null_bce_targets(relation), scores.device)
-    return losses.binary_cross_entropy(scores[:, targets.nodes], labels, targets)
+    return losses.binary_cross_entropy(scores[:, targets.nodes], labels, targets).mean()
 
 
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {

@@ -10,7 +10,7 @@ In null BCE and relational BCE (`binary_cross_entropy`) no channels compete: for
 1, some the target 0, and the others have no loss.
 
 All take scores at feature resolution and labels at native size (`upsampling`), and all are means over the supervised
-pixels, those that have a label.
+pixels, those that have a label: sums, and what divides them when those of the whole step are there (`mean_loss`).
 
 Axes: B images, D classes (or channels that compete), U unified nodes, A nodes with a target, L labels, h w feature
 resolution, H W native size.
@@ -22,12 +22,12 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
 from manyseg.labels import IGNORE
+from manyseg.losses.mean_loss import MeanLoss
 from manyseg.losses.relation_index import padded_lists
 from manyseg.losses.upsampling import PixelLoss, upsampled_losses, upsampled_sum
 
@@ -38,7 +38,6 @@ __all__ = [
     "null_bce_targets",
     "set_nll",
     "soft_cross_entropy",
-    "supervised_count",
 ]
 
 OHEM_SHARE = 16
@@ -155,8 +154,8 @@ def cross_entropy(
     normalised: bool = False,
     allowed: Int[Tensor, "L K"] | None = None,
     ohem: float | None = None,
-) -> Float[Tensor, ""]:
-    """Return the mean of `-log p(label)` over the supervised pixels; 0 with a graph if there is none.
+) -> MeanLoss:
+    """Return the mean of `-log p(label)` over the supervised pixels; a sum of 0 with a graph if there is none.
 
     `normalised` says that the scores are log-probabilities already, of the softmax over all that competes. They then
     get no second softmax over D, which would cancel the first one's normaliser and turn NLL+ into own-class CE.
@@ -177,7 +176,7 @@ def cross_entropy(
             pixel_loss = _partial(allowed, normalised)
     if ohem is not None:
         labels = _hardest(scores, labels, pixel_loss, ohem)
-    return upsampled_sum(scores, labels, pixel_loss) / supervised_count(labels != IGNORE)
+    return MeanLoss.of(upsampled_sum(scores, labels, pixel_loss), (labels != IGNORE).sum())
 
 
 def binary_cross_entropy(
@@ -186,45 +185,29 @@ def binary_cross_entropy(
     targets: BinaryTargets,
     *,
     ohem: float | None = None,
-) -> Float[Tensor, ""]:
-    """Return the mean over the supervised pixels of the SUM over nodes of the BCE; 0 with a graph if there is none.
+) -> MeanLoss:
+    """Return the mean over the supervised pixels of the SUM over nodes of the BCE; with a graph if there is none.
 
     `scores` are logits of `targets.nodes`, in that order. With `null_bce_targets` it is UniSeg's null BCE (Kim et al.
-    2022, stage 1), with more positives its relational BCE. The divisor counts pixels, not pixels times nodes, over all
-    processes (`supervised_count`). `ohem` keeps the pixels whose nodes are all right with less than this probability;
-    see `cross_entropy`.
+    2022, stage 1), with more positives its relational BCE. The divisor counts pixels, not pixels times nodes. `ohem`
+    keeps the pixels whose nodes are all right with less than this probability; see `cross_entropy`.
     """
     pixel_loss = _binary(targets)
     if ohem is not None:
         labels = _hardest(scores, labels, pixel_loss, ohem)
-    return upsampled_sum(scores, labels, pixel_loss) / supervised_count(labels != IGNORE)
+    return MeanLoss.of(upsampled_sum(scores, labels, pixel_loss), (labels != IGNORE).sum())
 
 
 def soft_cross_entropy(
     scores: Float[Tensor, "B D h w"], q: Float[Tensor, "B D H W"], *, normalised: bool = False
-) -> Float[Tensor, ""]:
+) -> MeanLoss:
     """Return the mean of `-sum_c q_c log p_c` over the pixels where the weights `q` are not all 0."""
-    return upsampled_sum(scores, q, _soft(normalised)) / supervised_count((q > 0).any(1))
+    return MeanLoss.of(upsampled_sum(scores, q, _soft(normalised)), (q > 0).any(1).sum())
 
 
-def set_nll(
-    scores: Float[Tensor, "B D h w"], q: Float[Tensor, "B D H W"], *, normalised: bool = False
-) -> Float[Tensor, ""]:
+def set_nll(scores: Float[Tensor, "B D h w"], q: Float[Tensor, "B D H W"], *, normalised: bool = False) -> MeanLoss:
     """Return the mean of `-log sum_{c: q_c > 0} p_c`: a positive weight only says that a class is possible."""
-    return upsampled_sum(scores, q, _set(normalised)) / supervised_count((q > 0).any(1))
-
-
-def supervised_count(valid: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Return the number of true pixels, by which a sum of losses is divided; at least 1 over all processes.
-
-    In distributed training it is the mean of the processes' numbers. Since gradients are averaged over processes, the
-    step is then that of a single process with all the images, even where some images have more labels than others.
-    """
-    count = valid.sum()
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(count)
-        return count.clamp(min=1) / dist.get_world_size()
-    return count.clamp(min=1).float()
+    return MeanLoss.of(upsampled_sum(scores, q, _set(normalised)), (q > 0).any(1).sum())
 
 
 def _hardest(

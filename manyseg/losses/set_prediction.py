@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from manyseg.losses.mask import mask_losses, point_losses, sample_bilinear, sample_ids, shared_points
 from manyseg.losses.matching import Matches, SegmentTargets, match, pair_costs, resize_nearest
+from manyseg.losses.mean_loss import MeanLoss
 
 __all__ = ["QueryOutput", "SetPredictionLoss", "class_loss"]
 
@@ -38,27 +38,22 @@ class SetPredictionLoss(nn.Module):
     points on which costs and mask losses are computed, 0 takes all pixels.
     """
 
-    _min_normalizers: Tensor
-
     def __init__(self, *, focal_weight: float, dice_weight: float, background_weight: float, points: int) -> None:
         super().__init__()
         self.focal_weight, self.dice_weight, self.background_weight = focal_weight, dice_weight, background_weight
         self.points = points
-        # Lower bounds of the numbers that losses are divided by: one segment, and a positive weight.
-        self.register_buffer("_min_normalizers", torch.tensor([1.0, 1e-6]), persistent=False)
 
     def forward(
         self, outputs: Sequence[QueryOutput], generator: torch.Generator | None = None
-    ) -> tuple[list[dict[str, Tensor]], list[Matches]]:
+    ) -> tuple[list[dict[str, MeanLoss]], list[Matches]]:
         """Return the losses `class`, `focal` and `dice` of every batch, each weighted, and how it was matched.
 
-        All batches of a step are matched together, so that the host waits for the device only once. `generator`, of the
-        CPU, draws the points.
+        The class loss is divided by the sum of the queries' weights, the others by the number of segments. All batches
+        of a step are matched together, so that the host waits for the device only once. `generator`, of the CPU, draws
+        the points.
         """
         matches = match([self._costs(output, generator) for output in outputs])
-        normalizers = self._normalizers(outputs, matches)
-        each = zip(outputs, matches, normalizers, strict=True)
-        return [self._losses(*one, generator) for one in each], matches
+        return [self._losses(*one, generator) for one in zip(outputs, matches, strict=True)], matches
 
     @torch.no_grad()
     def _costs(self, output: QueryOutput, generator: torch.Generator | None) -> Float[Tensor, "L B Q T"]:
@@ -82,9 +77,8 @@ class SetPredictionLoss(nn.Module):
         self,
         output: QueryOutput,
         found: Matches,
-        normalizers: Float[Tensor, " 2"],
         generator: torch.Generator | None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, MeanLoss]:
         masks, start = [], 0
         pairs = output.masks[found.block, found.image, found.query]
         # Only the masks of matched queries are computed in training: the others are as large, and have no loss.
@@ -98,44 +92,21 @@ class SetPredictionLoss(nn.Module):
             focal, dice = mask_losses(logits, found.segment, ids, found.counts)
         classes = _target_classes(output, found)
         return {
-            "class": class_loss(output.classes, classes, self.background_weight, normalizers[1]),
-            "focal": self.focal_weight * focal / normalizers[0],
-            "dice": self.dice_weight * dice / normalizers[0],
+            "class": class_loss(output.classes, classes, self.background_weight),
+            "focal": MeanLoss.of(focal, found.segments) * self.focal_weight,
+            "dice": MeanLoss.of(dice, found.segments) * self.dice_weight,
         }
 
-    def _normalizers(self, outputs: Sequence[QueryOutput], matches: Sequence[Matches]) -> list[Float[Tensor, " 2"]]:
-        """Return what the losses of each batch are divided by: the number of segments, and the sum of query weights.
 
-        With several processes both are means over them, communicated once for the whole step. A loss then does not
-        depend on how images are divided among processes, since all processes have a batch of the same datasets.
-        """
-        sizes = []
-        for output, found in zip(outputs, matches, strict=True):
-            blocks, images, queries = output.classes.shape[:3]
-            matched = sum(found.counts) / blocks
-            sizes.append((found.segments, matched + self.background_weight * (images * queries - matched)))
-        device = self._min_normalizers.device
-        out, world = torch.tensor(sizes, dtype=torch.float32).to(device, non_blocking=True), 1
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(out)
-            world = dist.get_world_size()
-        return list(out.clamp(min=self._min_normalizers) / world)
-
-
-def class_loss(
-    classes: Float[Tensor, "L B Q K"],
-    targets: Int[Tensor, "L B Q"],
-    background_weight: float,
-    weights: Float[Tensor, ""] | float,
-) -> Float[Tensor, ""]:
-    """Return the weighted cross entropy of all queries, divided by the sum of their weights, summed over blocks.
+def class_loss(classes: Float[Tensor, "L B Q K"], targets: Int[Tensor, "L B Q"], background_weight: float) -> MeanLoss:
+    """Return the weighted cross entropy of all queries, over the weights of those of one block, summed over blocks.
 
     Queries whose target is background have the weight `background_weight`, others 1. MaskFormer and LMSeg's authors'
     code take this weighted mean; LMSeg's equation 2 seems to be the plain mean.
     """
     nll = -classes.gather(-1, targets[..., None])[..., 0]
     weight = torch.where(targets == classes.shape[-1] - 1, background_weight, 1.0)
-    return (weight * nll).sum() / weights
+    return MeanLoss.of((weight * nll).sum(), weight.sum() / len(classes))
 
 
 def _target_classes(output: QueryOutput, found: Matches) -> Int[Tensor, "L B Q"]:

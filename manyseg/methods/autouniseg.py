@@ -10,6 +10,8 @@ Axes: B images, D classes of one dataset, T classes of all, U unified nodes, C c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -20,6 +22,7 @@ from manyseg import losses
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelSpace, Taxonomy
+from manyseg.losses import MeanLoss
 from manyseg.methods.autouniseg_options import RENAMED, GraphOptions
 from manyseg.methods.base import Schedule, StagePlan, dense_labels, step_seed
 from manyseg.methods.continuation import LabelRows, node_labels
@@ -164,14 +167,14 @@ class AutoUniSeg(NodeMethod):
             out.append(self.class_scores(self._active(graph.nodes), embedding, self.relation_index(space)))
         return torch.cat(out, 1)
 
-    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
+    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> MeanLoss:
         """Return the cross entropy; between soft and Boolean map, both, weighed by how far the annealing is."""
         labels, parts = dense_labels(batch), torch.split(scores, len(batch.space), 1)
         weights = (1.0,) if len(parts) == 1 else (1 - self._rho, self._rho)
-        terms = [w * losses.cross_entropy(p, labels, ohem=self.ohem) for w, p in zip(weights, parts, strict=True)]
-        return torch.stack(terms).sum()
+        found = [losses.cross_entropy(part, labels, ohem=self.ohem).named(f"map{i}") for i, part in enumerate(parts)]
+        return reduce(add, (loss * weight for loss, weight in zip(found, weights, strict=True)))
 
-    def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
+    def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, MeanLoss]]:
         """Return the losses of every batch of a step; all share one pass through the graph."""
         self._pass = None
         return super().step_losses(features, batches)

@@ -23,7 +23,7 @@ from manyseg.inference.options import SegmentOptions
 from manyseg.inference.segments import SegmentMap
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.labels.hierarchy import Hierarchy
-from manyseg.losses import RelationIndex
+from manyseg.losses import Averaging, MeanLoss, RelationIndex
 from manyseg.methods.continuation import Continuation, LabelRows, continue_from
 from manyseg.methods.plan import Schedule, StagePlan
 from manyseg.models import Features, PixelEncoder
@@ -60,6 +60,9 @@ class Method(nn.Module, ABC):
     label_tensors: ClassVar[tuple[str, ...]] = ()
     """How the names of tensors begin that depend on labels otherwise than row by row (`label_rows`)."""
 
+    mean: Averaging = "dataset"
+    """What a step's loss is a mean over, see `losses.divide`; the recipe's train.mean goes before it."""
+
     renamed: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Options of earlier versions with their present names; `{"old": "new"}`: the error `method.old: is now new`."""
 
@@ -82,7 +85,7 @@ class Method(nn.Module, ABC):
         """
 
     @abstractmethod
-    def batch_loss(self, features: Features, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def batch_loss(self, features: Features, batch: Batch) -> dict[str, MeanLoss]:
         """Return the losses of one dataset's batch by name; each is finite, and differentiable even without a label."""
 
     @abstractmethod
@@ -117,7 +120,7 @@ class Method(nn.Module, ABC):
         """Return scores as `predict` does, in the classes whose `word_vectors` are given."""
         raise UserError(f"{type(self).__name__} reads no words; give it a label space that it knows")
 
-    def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
+    def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, MeanLoss]]:
         """Return the losses of every batch of a step; by default `batch_loss` of each.
 
         Override it where the batches of a step can share work.
@@ -205,14 +208,16 @@ class Method(nn.Module, ABC):
     def forward(self, batches: Sequence[Batch]) -> dict[str, Float[Tensor, ""]]:
         """Return every loss of a step by name: `<dataset>/<loss>`, and shared losses under their own name.
 
-        Batches of equal image size pass the backbone together. Losses of several batches of one dataset add up, and
-        the total is the sum of the values.
+        Batches of equal image size pass the backbone together. The total is the sum of the values, a mean over what
+        `mean` says. Losses of several batches of one dataset add up.
         """
+        named = self.step_losses(self._encode(batches), batches)
+        images = [len(b.image) for b in batches]
         out: dict[str, Tensor] = {}
-        for batch, named in zip(batches, self.step_losses(self._encode(batches), batches), strict=True):
-            for loss, value in named.items():
+        values = losses.divide(named, images, self.mean, [b.weight for b in batches], [b.expected for b in batches])
+        for batch, parts in zip(batches, values, strict=True):
+            for loss, value in parts.items():
                 name = f"{batch.space.name}/{loss}"
-                value = value * batch.weight
                 out[name] = out[name] + value if name in out else value
         return out | self.shared_loss()
 
@@ -263,7 +268,7 @@ class PixelMethod(Method):
         """Return the A channels that the loss is taken of; by default the scores of the dataset's classes."""
         return self.dataset_scores(embedding, space)
 
-    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
+    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> MeanLoss:
         """Return the loss of `train_scores` against the batch's labels; by default cross entropy."""
         return losses.cross_entropy(scores, dense_labels(batch), normalised=self.normalised, ohem=self.ohem)
 
@@ -281,7 +286,7 @@ class PixelMethod(Method):
         return self._indices[key]
 
     @final
-    def batch_loss(self, features: Features, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def batch_loss(self, features: Features, batch: Batch) -> dict[str, MeanLoss]:
         """Return the loss named `pixel`, of the dataset's own labels."""
         return {"pixel": self.pixel_loss(self.train_scores(features.embedding, batch.space), batch)}
 

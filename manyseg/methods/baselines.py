@@ -32,7 +32,7 @@ from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
-from manyseg.losses import RelationIndex
+from manyseg.losses import MeanLoss, RelationIndex
 from manyseg.methods.base import NameClassifier, PixelMethod, dense_labels
 from manyseg.methods.continuation import LabelRows, layer_rows, node_labels
 from manyseg.methods.node_groups import GroupTargets, NodeGroups
@@ -81,7 +81,7 @@ class MultiHead(PixelMethod):
         assert self.head.bias is not None
         return F.conv2d(embedding, self.head.weight[rows], self.head.bias[rows])
 
-    def pixel_loss(self, scores: Float[Tensor, "B D h w"], batch: Batch) -> Float[Tensor, ""]:
+    def pixel_loss(self, scores: Float[Tensor, "B D h w"], batch: Batch) -> MeanLoss:
         """Return the cross entropy of the own head, or the set NLL of boxes and tags."""
         if isinstance(batch.annotation, Boxes | Tags):
             return losses.set_nll(scores, batch.annotation.soft(len(batch.space), _size(scores)))
@@ -155,7 +155,7 @@ class _SharedSoftmax(PixelMethod):
         scores: Tensor = self.head(embedding)
         return losses.class_logsumexp(scores, self._group_targets(space).nodes)
 
-    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
+    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> MeanLoss:
         """Return minus the mean log of the summed probability of the groups that each pixel's label may be."""
         targets = self._group_targets(batch.space)
         if isinstance(batch.annotation, Boxes | Tags):

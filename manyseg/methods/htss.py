@@ -16,8 +16,8 @@ C channels of the embedding, h w feature resolution, H W native size.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,7 +30,7 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.labels.hierarchy import Hierarchy
-from manyseg.losses import RelationIndex
+from manyseg.losses import MeanLoss, RelationIndex
 from manyseg.methods.base import PixelMethod, dense_labels
 from manyseg.methods.continuation import Label, LabelRows, layer_rows, node_labels
 from manyseg.methods.softmax_tree import Classifier, ClassifierTargets, classifiers_of, paths_to_leaves
@@ -45,7 +45,7 @@ MIN_WEIGHT = 0.01
 Gate = Literal["parent", "chain", "none"]
 WeakLoss = Literal["soft_ce", "set_nll"]
 Void = Literal["ignore", "class"]
-Mean = Literal["classifier", "pixel"]
+Divisor = Literal["classifier", "pixel"]
 Decode = Literal["descend", "leaf"]
 
 
@@ -61,13 +61,15 @@ class HTSS(PixelMethod):
     `weak_loss = "soft_ce"` takes the shares of covering boxes as probabilities, "set_nll" only as possible classes.
     `void = "class"` gives classifiers below the root one more output, for pixels of boxes of other concepts.
 
-    `mean = "classifier"` averages each classifier's loss over the pixels that train it, "pixel" over all labelled
+    `divisor = "classifier"` averages each classifier's loss over the pixels that train it, "pixel" over all labelled
     pixels: with `deeper_weight = 1` that is the NLL of the leaves. `decode` is for predictions in the unified labels:
     "descend" follows the best child from the root, "leaf" takes the most probable leaf. `adapt` gives each classifier a
     residual bottleneck on the embedding. `ohem` applies to dense labels.
     """
 
     accepts = (Dense, Segments, Boxes, Tags)
+
+    renamed: ClassVar[Mapping[str, str]] = {"mean": "divisor"}
 
     paths: Tensor
 
@@ -81,7 +83,7 @@ class HTSS(PixelMethod):
         gate: Gate = "parent",
         weak_loss: WeakLoss = "soft_ce",
         void: Void = "ignore",
-        mean: Mean = "classifier",
+        divisor: Divisor = "classifier",
         decode: Decode = "descend",
         adapt: bool = False,
         ohem: float | None = None,
@@ -90,7 +92,7 @@ class HTSS(PixelMethod):
         _check_option("gate", gate, Gate)
         _check_option("weak_loss", weak_loss, WeakLoss)
         _check_option("void", void, Void)
-        _check_option("mean", mean, Mean)
+        _check_option("divisor", divisor, Divisor)
         _check_option("decode", decode, Decode)
         if not deeper_weight > 0:
             raise UserError(f"method.deeper_weight is {deeper_weight}; give a positive number, 0.1 is usual")
@@ -98,7 +100,7 @@ class HTSS(PixelMethod):
             Taxonomy.by_name(self.spaces) if taxonomy == "names" else resolve_taxonomy(taxonomy, self.spaces)
         )
         self._hierarchy = Hierarchy.of(self._taxonomy)
-        self.gate, self.weak_loss, self.void, self.mean, self.decode = gate, weak_loss, void, mean, decode
+        self.gate, self.weak_loss, self.void, self.divisor, self.decode = gate, weak_loss, void, divisor, decode
         self.classifiers = classifiers_of(self.hierarchy, void == "class", deeper_weight)
         channels = pixel_encoder.channels
         self.head = nn.Conv2d(channels, self.classifiers[-1].channels.stop, 1)
@@ -186,25 +188,28 @@ class HTSS(PixelMethod):
 
     # Losses.
 
-    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
+    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> MeanLoss:
         """Return the weighted sum of the losses of all classifiers that the dataset's labels can train."""
         # This empty sum has a graph even if there is no such classifier.
-        parts = [scores[:, :0].sum()]
+        loss = MeanLoss.of(scores[:, :0].sum(), 1.0)
         targets = self._classifier_targets(batch.space)
         if isinstance(batch.annotation, Boxes | Tags):
             q = batch.annotation.soft(len(batch.space), (scores.shape[-2], scores.shape[-1]))
             targets = [t for t in targets if self.gate == "none" or t.classifier.parent is not None]
             if not targets:
                 self._warn_of_no_classifier(batch.space)
-            parts += [t.classifier.weight * self._weak_loss(scores, q, t) for t in targets]
+            parts = [self._weak_loss(scores, q, t) for t in targets]
         else:
             labels = dense_labels(batch)
-            parts += [t.classifier.weight * self._dense_loss(scores, labels, t) for t in targets]
-        return torch.stack(parts).sum()
+            parts = [self._dense_loss(scores, labels, t) for t in targets]
+        # With train.mean = "batch" a classifier has one mean over the pixels of all datasets, masks and boxes alike.
+        for target, part in zip(targets, parts, strict=True):
+            loss += part.named(f"concept{target.classifier.concept}") * target.classifier.weight
+        return loss
 
     def _dense_loss(
         self, scores: Float[Tensor, "B A h w"], labels: Int[Tensor, "B H W"], targets: ClassifierTargets
-    ) -> Float[Tensor, ""]:
+    ) -> MeanLoss:
         """Return minus the mean log of the summed probability of the children that each pixel's label may be."""
         rows, valid = labels.clamp(min=0).long(), labels != IGNORE
         counts = valid & (targets.allowed[:, 0] != IGNORE)[rows]
@@ -215,13 +220,11 @@ class HTSS(PixelMethod):
         own_labels = torch.where(counts, labels, IGNORE)
         own_scores = scores[:, targets.classifier.channels]
         loss = losses.cross_entropy(own_scores, own_labels, allowed=targets.allowed, ohem=self.ohem)
-        if self.mean == "classifier":
-            return loss
-        return loss * losses.supervised_count(counts) / losses.supervised_count(valid)
+        return loss if self.divisor == "classifier" else loss.over(valid.sum())
 
     def _weak_loss(
         self, scores: Float[Tensor, "B A h w"], q: Float[Tensor, "B D h w"], targets: ClassifierTargets
-    ) -> Float[Tensor, ""]:
+    ) -> MeanLoss:
         """Return the loss of soft labels on the cells that have some for this classifier and pass the gate."""
         soft = torch.einsum("bdhw,dk->bkhw", q, targets.shares)
         counts = soft.sum(1) > MIN_WEIGHT
@@ -234,9 +237,7 @@ class HTSS(PixelMethod):
         loss = (losses.soft_cross_entropy if self.weak_loss == "soft_ce" else losses.set_nll)(
             scores[:, targets.classifier.channels], soft
         )
-        if self.mean == "classifier":
-            return loss
-        return loss * losses.supervised_count(counts) / losses.supervised_count((q > 0).any(1))
+        return loss if self.divisor == "classifier" else loss.over((q > 0).any(1).sum())
 
     def _gate_passes(self, scores: Float[Tensor, "B A h w"], classifier: Classifier) -> Bool[Tensor, "B h w"]:
         """Return where the parent's classifier, and with "chain" those above it, predict the classifier's concept."""

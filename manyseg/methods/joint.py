@@ -31,7 +31,7 @@ from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, JointClasses, LabelSpace, Taxonomy
-from manyseg.losses import RelationIndex
+from manyseg.losses import MeanLoss, RelationIndex
 from manyseg.methods.base import Method, PixelMethod, dense_labels
 from manyseg.methods.continuation import Continuation, LabelRows, layer_rows, node_labels
 from manyseg.methods.initial_nodes import named
@@ -163,7 +163,7 @@ class Joint(PixelMethod):
         odds = inclusion_log_odds(self._classes, counts[:T], counts[T:], self.prior.cpu().numpy().astype(float))
         return related_nodes(self._classes, odds, counts[:T])
 
-    def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
+    def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, MeanLoss]]:
         """Return the losses of every batch, and count what all heads call the step's pixels, of all processes."""
         if self.training and self.refine:
             for one, batch in zip(features, batches, strict=True):
@@ -275,7 +275,7 @@ class Joint(PixelMethod):
         groups = losses.class_logsumexp(self._node_scores(embedding), self._current().groups[space.name].nodes)
         return torch.cat([self._own_scores(embedding, space).float(), groups], 1)
 
-    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
+    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> MeanLoss:
         """Return the weighted mean of the own head's cross entropy and the partial-label loss of the nodes."""
         own, groups = scores[:, : len(batch.space)], scores[:, len(batch.space) :]
         targets = self._current().groups[batch.space.name]
@@ -287,7 +287,7 @@ class Joint(PixelMethod):
             labels = dense_labels(batch)
             first = losses.cross_entropy(own, labels, ohem=self.ohem)
             second = losses.cross_entropy(groups, labels, allowed=targets.allowed, ohem=self.ohem)
-        return torch.lerp(second, first, self.own)
+        return first.named("own") * self.own + second.named("nodes") * (1 - self.own)
 
 
 def _prior(start: Taxonomy) -> Float[np.ndarray, "T T"]:

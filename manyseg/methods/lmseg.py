@@ -24,6 +24,7 @@ from manyseg.errors import UserError
 from manyseg.inference.options import SegmentOptions
 from manyseg.inference.segments import SegmentMap, find_segments
 from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.losses import Averaging, MeanLoss
 from manyseg.losses.matching import Matches, SegmentTargets, targets_of_labels, targets_of_segments
 from manyseg.losses.set_prediction import QueryOutput, SetPredictionLoss
 from manyseg.methods.base import Method, dense_labels, step_seed
@@ -62,6 +63,7 @@ class LMSeg(Method):
     (ours): otherwise the list of texts only says which dataset it is. `points` is the number of sampled points, the
     same for all images, on which costs and mask losses are computed; 0 takes all pixels. `decoder_lr` is the learning
     rate of the decoder and the texts as a multiple of train.lr: attention needs smaller steps than a pixel decoder.
+    Datasets weigh in a step's loss as their images do (`mean`; equation 3).
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -72,6 +74,8 @@ class LMSeg(Method):
     }
 
     finds_segments: ClassVar[bool] = True
+
+    mean: Averaging = "image"
 
     def __init__(
         self,
@@ -156,11 +160,11 @@ class LMSeg(Method):
         """Return `decoder_lr` for the decoder and the classifier, else 1."""
         return self.decoder_lr if name.startswith(("decoder.", "classes.")) else 1.0
 
-    def batch_loss(self, features: Features, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def batch_loss(self, features: Features, batch: Batch) -> dict[str, MeanLoss]:
         """Return the losses of one batch alone, as `step_losses` does for several."""
         return self.step_losses([features], [batch])[0]
 
-    def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, Tensor]]:
+    def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, MeanLoss]]:
         """Return `class`, `focal` and `dice` of every batch, weighted, summed over blocks (equations 2 and 3).
 
         All batches of a step are matched together, so that the host waits for the device only once.
@@ -176,7 +180,7 @@ class LMSeg(Method):
             outputs.append(QueryOutput(classes, decoded.masks, one.embedding, _targets(batch)))
         found, matches = self.loss(outputs, generator)
         self._warn_of_few_queries(matches, batches)
-        return cast(list[dict[str, Tensor]], found)
+        return cast(list[dict[str, MeanLoss]], found)
 
     def on_step(self, step: int) -> None:
         """Draw the seed of the words and points of this step."""

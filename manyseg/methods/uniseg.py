@@ -20,7 +20,7 @@ from manyseg import losses
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
-from manyseg.losses import BinaryTargets, RelationIndex
+from manyseg.losses import Averaging, BinaryTargets, MeanLoss, RelationIndex
 from manyseg.methods.base import NameClassifier, PixelMethod, dense_labels
 from manyseg.methods.continuation import LabelRows, node_labels
 from manyseg.methods.plan import Schedule, StagePlan
@@ -55,8 +55,11 @@ class UniSeg(PixelMethod):
     Mined is a node whose mean cosine on a class's pixels is larger than that of the class's own node and than `tau`;
     `tau = "calibrated"` judges each node by its own answers instead (`relate.mine_calibrated`). With `allow_own` nodes
     of other classes of the same dataset are mined too, by the published rule. At test a class is read from its own node
-    alone. `exact = False` compares names as `labels.normalise` folds them, and the synonyms that cards list.
+    alone. `exact = False` compares names as `labels.normalise` folds them, and the synonyms that cards list. A step's
+    loss is one mean over its labelled pixels, whatever their dataset (`mean`), as the authors' is.
     """
+
+    mean: Averaging = "batch"
 
     def __init__(
         self,
@@ -147,7 +150,7 @@ class UniSeg(PixelMethod):
         """Return the logits of the nodes that the dataset's labels judge, the only ones computed."""
         return self._logits(embedding, self.head.weight[self._judged(space).nodes])
 
-    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> Float[Tensor, ""]:
+    def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> MeanLoss:
         """Return the mean over labelled pixels of the sum of the judged nodes' BCE."""
         return losses.binary_cross_entropy(scores, dense_labels(batch), self._judged(batch.space), ohem=self.ohem)
 

@@ -97,6 +97,7 @@ class _Stage:
         self.evaluate, self.seed, self.stage, self.first = evaluate, seed, stage, first
         self.accelerator, self.signals = accelerator, signals
         self.device = self.accelerator.device
+        method.mean = options.mean or method.mean
         if options.precision == "fp16" and self.device.type == "cpu":
             raise UserError("train.precision is fp16, which needs a GPU; use bf16 or fp32")
         self.model = self._prepare()

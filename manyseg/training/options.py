@@ -39,6 +39,12 @@ class TrainOptions(BaseModel):
     )
     weight_decay: float = Field(default=0.01, ge=0, description="Not on norms, biases and other vectors.")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Of SGD; the first beta of AdamW.")
+    mean: Literal["dataset", "batch", "image"] | None = Field(
+        default=None,
+        description="What a step's loss is a mean over. dataset: the sum of one mean a dataset: all weigh alike; "
+        "batch: one mean over the labelled pixels of all; image: datasets weigh as their images do. By default the "
+        "method's own: batch for uniseg, image for lmseg, else dataset.",
+    )
     warmup: int = Field(default=50, ge=0, description="Steps of linear rise to lr; at most half of all steps.")
     before: int = Field(default=0, ge=0, description="Steps of the same schedule that earlier stages took; lr goes on.")
     after: int = Field(default=0, ge=0, description="Steps of the same schedule that are left to later stages.")

@@ -212,6 +212,15 @@ def test_a_mix_gives_each_dataset_its_share(base, data, expected):
     assert dict(zip(seen, steps.images_before(40), strict=True)) == expected
 
 
+@pytest.mark.parametrize("world", [1, 4])
+def test_a_batch_knows_how_many_images_its_dataset_has_in_a_step_on_average(base, world):
+    m = mixture(base, {"large": None, "small": None, "single": None}, mix="proportional", batch=8, world=world)
+    assert m.expected == pytest.approx([8 * 12 / 16, 8 * 3 / 16, 8 / 16])
+    assert [n / 320 for n in m.images_before(320)] == pytest.approx(m.expected)
+    assert {b.space.name: b.expected for b in m[0]}["large"] == pytest.approx(6)
+    assert mixture(base, {"large": 4, "small": 8}, world=world).expected == [4, 8]
+
+
 def test_a_dataset_without_a_share_in_a_step_is_left_out(base):
     steps = mixture(base, {"large": None, "single": None}, mix="proportional", batch=2)
     assert {len(steps[s]) for s in range(13)} == {1, 2}

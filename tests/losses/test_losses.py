@@ -14,6 +14,16 @@ from manyseg import losses
 from manyseg.labels import IGNORE
 
 CPU = torch.device("cpu")
+
+
+def averaged(loss):
+    """Return a loss as a number: of one batch alone, so divided by the batch's own pixels."""
+    return lambda *args, **options: loss(*args, **options).mean()
+
+
+cross_entropy = averaged(losses.cross_entropy)
+soft_cross_entropy = averaged(losses.soft_cross_entropy)
+set_nll = averaged(losses.set_nll)
 Z = (1.0, 2.0, 0.0)
 COARSE = torch.tensor([[1, 1, 0], [0, 0, 1]], dtype=torch.bool)
 PART = torch.tensor([[1, 0, 0], [0, 0, 1]], dtype=torch.bool)
@@ -40,26 +50,24 @@ def plain(scores, labels, **options):
 
 
 def union_ce(z):
-    return losses.cross_entropy(z, label(0))
+    return cross_entropy(z, label(0))
 
 
 def own_class_ce(relation):
-    return lambda z: losses.cross_entropy(losses.class_logsumexp(z, links(relation)), label(0))
+    return lambda z: cross_entropy(losses.class_logsumexp(z, links(relation)), label(0))
 
 
 def logit_sum_ce(relation):
-    return lambda z: losses.cross_entropy(torch.einsum("du,buhw->bdhw", relation.to(z.dtype), z), label(0))
+    return lambda z: cross_entropy(torch.einsum("du,buhw->bdhw", relation.to(z.dtype), z), label(0))
 
 
 def nll_plus(relation):
-    return lambda z: losses.cross_entropy(
-        losses.class_logsumexp(z.log_softmax(1), links(relation)), label(0), normalised=True
-    )
+    return lambda z: cross_entropy(losses.class_logsumexp(z.log_softmax(1), links(relation)), label(0), normalised=True)
 
 
 def nll_plus_with_a_rest(relation):
     rest = torch.cat([relation, ~relation.any(0, keepdim=True)])
-    return lambda z: losses.cross_entropy(losses.class_logsumexp(z, links(rest[rest.any(1)])), label(0))
+    return lambda z: cross_entropy(losses.class_logsumexp(z, links(rest[rest.any(1)])), label(0))
 
 
 @pytest.mark.parametrize(
@@ -90,8 +98,8 @@ def test_own_class_ce_gives_a_node_of_no_class_a_gradient_of_exactly_zero():
 
 def test_a_second_softmax_over_the_classes_would_cancel_the_normaliser_of_nll_plus():
     logp = losses.class_logsumexp(pixel(Z).log_softmax(1), links(PART))
-    assert losses.cross_entropy(logp, label(0), normalised=True).item() == pytest.approx(1.40761, abs=5e-6)
-    assert losses.cross_entropy(logp, label(0)).item() == pytest.approx(0.31326, abs=5e-6)
+    assert cross_entropy(logp, label(0), normalised=True).item() == pytest.approx(1.40761, abs=5e-6)
+    assert cross_entropy(logp, label(0)).item() == pytest.approx(0.31326, abs=5e-6)
 
 
 def test_with_a_permutation_as_relation_all_four_forms_are_equal():
@@ -181,10 +189,10 @@ def test_bands_equal_interpolate_and_cross_entropy_in_value_and_gradient(seed, h
     labels[0, 0, 0] = 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(losses.upsampling.BAND_BYTES, "cpu", rows * 2 * 3 * width * 4)
-        ours = losses.cross_entropy(scores, labels)
+        ours = cross_entropy(scores, labels)
         (grad,) = torch.autograd.grad(ours, scores)
         with torch.no_grad():
-            assert losses.cross_entropy(scores, labels).item() == pytest.approx(ours.item(), rel=1e-5)
+            assert cross_entropy(scores, labels).item() == pytest.approx(ours.item(), rel=1e-5)
     theirs = plain(scores, labels)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(grad, torch.autograd.grad(theirs, scores)[0], rtol=1e-5, atol=1e-6)
@@ -223,14 +231,14 @@ def test_backward_only_scales_the_gradient_of_the_forward_pass():
 def test_the_gradient_passes_a_numerical_check():
     scores = torch.randn(1, 3, 3, 2, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([[[0, 1, 2, -1]] * 5])
-    assert torch.autograd.gradcheck(lambda s: losses.cross_entropy(s, labels), scores)
+    assert torch.autograd.gradcheck(lambda s: cross_entropy(s, labels), scores)
 
 
 def test_under_autocast_and_in_half_precision_the_loss_is_computed_in_float32():
     scores = (8 * torch.randn(2, 5, 6, 6)).bfloat16().requires_grad_()
     labels = torch.randint(-1, 5, (2, 24, 24))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = losses.cross_entropy(scores, labels)
+        loss = cross_entropy(scores, labels)
         z = losses.class_logsumexp(scores, links(torch.ones(1, 5, dtype=torch.bool)))
     loss.backward()
     exact = plain(scores.detach().float(), labels)
@@ -258,7 +266,7 @@ def test_a_pixel_loss_that_multiplies_matrices_does_so_in_float32_under_autocast
 )
 def test_without_a_supervised_pixel_the_loss_is_zero_with_a_graph(options):
     scores = torch.randn(2, 3, 2, 2, requires_grad=True)
-    loss = losses.cross_entropy(scores, torch.full((2, 8, 8), IGNORE), **options)
+    loss = cross_entropy(scores, torch.full((2, 8, 8), IGNORE), **options)
     loss.backward()
     assert loss.item() == 0
     assert scores.grad.abs().max() == 0
@@ -267,14 +275,12 @@ def test_without_a_supervised_pixel_the_loss_is_zero_with_a_graph(options):
 def test_ignored_pixels_change_neither_the_value_nor_the_mean():
     scores, labels = torch.randn(1, 3, 2, 2), torch.randint(0, 3, (1, 4, 4))
     wide = F.pad(labels, (0, 0, 0, 0, 0, 1), value=IGNORE)
-    assert losses.cross_entropy(scores.repeat(2, 1, 1, 1), wide).item() == pytest.approx(
-        losses.cross_entropy(scores, labels).item()
-    )
+    assert cross_entropy(scores.repeat(2, 1, 1, 1), wide).item() == pytest.approx(cross_entropy(scores, labels).item())
 
 
 def test_labels_of_any_integer_type_are_taken():
     scores, labels = torch.randn(1, 3, 2, 2), torch.randint(0, 3, (1, 4, 4))
-    assert losses.cross_entropy(scores, labels.to(torch.int16)) == losses.cross_entropy(scores, labels)
+    assert cross_entropy(scores, labels.to(torch.int16)) == cross_entropy(scores, labels)
 
 
 # Labels that allow several channels.
@@ -283,26 +289,24 @@ def test_labels_of_any_integer_type_are_taken():
 def test_a_label_of_several_channels_costs_minus_the_log_of_their_sum():
     allowed = torch.tensor([[0, 1], [2, IGNORE]])
     z = pixel(Z)
-    loss = losses.cross_entropy(z, label(0), allowed=allowed)
+    loss = cross_entropy(z, label(0), allowed=allowed)
     loss.backward()
     assert loss.item() == pytest.approx(0.09434, abs=5e-6)
     assert z.grad.flatten().tolist() == pytest.approx((-0.02421, -0.06582, 0.09003), abs=5e-6)
-    assert losses.cross_entropy(z, label(1), allowed=allowed).item() == pytest.approx(2.40761, abs=5e-6)
+    assert cross_entropy(z, label(1), allowed=allowed).item() == pytest.approx(2.40761, abs=5e-6)
 
 
 def test_labels_may_share_a_channel_and_a_label_may_allow_none():
     z = pixel(Z)
     allowed = torch.tensor([[1], [1], [IGNORE]])
-    values = [losses.cross_entropy(z, label(y), allowed=allowed).item() for y in range(3)]
+    values = [cross_entropy(z, label(y), allowed=allowed).item() for y in range(3)]
     assert values == pytest.approx([0.40761, 0.40761, 0.0], abs=5e-6)
 
 
 def test_an_unsupervised_label_does_not_count_in_the_mean():
     z = torch.tensor(Z).view(1, 3, 1, 1).expand(1, 3, 1, 2)
     for allowed in (torch.tensor([[0], [IGNORE]]), torch.tensor([[0, IGNORE], [IGNORE, IGNORE]])):
-        assert losses.cross_entropy(z, torch.tensor([[[0, 1]]]), allowed=allowed).item() == pytest.approx(
-            1.40761, abs=5e-6
-        )
+        assert cross_entropy(z, torch.tensor([[[0, 1]]]), allowed=allowed).item() == pytest.approx(1.40761, abs=5e-6)
 
 
 # Soft labels.
@@ -311,17 +315,17 @@ def test_an_unsupervised_label_does_not_count_in_the_mean():
 def test_soft_cross_entropy_weighs_the_logs_and_set_nll_logs_the_sum():
     q = torch.tensor([0.25, 0.75, 0.0], dtype=torch.float64).view(1, 3, 1, 1)
     z = pixel(Z)
-    assert losses.soft_cross_entropy(z, q).item() == pytest.approx(0.25 * 1.40761 + 0.75 * 0.40761, abs=5e-6)
-    loss = losses.set_nll(z, q)
+    assert soft_cross_entropy(z, q).item() == pytest.approx(0.25 * 1.40761 + 0.75 * 0.40761, abs=5e-6)
+    loss = set_nll(z, q)
     loss.backward()
     assert loss.item() == pytest.approx(0.09434, abs=5e-6)
     assert z.grad.flatten().tolist() == pytest.approx((-0.02421, -0.06582, 0.09003), abs=5e-6)
     logp = z.detach().log_softmax(1)
-    assert losses.set_nll(logp, q, normalised=True).item() == pytest.approx(0.09434, abs=5e-6)
-    assert losses.soft_cross_entropy(logp, q, normalised=True).item() == pytest.approx(0.65761, abs=5e-6)
+    assert set_nll(logp, q, normalised=True).item() == pytest.approx(0.09434, abs=5e-6)
+    assert soft_cross_entropy(logp, q, normalised=True).item() == pytest.approx(0.65761, abs=5e-6)
 
 
-@pytest.mark.parametrize("loss", [losses.soft_cross_entropy, losses.set_nll])
+@pytest.mark.parametrize("loss", [soft_cross_entropy, set_nll])
 def test_pixels_without_weights_are_unsupervised(loss):
     scores = torch.randn(1, 3, 1, 2, requires_grad=True)
     q = torch.zeros(1, 3, 1, 2)
@@ -334,7 +338,7 @@ def test_pixels_without_weights_are_unsupervised(loss):
     assert loss(scores, q).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("loss", [losses.soft_cross_entropy, losses.set_nll])
+@pytest.mark.parametrize("loss", [soft_cross_entropy, set_nll])
 def test_one_hot_weights_give_cross_entropy_after_upsampling(loss):
     scores, labels = torch.randn(2, 3, 3, 4), torch.randint(0, 3, (2, 7, 9))
     q = F.one_hot(labels, 3).movedim(-1, 1).float()
@@ -359,7 +363,7 @@ def test_ohem_keeps_the_hard_pixels_or_else_the_hardest_sixteenth(scale, sure):
     scores = scale * torch.randn(2, 3, 16, 16, generator=generator) + sure * F.one_hot(labels, 3).movedim(-1, 1)
     labels[torch.rand(labels.shape, generator=generator) < 0.3] = IGNORE
     scores.requires_grad_()
-    ours, theirs = losses.cross_entropy(scores, labels, ohem=0.7), reference_ohem(scores, labels, 0.7)
+    ours, theirs = cross_entropy(scores, labels, ohem=0.7), reference_ohem(scores, labels, 0.7)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(torch.autograd.grad(ours, scores)[0], torch.autograd.grad(theirs, scores)[0])
 
@@ -367,7 +371,7 @@ def test_ohem_keeps_the_hard_pixels_or_else_the_hardest_sixteenth(scale, sure):
 def test_ohem_drops_exactly_the_pixels_of_more_than_the_given_probability():
     # p(0) = sigmoid(z): .5 and .6 are hard, .8 is not.
     z = torch.tensor([[0.0, math.log(1.5), math.log(4)], [0.0, 0.0, 0.0]]).view(1, 2, 1, 3)
-    loss = losses.cross_entropy(z, torch.zeros(1, 1, 3, dtype=torch.long), ohem=0.7)
+    loss = cross_entropy(z, torch.zeros(1, 1, 3, dtype=torch.long), ohem=0.7)
     assert loss.item() == pytest.approx(-(math.log(0.5) + math.log(0.6)) / 2)
 
 
@@ -378,7 +382,7 @@ def _rank_gradient(rank, path, scores, labels, out):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
     z = scores[rank : rank + 1].clone().requires_grad_()
-    losses.cross_entropy(z, labels[rank : rank + 1]).backward()
+    cross_entropy(z, labels[rank : rank + 1]).backward()
     np.save(f"{out}{rank}.npy", z.grad.numpy())
     torch.distributed.destroy_process_group()
 
@@ -387,7 +391,7 @@ def test_two_processes_give_the_gradient_of_one_however_unevenly_labels_are_spre
     scores, labels = torch.randn(2, 3, 4, 4), torch.randint(0, 3, (2, 8, 8))
     labels[1, 1:] = IGNORE
     whole = scores.clone().requires_grad_()
-    losses.cross_entropy(whole, labels).backward()
+    cross_entropy(whole, labels).backward()
     mp.spawn(_rank_gradient, (tmp_path / "store", scores, labels, str(tmp_path / "grad")), nprocs=2)
     # DDP averages over the processes.
     both = np.concatenate([np.load(tmp_path / f"grad{r}.npy") / 2 for r in range(2)])
@@ -398,11 +402,11 @@ def test_two_processes_give_the_gradient_of_one_however_unevenly_labels_are_spre
 @pytest.mark.parametrize("options", [{}, {"ohem": 0.7}, {"normalised": True}])
 def test_on_a_gpu_the_loss_is_the_same_and_never_waits_for_it(options):
     scores, labels = torch.randn(2, 5, 16, 16).log_softmax(1), torch.randint(-1, 5, (2, 64, 64))
-    expected = losses.cross_entropy(scores, labels, **options)
+    expected = cross_entropy(scores, labels, **options)
     z, y = scores.cuda().requires_grad_(), labels.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        loss = losses.cross_entropy(z, y, **options)
+        loss = cross_entropy(z, y, **options)
         loss.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -21,7 +21,7 @@ Z = (1.0, 2.0, 0.0)
 def bce(z, table, labels, **options):
     """The loss of scores [B, U, h, w], of which only the judged nodes are handed over."""
     targets = BinaryTargets.of(torch.tensor(table), CPU)
-    return losses.binary_cross_entropy(z[:, targets.nodes], torch.as_tensor(labels), targets, **options)
+    return losses.binary_cross_entropy(z[:, targets.nodes], torch.as_tensor(labels), targets, **options).mean()
 
 
 def plain(z, table, labels):

@@ -9,15 +9,13 @@ from hypothesis import strategies as st
 from manyseg.labels import IGNORE
 from manyseg.losses.mask import focal_dice
 from manyseg.losses.matching import (
-    Matches,
-    SegmentTargets,
     match,
     pair_costs,
     resize_nearest,
     targets_of_labels,
     targets_of_segments,
 )
-from manyseg.losses.set_prediction import QueryOutput, SetPredictionLoss
+from manyseg.losses.set_prediction import class_loss
 
 
 def test_classes_that_are_present_are_the_targets_of_a_mask():
@@ -137,7 +135,6 @@ def test_matching_gives_the_values_of_the_reference_losses_on_the_same_tensors()
     from transformers.models.maskformer import modeling_maskformer as reference
 
     from manyseg.losses.mask import mask_losses
-    from manyseg.losses.set_prediction import class_loss
 
     torch.manual_seed(0)
     logits, scores = torch.randn(2, 6, 4, 5), torch.randn(2, 6, 5)
@@ -153,7 +150,7 @@ def test_matching_gives_the_values_of_the_reference_losses_on_the_same_tensors()
     focal, dice = mask_losses(masks, found.segment, ids, found.counts)
     wanted = torch.full((1, 2, 6), 4)
     wanted[found.block, found.image, found.query] = classes[found.image, found.segment]
-    loss = class_loss(scores.log_softmax(-1)[None], wanted, 0.1, 6 + 0.1 * 6)
+    loss = class_loss(scores.log_softmax(-1)[None], wanted, 0.1).mean()
     assert (focal / 6).item() == pytest.approx(theirs["loss_mask"].item(), rel=1e-5)
     assert (dice / 6).item() == pytest.approx(theirs["loss_dice"].item(), rel=1e-5)
     assert loss.item() == pytest.approx(theirs["loss_cross_entropy"].item(), rel=1e-5)
@@ -161,10 +158,6 @@ def test_matching_gives_the_values_of_the_reference_losses_on_the_same_tensors()
 
 def test_class_losses_are_divided_by_the_weights_of_the_queries_of_one_block():
     """Two blocks, one image, three queries, of which each block has one matched: 1 + 0.1 * 2."""
-    loss = SetPredictionLoss(focal_weight=1.0, dice_weight=1.0, background_weight=0.1, points=0)
-    one = torch.zeros(2, dtype=torch.long)
-    found = Matches(torch.tensor([0, 1]), one, one, one, (2,), 1, 0)
-    targets = SegmentTargets(torch.zeros(1, 4, 4, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long))
-    output = QueryOutput(torch.zeros(2, 1, 3, 2), torch.zeros(2, 1, 3, 5), torch.zeros(1, 5, 4, 4), targets)
-    (sizes,) = loss._normalizers([output], [found])
-    assert sizes.tolist() == pytest.approx([1, 1.2])
+    targets = torch.full((2, 1, 3), 1)
+    targets[:, :, 0] = 0
+    assert class_loss(torch.zeros(2, 1, 3, 2), targets, 0.1).terms[0].count.item() == pytest.approx(1.2)

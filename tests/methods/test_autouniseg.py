@@ -106,8 +106,8 @@ def test_annealing_goes_from_the_soft_map_to_the_boolean_one():
             features = method.pixel_encoder(batch.image.float())
             scores = method.train_scores(features.embedding, batch.space)
             parts = scores.split(len(batch.space), 1)
-            loss = method.pixel_loss(scores, batch).item()
-            apart = [cross_entropy(p, batch.annotation.labels).item() for p in parts]
+            loss = method.pixel_loss(scores, batch).mean().item()
+            apart = [cross_entropy(p, batch.annotation.labels).mean().item() for p in parts]
         assert loss == pytest.approx(sum(w * x for w, x in zip(weights, apart, strict=True)), rel=1e-5)
     # Soft and Boolean map differ, so that exchanged weights would show.
     method.on_step(2)

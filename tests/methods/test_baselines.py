@@ -100,7 +100,7 @@ def test_with_one_dataset_it_is_the_ordinary_single_model_bit_for_bit():
     torch.manual_seed(0)
     single = nn.Conv2d(3, 3, 1)
     batch = dense(B, [[[0, 1], [2, 1]]])
-    ours, theirs = method([batch])["b/pixel"], losses.cross_entropy(single(batch.image), batch.annotation.labels)
+    ours, theirs = method([batch])["b/pixel"], losses.cross_entropy(single(batch.image), batch.annotation.labels).mean()
     ours.backward()
     theirs.backward()
     assert torch.equal(ours, theirs)
@@ -160,7 +160,7 @@ def test_two_datasets_of_the_same_names_train_as_if_they_were_pooled():
     one, two = dense(A, [[[0, 1], [1, 1]]]), dense(twin, [[[1, 0], [0, 0]]])
     pooled = losses.cross_entropy(
         method.head(torch.cat([one.image, two.image])), torch.cat([one.annotation.labels, two.annotation.labels])
-    )
+    ).mean()
     assert sum(method([one, two]).values()).item() / 2 == pytest.approx(pooled.item(), rel=1e-6)
 
 
@@ -226,7 +226,7 @@ def test_training_normalises_after_upsampling():
     features = Features((embedding,), embedding)
     batch = Batch(d, ("x",), embedding, Dense(torch.tensor([[[IGNORE, 0, 1, IGNORE]]])))
     # A quarter of the way the scores are (5, 0, -5); the log-probability of class 0 would be -5.
-    assert method.batch_loss(features, batch)["pixel"].item() == pytest.approx(
+    assert method.batch_loss(features, batch)["pixel"].mean().item() == pytest.approx(
         math.log1p(math.exp(-5) + math.exp(-10)), rel=1e-4
     )
 

@@ -138,7 +138,7 @@ def test_with_unit_weights_and_one_mean_the_loss_is_nll_of_sets_of_leaves():
         labels = torch.randint(-1, len(space), (2, 4, 5))
         found = method([Batch(space, ("x", "y"), z, Dense(labels))])[f"{space.name}/pixel"]
         scores = losses.class_logsumexp(method.unified(z), method.relation_index(space))
-        expected = losses.cross_entropy(scores, labels, normalised=True)
+        expected = losses.cross_entropy(scores, labels, normalised=True).mean()
         assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -330,7 +330,7 @@ def test_a_table_is_read(tmp_path):
 
 VARIANTS = {
     "tree": {},
-    "whole": {"adapt": True, "void": "class", "mean": "pixel", "gate": "none", "decode": "leaf"},
+    "whole": {"adapt": True, "void": "class", "divisor": "pixel", "gate": "none", "decode": "leaf"},
 }
 
 

@@ -75,7 +75,7 @@ def test_a_prediction_is_the_weighted_geometric_mean_of_head_and_nodes():
 def test_a_coarse_label_is_any_of_its_nodes():
     method = fixed(own=0.25)
     batch = Batch(COARSE, ("a",), torch.zeros(1, 3, 1, 1, dtype=torch.uint8), Dense(torch.tensor([[[0]]])))
-    loss = method.batch_loss(features([1.0, 2.0]), batch)["pixel"].item()
+    loss = method.batch_loss(features([1.0, 2.0]), batch)["pixel"].mean().item()
     nodes = softmax(6, 1, -2)
     assert loss == pytest.approx(-0.25 * math.log(0.5) - 0.75 * math.log(nodes[0] + nodes[1]), abs=1e-6)
 
@@ -84,7 +84,7 @@ def test_boxes_are_sets_of_possible_classes():
     method = fixed(own=0.25)
     annotation = Boxes(torch.tensor([[[0, 0, 1, 1]]]).float(), torch.tensor([[1]]), torch.tensor([[1, 1]]))
     batch = Batch(COARSE, ("a",), torch.zeros(1, 3, 1, 1, dtype=torch.uint8), annotation)
-    loss = method.batch_loss(features([1.0, 2.0]), batch)["pixel"].item()
+    loss = method.batch_loss(features([1.0, 2.0]), batch)["pixel"].mean().item()
     assert loss == pytest.approx(-0.25 * math.log(0.5) - 0.75 * math.log(softmax(6, 1, -2)[2]), abs=1e-6)
 
 
@@ -129,7 +129,7 @@ def test_nodes_of_no_class_compete_only_where_they_are_outside_for_certain():
     method._stale = True
     set_weights(method.heads, HEADS)
     set_weights(method.rows, HEADS)
-    loss = method.batch_loss(features([1.0, 2.0]), batch)["pixel"].item()
+    loss = method.batch_loss(features([1.0, 2.0]), batch)["pixel"].mean().item()
     expected = -math.log(softmax(1, 2, 0)[0]) - math.log(softmax(1, 2, 0, 2)[0])
     assert loss == pytest.approx(expected / 2, abs=1e-6)
 
