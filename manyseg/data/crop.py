@@ -184,3 +184,36 @@ def flip(annotation: Annotation, width: int) -> Annotation:
         return annotation._replace(boxes=torch.stack([width - x1, y0, width - x0, y1], -1))
     plane, *others = annotation
     return type(annotation)(plane.flip(-1), *others)
+
+
+def rotate(
+    image: UInt8[Tensor, "3 H W"], annotation: Annotation, degrees: float
+) -> tuple[UInt8[Tensor, "3 H W"], Annotation]:
+    """Turn a crop about its centre, to the left by `degrees`: colours bilinear, labels the nearest pixel's.
+
+    What comes in at the corners has the mean colour and no label. A box becomes the upright one around the turned one,
+    within the crop.
+    """
+    turned: Tensor = V.rotate(image, degrees, V.InterpolationMode.BILINEAR, fill=[float(c) for c in MEAN_COLOR])
+    if isinstance(annotation, Tags):
+        return turned, annotation
+    if isinstance(annotation, Boxes):
+        return turned, _rotated_boxes(annotation, degrees)
+    plane, *others = annotation
+    labels = V.rotate(plane[None], degrees, V.InterpolationMode.NEAREST, fill=[float(IGNORE)])[0]
+    if isinstance(annotation, Segments):
+        return turned, _compact(Segments(labels, *others))
+    return turned, Dense(labels)
+
+
+def _rotated_boxes(annotation: Boxes, degrees: float) -> Boxes:
+    height, width = annotation.extent.tolist()
+    x0, y0, x1, y1 = annotation.boxes.unbind(-1)
+    x = torch.stack([x0, x1, x0, x1], -1) - width / 2
+    y = torch.stack([y0, y0, y1, y1], -1) - height / 2
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    across = (cos * x + sin * y + width / 2).clamp(0, width)
+    down = (cos * y - sin * x + height / 2).clamp(0, height)
+    sides = (across.amin(-1), down.amin(-1), across.amax(-1), down.amax(-1))
+    keep = (sides[2] > sides[0]) & (sides[3] > sides[1])
+    return Boxes(torch.stack(sides, -1)[keep], annotation.classes[keep], annotation.extent)

@@ -71,6 +71,12 @@ class AugmentOptions(BaseModel):
         le=1,
         description="A crop is drawn again while one class has more than this share of its labels.",
     )
+    rotate: float = Field(
+        default=0.0,
+        ge=0,
+        le=180,
+        description="A crop is turned by up to so many degrees, either way; what its corners then show has no label.",
+    )
     flip: float = Field(default=0.5, ge=0, le=1, description="Chance of a left-right flip.")
     jitter: Jitter = Field(default=Jitter(), description="Strengths of the colour jitter.")
     blur: float = Field(default=0.0, ge=0, le=1, description="Chance of a Gaussian blur.")
@@ -97,6 +103,7 @@ class AugmentOptions(BaseModel):
         parts = [
             f"scale {self.scale[0]:g}-{self.scale[1]:g}" + (f" of {self.short_side} px" if self.short_side else ""),
             f"max share {self.max_share:g}" if self.max_share < 1 else "",
+            f"rotate {self.rotate:g}" if self.rotate else "",
             f"flip {self.flip:g}" if self.flip else "",
             f"jitter {jitter}" if jitter else "",
             f"blur {self.blur:g}" if self.blur else "",

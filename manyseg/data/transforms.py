@@ -1,4 +1,4 @@
-"""Image and annotation together: random resize, crop, flip, colour jitter and blur.
+"""Image and annotation together: random resize, crop, rotation, flip, colour jitter and blur.
 
 The order is chosen for speed. The scale is drawn first, so that a JPEG can be decoded at the size needed; the crop is
 drawn next, from a sparse look at the labels; only the crop's own source pixels are then resized, and colours are
@@ -17,7 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
 from manyseg.data.batch import Sample
-from manyseg.data.crop import Crop, flip
+from manyseg.data.crop import Crop, flip, rotate
 from manyseg.data.folder import Folder
 from manyseg.data.options import AugmentOptions, Jitter
 
@@ -39,7 +39,8 @@ class Augment:
     def __call__(self, folder: Folder, index: int, generator: torch.Generator) -> Sample:
         """Return image `index` of `folder`, varied, with 8-bit colours and IGNORE for labels outside of the image."""
         options = self.options
-        zoom, mirror, blur, sigma, *rest = torch.rand(8 + 2 * TRIES, generator=generator, dtype=torch.float64).tolist()
+        draws = torch.rand(9 + 2 * TRIES, generator=generator, dtype=torch.float64).tolist()
+        (zoom, mirror, blur, sigma), jitter, places, turn = draws[:4], draws[4:8], draws[8:-1], draws[-1]
         planned: list[tuple[tuple[int, int], tuple[int, int]]] = []
 
         def target(native: tuple[int, int]) -> tuple[int, int]:
@@ -49,15 +50,17 @@ class Augment:
         name, image, annotation = folder.read(index, target)
         native, scaled = planned[0]
         decoded = (image.shape[-2], image.shape[-1])
-        places = list(zip(rest[4::2], rest[5::2], strict=True))
-        crop = Crop.choose(annotation, native, decoded, scaled, options.crop, options.max_share, places)
+        pairs = list(zip(places[::2], places[1::2], strict=True))
+        crop = Crop.choose(annotation, native, decoded, scaled, options.crop, options.max_share, pairs)
         image = crop.image(image)
         if any(strength for _, strength in options.jitter):
-            image = _jitter(image, options.jitter, rest[:4])
+            image = _jitter(image, options.jitter, jitter)
         if blur < options.blur:
             low, high = options.blur_sigma
             image = _blur(image, low + sigma * (high - low))
         image, annotation = crop.pad(image), crop.annotation(annotation)
+        if options.rotate:
+            image, annotation = rotate(image, annotation, (2 * turn - 1) * options.rotate)
         if mirror < options.flip:
             image, annotation = image.flip(-1), flip(annotation, options.crop[1])
         return Sample(name, image.contiguous(), annotation)

@@ -5,7 +5,7 @@ Axes: D classes of a label space, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -91,6 +91,14 @@ class Confusion:
         """Share of the labelled pixels whose class is predicted correctly; NaN if there is none."""
         total = int(self.counts.sum())
         return float(np.trace(self.matrix) / total) if total else float("nan")
+
+    def without(self, names: Collection[str]) -> Confusion:
+        """Return the counts without the pixels of some classes, and without these classes as predictions."""
+        kept = [i for i, name in enumerate(self.space.names) if name not in names]
+        if not kept:
+            raise ValueError(f"no class of '{self.space.name}' would be left")
+        space = LabelSpace(self.space.name, tuple(self.space.classes[i] for i in kept))
+        return Confusion(space, self.counts[np.ix_(kept, [*kept, len(self.space)])])
 
     @property
     def absent(self) -> Sequence[str]:

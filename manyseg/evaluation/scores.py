@@ -52,6 +52,17 @@ class DatasetScores:
         """Mean IoU in 0..1; NaN if no class occurs."""
         return self.confusion.miou
 
+    @property
+    def closed_miou(self) -> float | None:
+        """Mean IoU in 0..1 of the classes that have a node alone; None where there is none, or the dataset was seen.
+
+        UniSeg's authors score unseen datasets so: the model is told which classes there are, and pixels of a class that
+        it cannot name are left out. Where every class has a node it is `miou`.
+        """
+        if self.protocol == "seen" or len(self.unmapped) == len(self.confusion.space):
+            return None
+        return _number(self.confusion.without(self.unmapped).miou)
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -124,6 +135,10 @@ class Scores:
             if d.skipped:
                 lost = f"{len(d.skipped)} images are not scored, as their files cannot be read"
                 out.append(f"- {name}: {lost}: {_few(d.skipped)}")
+        for name, d in self.datasets.items():
+            if d.unmapped and d.closed_miou is not None:
+                left = f"the {len(d.unmapped)} unmapped classes and their pixels left out"
+                out.append(f"- {name}: mIoU {_percent(d.closed_miou)} as a closed set, {left}")
         for protocol in PROTOCOLS:
             count = sum(d.protocol == protocol for d in self.datasets.values())
             if count:
@@ -156,14 +171,18 @@ _LEGEND = (
 def _dataset(scores: DatasetScores) -> dict[str, Any]:
     c = scores.confusion
     rows = zip(c.space.names, c.iou.tolist(), c.pixels.tolist(), strict=True)
-    return {
-        "protocol": scores.protocol,
-        "miou": _number(c.miou),
-        "pixel_accuracy": _number(c.accuracy),
-        "pq": scores.pq,
-        "skipped": list(scores.skipped),
-        "classes": {name: {"iou": _number(iou), "pixels": pixels} for name, iou, pixels in rows},
-    } | ({} if scores.panoptic is None else {"panoptic": _panoptic(scores.panoptic)})
+    return (
+        {
+            "protocol": scores.protocol,
+            "miou": _number(c.miou),
+            "pixel_accuracy": _number(c.accuracy),
+            "pq": scores.pq,
+            "skipped": list(scores.skipped),
+            "classes": {name: {"iou": _number(iou), "pixels": pixels} for name, iou, pixels in rows},
+        }
+        | ({"closed_miou": scores.closed_miou} if scores.unmapped else {})
+        | ({} if scores.panoptic is None else {"panoptic": _panoptic(scores.panoptic)})
+    )
 
 
 def _panoptic(panoptic: Panoptic) -> dict[str, dict[str, float | None]]:

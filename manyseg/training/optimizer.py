@@ -34,12 +34,13 @@ def seed_everything(*key: int) -> None:
 
 
 def rate(step: int, options: TrainOptions) -> float:
-    """Return the factor on the peak learning rate in `step`, from 0: linear warm-up, then polynomial decay."""
+    """Return the factor on the peak learning rate in `step`, from 0: linear warm-up, polynomial decay, and drops."""
     step, steps = options.before + step, options.before + options.steps + options.after
     warmup = min(options.warmup, steps // 2)
     if step < warmup:
         return (step + 1) / warmup
-    return float((1 - (step - warmup) / (steps - warmup)) ** options.power)
+    drops = sum(step >= part * steps for part in options.drops)
+    return float((1 - (step - warmup) / (steps - warmup)) ** options.power * options.drop_factor**drops)
 
 
 def parameter_groups(method: Method, options: TrainOptions) -> list[dict[str, Any]]:
@@ -79,7 +80,7 @@ def _trunk_factors(method: Method, options: TrainOptions) -> dict[int, float]:
 def build_optimizer(groups: list[dict[str, Any]], options: TrainOptions) -> torch.optim.Optimizer:
     """Build AdamW or SGD over parameter groups."""
     if options.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=options.momentum, nesterov=options.momentum > 0)
+        return torch.optim.SGD(groups, momentum=options.momentum, nesterov=options.nesterov and options.momentum > 0)
     # Fused: one kernel, and no wait for the device where fp16 skips a step.
     fused = all(p.is_cuda for group in groups for p in group["params"])
     return torch.optim.AdamW(groups, betas=(options.momentum, 0.999), fused=fused or None)

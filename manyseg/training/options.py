@@ -5,7 +5,7 @@ Recipes are checked against it before anything is trained, so nothing here loads
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,7 +26,7 @@ class TrainOptions(BaseModel):
         le=1_000_000_000,
         description="Updates of the weights, over all stages; where a recipe does not say, `manyseg train` chooses.",
     )
-    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd is with Nesterov momentum.")
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="sgd is with momentum.")
     lr: float = Field(default=1e-3, gt=0, description="Peak learning rate of new layers; SGD wants about 0.01.")
     backbone_lr_factor: float = Field(
         default=0.3, ge=0, description="The trunk's learning rate as a multiple of lr; 0 trains nothing of it."
@@ -45,10 +45,17 @@ class TrainOptions(BaseModel):
         "batch: one mean over the labelled pixels of all; image: datasets weigh as their images do. By default the "
         "method's own: batch for uniseg, image for lmseg, else dataset.",
     )
+    nesterov: bool = Field(default=True, description="Nesterov's momentum, of SGD; false is the plain one.")
     warmup: int = Field(default=50, ge=0, description="Steps of linear rise to lr; at most half of all steps.")
     before: int = Field(default=0, ge=0, description="Steps of the same schedule that earlier stages took; lr goes on.")
     after: int = Field(default=0, ge=0, description="Steps of the same schedule that are left to later stages.")
     power: float = Field(default=0.9, ge=0, description="lr falls as (1 - step / steps) ^ power; 0 keeps it.")
+    drops: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        default=(),
+        description="Parts of the schedule after which lr is multiplied by `drop_factor`, beside the fall by `power`; "
+        "with power = 0 lr falls in steps alone.",
+    )
+    drop_factor: float = Field(default=0.1, gt=0, le=1, description="See `drops`.")
     clip: float = Field(default=5.0, ge=0, description="Largest norm of the gradient of all weights; 0 sets no limit.")
     accumulate: int = Field(default=1, ge=1, le=1024, description="Draws of the mixture that one update averages.")
     precision: Literal["fp32", "bf16", "fp16"] = Field(

@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as V
 
 from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Sample
-from manyseg.data.crop import MEAN_COLOR, Crop, Span, flip
+from manyseg.data.crop import MEAN_COLOR, Crop, Span, flip, rotate
 from manyseg.data.folder import Folder
 from manyseg.data.options import AugmentOptions, Jitter
 from manyseg.data.transforms import Augment, _blur, _jitter
@@ -372,3 +372,38 @@ def test_an_option_that_makes_no_sense_is_an_error(key, value):
 def test_a_summary_names_what_is_done():
     options = AugmentOptions(scale=(0.5, 1), short_side=720, jitter=only(hue=0.1), blur=0.25, max_share=1)
     assert options.summary() == "scale 0.5-1 of 720 px, flip 0.5, jitter hue 0.1, blur 0.25"
+
+
+def test_a_quarter_turn_to_the_left_moves_colours_labels_and_boxes_alike():
+    image, dense = coordinates(6, 6)
+    turned, labels = rotate(image, dense, 90.0)
+    assert torch.equal(turned, torch.rot90(image, 1, (1, 2)))
+    assert torch.equal(labels.labels, torch.rot90(dense.labels))
+    box = Boxes(torch.tensor([[0.0, 1.0, 2.0, 5.0]]), torch.tensor([3]), torch.tensor([6, 6]))
+    _, boxes = rotate(image, box, 90.0)
+    torch.testing.assert_close(boxes.boxes, torch.tensor([[1.0, 4.0, 5.0, 6.0]]))
+    assert boxes.classes.tolist() == [3]
+    assert rotate(image, ANNOTATIONS["tags"](6, 6), 90.0)[1].classes.tolist() == [0, 2]
+
+
+def test_what_a_turn_brings_in_at_the_corners_has_no_label():
+    image, segments = (
+        torch.full((3, 20, 20), 200, dtype=torch.uint8),
+        Segments(torch.zeros(20, 20).long(), torch.tensor([1])),
+    )
+    turned, found = rotate(image, segments, 45.0)
+    assert turned[:, 0, 0].tolist() == list(MEAN_COLOR)
+    assert (found.ids[0, 0], found.ids[10, 10]) == (IGNORE, 0)
+    assert (found.ids == IGNORE).sum() == pytest.approx(2 * (20 - 20 / 2**0.5) ** 2, rel=0.2)
+
+
+def test_a_recipe_turns_crops_by_angles_within_its_range():
+    image, dense = coordinates(40, 40)
+    still = augment(Still(image, dense), crop=(40, 40), **PLAIN)
+    found = [augment(Still(image, dense), seed, crop=(40, 40), rotate=10, **PLAIN) for seed in range(4)]
+    assert torch.equal(still.annotation.labels, dense.labels)
+    assert len({f.annotation.labels.float().sum().item() for f in found}) > 2
+    # Ten degrees move the middle of a side, 20 pixels from the centre, by 3.5 pixels along it, and by 0.3 across.
+    for f in found:
+        outside = f.annotation.labels[20, :4] == IGNORE
+        assert not outside[1:].any()

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from manyseg.evaluation.confusion import Confusion
 from manyseg.evaluation.scores import DatasetScores, Scores
@@ -34,6 +35,7 @@ def test_the_json_is_exactly_the_documented_format(tmp_path):
                     "car": {"iou": 0.0, "pixels": 2},
                     "sky": {"iou": None, "pixels": 0},
                 },
+                "closed_miou": 1.0,
             }
         },
     }
@@ -46,6 +48,17 @@ def test_means_never_mix_protocols():
     for protocol in ("seen", "names", "labels"):
         assert f"- mean mIoU, {protocol}: 37.5 (arithmetic, over 1 dataset)" in markdown
     assert "text" not in markdown
+
+
+def test_a_closed_set_leaves_out_the_classes_without_a_node_and_their_pixels():
+    space = LabelSpace.of("s", ["road", "car", "sky"])
+    confusion = Confusion(space, np.array([[6, 0, 2, 0], [4, 0, 4, 0], [0, 0, 8, 0]]))
+    scores = DatasetScores("names", confusion, ("car",))
+    assert scores.miou == pytest.approx((6 / 12 + 0 + 8 / 14) / 3)
+    assert scores.closed_miou == pytest.approx((6 / 8 + 8 / 10) / 2)
+    assert DatasetScores("seen", confusion).closed_miou is None
+    assert DatasetScores("names", confusion, space.names).closed_miou is None
+    assert "- x: mIoU 77.5 as a closed set, the 1 unmapped classes" in Scores(1, {"x": scores}).to_markdown()
 
 
 def test_the_markdown_counts_absent_and_unmapped_classes():

@@ -108,7 +108,7 @@ def test_a_label_that_stops_at_a_concept_leaves_its_classifier_without_gradient(
 
 def test_ignored_pixels_change_no_loss_and_no_mean():
     for mean in ("classifier", "pixel"):
-        method = build(NODES, DATASETS, mean=mean)
+        method = build(NODES, DATASETS, divisor=mean)
         one = loss(method, "fine", image([0, 1, 2, 0]), dense(1))[0]
         two = loss(method, "fine", image([0, 1, 2, 0], [5, 1, 0, 3]), dense(1, IGNORE))[0]
         assert two == pytest.approx(one, rel=1e-6)
@@ -120,7 +120,7 @@ def test_a_classifiers_mean_is_over_its_own_pixels_or_over_all_labelled_ones():
     deeper = -log_softmax([2, 0], 0)
     own = build(NODES, DATASETS, deeper_weight=0.5)
     assert loss(own, "fine", image(*pixel_encoder), dense(1, 0))[0] == pytest.approx(root + 0.5 * deeper, rel=1e-5)
-    every = build(NODES, DATASETS, deeper_weight=0.5, mean="pixel")
+    every = build(NODES, DATASETS, deeper_weight=0.5, divisor="pixel")
     assert loss(every, "fine", image(*pixel_encoder), dense(1, 0))[0] == pytest.approx(root + 0.25 * deeper, rel=1e-5)
 
 
@@ -131,7 +131,7 @@ def test_with_unit_weights_and_one_mean_the_loss_is_nll_of_sets_of_leaves():
         "middle": {"a": ["a"], "road": ["car", "bus"], "rail": ["tram"]},
         "coarse": {"a": ["a"], "V": ["car", "bus", "tram"]},
     }
-    method = build(nodes, datasets, deeper_weight=1.0, mean="pixel")
+    method = build(nodes, datasets, deeper_weight=1.0, divisor="pixel")
     torch.manual_seed(0)
     z = torch.randn(2, method.head.out_channels, 4, 5)
     for space in method.spaces:
@@ -238,6 +238,21 @@ def test_tags_are_soft_labels_of_every_pixel_that_passes_the_gate():
     assert gradient[1] == [0, 0, 0, 0]
     value, gradient = loss(build(NODES, DATASETS), "weak", image(*pixel_encoder), Tags(torch.tensor([[IGNORE]])))
     assert (value, gradient) == (0, [[0] * 4] * 2)
+
+
+@pytest.mark.parametrize(("mean", "shares"), [("dataset", (1, 1)), ("batch", (2 / 3, 1 / 3))])
+def test_strong_and_weak_pixels_share_one_mean_of_a_classifier_where_asked_to(mean, shares):
+    """Two pixels of masks and one of a box train `V`, which the root decides for at all of them."""
+    method = build(NODES, DATASETS)
+    method.mean = mean
+    fine, weak = (next(s for s in method.spaces if s.name == name) for name in ("fine", "weak"))
+    z = [0.0, 1, 2, 0]
+    strong = Batch(fine, ("x",), image(z, z), dense(1, 1))
+    boxed = Batch(weak, ("y",), image(z, z), boxes(2, (0, 1, 1)))
+    found = method([strong, boxed])
+    root, car, bus = log_softmax([0, 1], 1), log_softmax([2, 0], 0), log_softmax([2, 0], 1)
+    assert found["fine/pixel"].item() == pytest.approx(-root - 0.1 * shares[0] * car, rel=1e-5)
+    assert found["weak/pixel"].item() == pytest.approx(-0.1 * shares[1] * bus, rel=1e-5)
 
 
 def test_an_image_without_a_box_has_no_loss_but_a_graph():

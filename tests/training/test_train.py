@@ -86,6 +86,25 @@ def test_the_rate_rises_linearly_then_falls_as_a_power():
     assert {rate(s, TrainOptions(steps=5, warmup=0, power=0)) for s in range(5)} == {1.0}
 
 
+def test_the_rate_falls_in_steps_where_asked_to():
+    options = TrainOptions(steps=17, warmup=0, power=0, drops=(8 / 17, 15 / 17), drop_factor=0.5)
+    assert [rate(s, options) for s in range(17)] == [1.0] * 8 + [0.5] * 7 + [0.25] * 2
+    later = TrainOptions(steps=9, before=8, warmup=0, power=0, drops=(8 / 17, 15 / 17), drop_factor=0.5)
+    assert [rate(s, later) for s in range(9)] == [0.5] * 7 + [0.25] * 2
+
+
+@pytest.mark.parametrize(("nesterov", "moved"), [(True, 1.9 + 2.71), (False, 1.0 + 1.9)])
+def test_sgd_is_with_nesterovs_momentum_or_plain(nesterov, moved):
+    """Two steps of gradient 1 with momentum 0.9: the buffer is 1, then 1.9."""
+    p = torch.nn.Parameter(torch.zeros(1))
+    options = TrainOptions(optimizer="sgd", nesterov=nesterov)
+    optimizer = build_optimizer([{"params": [p], "lr": 1.0, "weight_decay": 0.0}], options)
+    for _ in range(2):
+        p.grad = torch.ones(1)
+        optimizer.step()
+    assert -p.item() == pytest.approx(moved)
+
+
 def test_the_backbone_learns_slower_and_vectors_do_not_decay(mixture):
     method = build(mixture)
     groups = parameter_groups(method, TrainOptions(steps=1, lr=0.1, backbone_lr_factor=0.5, weight_decay=0.2))
