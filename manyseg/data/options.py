@@ -167,8 +167,8 @@ class SetOptions(DatasetOptions, AugmentOptions):
     weight: float = Field(default=1.0, ge=0, description="Multiplies this dataset's losses.")
     statistics_split: str | None = Field(
         default=None,
-        description="Split whose labels the statistics between stages read, by default eval_split. Scores of that "
-        "split have then seen its labels; a run that reports them names a part of train that is not trained on.",
+        description="Split whose labels the statistics between stages read; by default the images that are trained on. "
+        "Of eval_split they would have seen the labels that are scored.",
     )
 
     def open_train(self, base: Path) -> Folder:
@@ -178,7 +178,8 @@ class SetOptions(DatasetOptions, AugmentOptions):
 
     def open_statistics(self, base: Path) -> Folder:
         """Open the split that statistics between stages are collected on, with all that its files say."""
-        return self.open(base, self.statistics_split or self.eval_split)
+        folder = self.open(base, self.statistics_split or self.split)
+        return folder if self.statistics_split or self.images is None else folder.drawn(self.images)
 
     @property
     def own(self) -> dict[str, Any]:

@@ -143,7 +143,7 @@ class AutoUniSeg(NodeMethod):
         """Fit the graph's last layer to the mean heads of the nodes' classes."""
         out, heads = dict(weights), self.head_means(weights)
         if heads is not None:
-            out["graph.outward.weight"], out["graph.outward.bias"] = self.graph.fitted(heads)
+            out["graph.outward.weight"], out["graph.outward.bias"] = self.graph.fitted(heads, self.options.ridge)
         return out
 
     def handover(self) -> dict[str, Tensor]:

@@ -56,6 +56,11 @@ class GraphOptions(BaseModel):
         description="Part of a turn after which the adjacency learns: before the embeddings mean anything it would "
         "learn no more than how frequent classes are; the authors: 0.",
     )
+    ridge: float = Field(
+        default=0.01,
+        gt=0,
+        description="Penalty of the last layer's fit to the heads: 1e-6 gives their scores, by large weights.",
+    )
     orthogonality: float = Field(default=10.0, ge=0, description="Weight of the orthogonality loss (equation 7).")
     orthonormal: bool = Field(
         default=True, description="That loss compares directions alone; the authors: false, long embeddings lower it."

@@ -51,16 +51,31 @@ class MultiHead(PixelMethod):
     The unified space is all heads' classes side by side, and every head's probabilities are divided by the number of
     heads. The probability of an unseen class is the mean over the heads that have a node for it: a head without a node
     for the class does not lower it.
+
+    `normalise` takes the direction of a pixel's embedding only, `scale` multiplies scores, and without `bias` a class
+    is a vector alone: so it is where heads are the first stage of AutoUniSeg with normalised pixels.
     """
 
     accepts = (Dense, Segments, Boxes, Tags)
 
     heads: Tensor
 
-    def __init__(self, pixel_encoder: PixelEncoder, spaces: Sequence[LabelSpace], *, ohem: float | None = None) -> None:
+    def __init__(
+        self,
+        pixel_encoder: PixelEncoder,
+        spaces: Sequence[LabelSpace],
+        *,
+        bias: bool = True,
+        normalise: bool = False,
+        scale: float = 1.0,
+        ohem: float | None = None,
+    ) -> None:
         super().__init__(pixel_encoder, spaces, ohem)
+        if not scale > 0:
+            raise UserError(f"method.scale is {scale}; it multiplies scores, 1 leaves them alone")
+        self.normalise, self.scale = normalise, scale
         self._taxonomy = Taxonomy.disjoint(self.spaces)
-        self.head = nn.Conv2d(pixel_encoder.channels, len(self._taxonomy.unified), 1)
+        self.head = nn.Conv2d(pixel_encoder.channels, len(self._taxonomy.unified), 1, bias=bias)
         sizes = self._taxonomy.classes.sizes
         self._rows = self._taxonomy.classes.rows
         # Float[U, K], 1 where node u is of head k.
@@ -78,8 +93,14 @@ class MultiHead(PixelMethod):
     def dataset_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
         """Return the logits of the dataset's own head."""
         rows = self._rows[space.name]
-        assert self.head.bias is not None
-        return F.conv2d(embedding, self.head.weight[rows], self.head.bias[rows])
+        if self.normalise:
+            embedding = F.normalize(embedding, dim=1)
+        bias = None if self.head.bias is None else self.scale * self.head.bias[rows]
+        return F.conv2d(embedding, self.scale * self.head.weight[rows], bias)
+
+    def handover(self) -> dict[str, Tensor]:
+        """Return the state, and what a pixel's scores are products with, as `classes`: rows of the head times scale."""
+        return {**self.state_dict(), "classes": self.scale * self.head.weight.detach()}
 
     def pixel_loss(self, scores: Float[Tensor, "B D h w"], batch: Batch) -> MeanLoss:
         """Return the cross entropy of the own head, or the set NLL of boxes and tags."""

@@ -92,9 +92,9 @@ def node_labels(taxonomy: Taxonomy) -> list[Label]:
 
 
 def layer_rows(group: str, labels: Sequence[Label], layer: nn.Conv2d) -> list[LabelRows]:
-    """Return the rows of a linear layer with a bias, one a label."""
-    assert layer.bias is not None
-    return [LabelRows(group, "weight", labels, [*layer.weight]), LabelRows(group, "bias", labels, [*layer.bias])]
+    """Return the rows of a linear layer, one a label; without a bias those of its weights alone."""
+    weight = LabelRows(group, "weight", labels, [*layer.weight])
+    return [weight] if layer.bias is None else [weight, LabelRows(group, "bias", labels, [*layer.bias])]
 
 
 def origins(old: Sequence[Label], new: Sequence[Label]) -> list[list[int]]:

@@ -107,7 +107,7 @@ class NodeMethod(PixelMethod):
 
         None where the weights of the stage before have no head for every class, or nodes do not start `warm`.
         """
-        heads = weights.get("head.weight")
+        heads = weights.get("classes", weights.get("head.weight"))
         if heads is None or not self.warm or len(heads) != len(self.links):
             return None
         share = torch.from_numpy(self.links).to(heads)
@@ -118,6 +118,8 @@ class _InitialOptions(Protocol):
     """The options that decide what is trained before the nodes."""
 
     init: InitialSource | TaxonomySource
+    normalise: bool
+    scale: float
     ohem: float | None
 
 
@@ -131,7 +133,12 @@ def plan_stage(train: Schedule, name: str, steps: int, method: Mapping[str, Any]
 
 
 def plan_after_heads(options: _InitialOptions, train: Schedule, steps: int) -> tuple[StagePlan, dict[str, Any]]:
-    """Return a first stage of `steps` steps that trains a head a dataset, and what the next stage reads of it."""
-    own = {} if options.ohem is None else {"ohem": options.ohem}
+    """Return a first stage of `steps` steps that trains a head a dataset, and what the next stage reads of it.
+
+    Where nodes are compared with normalised pixels, heads are too, so that nodes start exactly where heads ended.
+    """
+    own: dict[str, Any] = {} if options.ohem is None else {"ohem": options.ohem}
+    if options.normalise:
+        own |= {"bias": False, "normalise": True, "scale": options.scale}
     heads = plan_stage(train, "heads", steps, {"name": "multihead"} | own)
     return heads, {"statistics": StageStatistics(heads.name)} if options.init in READS_CONFUSIONS else {}

@@ -97,18 +97,21 @@ class LabelGraph(nn.Module):
             return Graph(self.outward(self._hidden(shares, generator)), shares)
 
     @torch.no_grad()
-    def fitted(self, targets: Float[Tensor, "U C"]) -> tuple[Float[Tensor, "C H"], Float[Tensor, " C"]]:
+    def fitted(
+        self, targets: Float[Tensor, "U C"], ridge: float = RIDGE
+    ) -> tuple[Float[Tensor, "C H"], Float[Tensor, " C"]]:
         """Return the weight and bias of the last layer with which the nodes' embeddings are near `targets`.
 
-        Ridge regression on what the layers before it give without dropout; they stay as they are. Ours: a graph that
-        starts at random needs thousands of steps to find embeddings that a trained classifier has.
+        Ridge regression on what the layers before it give without dropout; they stay as they are. The smaller `ridge`,
+        the nearer, and the larger the weights. Ours: a graph that starts at random needs thousands of steps to find
+        embeddings that a trained classifier has.
         """
         mode = self.training
         hidden = self.eval()._hidden(self.shares()).double()
         self.train(mode)
         bias = targets.double().mean(0)
         gram = hidden @ hidden.T
-        gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        gram += ridge * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         weight = torch.linalg.solve(gram, targets.double() - bias).T @ hidden
         return weight.to(targets.dtype), bias.to(targets.dtype)
 

@@ -220,11 +220,10 @@ def test_free_nodes_predict_at_first_exactly_as_the_graph_did_at_last(tmp_path):
     assert free.taxonomy.to_tsv() == method.taxonomy.to_tsv()
 
 
-def test_the_graph_starts_at_the_mean_head_of_the_nodes_classes(monkeypatch):
-    monkeypatch.setattr("manyseg.models.graph.RIDGE", 1e-9)
+def test_the_graph_starts_at_the_mean_head_of_the_nodes_classes():
     torch.manual_seed(1)
     heads = MultiHead(pixel_encoder(), testing.toy_spaces())
-    method = build({"hidden": 64}, scale=2.0)
+    method = build({"hidden": 64, "ridge": 1e-9}, scale=2.0)
     before = method.fixed_nodes().clone()
     take_over(method, heads.state_dict())
     found = method.fixed_nodes()
@@ -246,6 +245,8 @@ def test_stages_are_two_fifths_one_and_two_and_the_last_has_one_schedule():
     plans = divide(500, ohem=0.7, combine="lse", pruning=pruning, graph={"hidden": 8})
     assert [(p.name, p.steps) for p in plans] == [("heads", 200), ("graph", 100), ("nodes", 100), ("pruned", 100)]
     assert plans[0].method == {"name": "multihead", "ohem": 0.7}
+    (heads, *_) = divide(500, normalise=True, scale=5.0)
+    assert heads.method == {"name": "multihead", "bias": False, "normalise": True, "scale": 5.0}
     assert plans[1].method == {"graph": {"turn": 20}, "statistics": StageStatistics("heads")}
     free = {
         "name": "unified_nodes",

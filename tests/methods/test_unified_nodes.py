@@ -52,6 +52,23 @@ def test_a_class_of_two_nodes_is_their_sum_or_their_log_sum_exp(tmp_path, combin
     assert method.relate(method.unified(p), links).item() == pytest.approx(2.0 if combine == "sum" else score)
 
 
+def test_nodes_that_share_no_class_start_with_exactly_the_scores_of_normalised_heads():
+    torch.manual_seed(0)
+    heads = MultiHead(pixel_encoder(), testing.toy_spaces(), bias=False, normalise=True, scale=4.0).eval()
+    method = build(init="disjoint", normalise=True, scale=5.0).eval()
+    given = dict(method.inherit(heads.handover()))
+    method.load_state_dict({k: v for k, v in given.items() if k in method.state_dict()})
+    image = testing.toy_batches()[0].image
+    with torch.no_grad():
+        for space in testing.toy_spaces():
+            scores = [testing.predict(m, image, space) for m in (heads, method)]
+            torch.testing.assert_close(*scores, rtol=1e-5, atol=1e-5)
+    tripled = 3 * torch.randn(1, 8, 2, 2)
+    torch.testing.assert_close(
+        heads.dataset_scores(tripled, heads.spaces[0]), heads.dataset_scores(tripled / 3, heads.spaces[0])
+    )
+
+
 def test_directions_only_and_scale():
     method = build(normalise=True, scale=5.0)
     p = torch.randn(1, 8, 2, 2)
