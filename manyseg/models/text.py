@@ -1,4 +1,4 @@
-"""Words to vectors: any Hugging Face text encoder, by name or folder, with a cache on disk.
+"""Words to vectors: any Hugging Face text encoder, by name or folder, or CLIP's own file, with a cache on disk.
 
 Only numpy, torch and the standard library load with this module; transformers loads when a vector is not cached.
 """
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from manyseg import atomic
 from manyseg.errors import UserError
+from manyseg.models.clip_text import is_clip, load_clip, read_config
 
 __all__ = ["TextEncoder"]
 
@@ -37,7 +38,8 @@ Vectors = Float32[np.ndarray, "N F"]
 class TextEncoder:
     """Turns class names or sentences into vectors whose dot products say how near their meanings are.
 
-    `model` is a folder or a Hugging Face name; None takes the MiniLM of the offline package. What a vector is depends
+    `model` is a folder or a Hugging Face name, or a file of CLIP's weights as OpenAI (RN50.pt) or open_clip have them
+    (`clip_text`); None takes the MiniLM of the offline package. What a vector is depends
     on the encoder: the projected embedding of text-image models (CLIP, SigLIP), else the mean over the text's tokens
     in the last layer. Decoders (Llama) start every text with a token of huge norm that says nothing, so their mean is
     over the tokens of the text itself; encoders (BERT, MiniLM) count their two frame tokens, as they were trained to.
@@ -112,6 +114,8 @@ class TextEncoder:
     def _identity(self) -> str:
         """What the vectors depend on beside the text."""
         folder = Path(self._source)
+        if folder.is_file():
+            return _sha256(folder)
         if not folder.is_dir():
             return f"{self._source}@{_config(self._source)._commit_hash}"
         files = [f for f in sorted(folder.iterdir()) if f.suffix in {".safetensors", ".bin", ".json", ".txt", ".model"}]
@@ -161,16 +165,18 @@ def _locate(model: str | None) -> tuple[str, str | None]:
             raise UserError(f"there is no text encoder: {ways}")
         return str(Path(found.origin).parent / "model"), checksum
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if folder.exists():
         return str(folder), None
     if model.startswith((".", "~", os.sep)) or model.count("/") > 1:
-        raise UserError(f"there is no text encoder in {model}: no such folder; {ways}")
+        raise UserError(f"there is no text encoder in {model}: no such folder or file; {ways}")
     return model, None
 
 
 def _config(source: str) -> Any:
     from transformers import AutoConfig
 
+    if is_clip(Path(source)):
+        return read_config(Path(source))
     with _failures(source):
         return AutoConfig.from_pretrained(source)
 
@@ -180,6 +186,9 @@ def _load(source: str) -> tuple[Any, Any]:
     import transformers
     from transformers.utils import logging
 
+    if is_clip(Path(source)):
+        tokenizer, model = load_clip(Path(source))
+        return tokenizer, model.eval()
     config = _config(source)
     architecture = (config.architectures or [""])[0]
     # The automatic class drops CLIP's projection when only the text half was saved.

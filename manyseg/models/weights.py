@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from manyseg.errors import UserError
 
-__all__ = ["Fit", "fit", "load_in_order", "read_tensors"]
+__all__ = ["Fit", "fit", "is_torchscript", "load_in_order", "read_tensors"]
 
 IN_FOLDER = ("model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin", "open_clip_pytorch_model.bin")
 """Files of weights in a folder as the Hugging Face hub has them, the preferred first."""
@@ -85,7 +85,7 @@ def read_tensors(path: Path, key: str) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
-        if _is_torchscript(path):
+        if is_torchscript(path):
             return _read_torchscript(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # pickle, zip, safetensors and torch each have errors of their own for a broken file
@@ -109,7 +109,8 @@ def load_in_order(net: nn.Module, path: Path, key: str) -> str:
     return f"{len(wanted)} of {len(wanted)} tensors loaded; {len(given) - len(wanted)} of the classifier not used"
 
 
-def _is_torchscript(path: Path) -> bool:
+def is_torchscript(path: Path) -> bool:
+    """Say whether a file is a TorchScript archive."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
