@@ -142,6 +142,7 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
             "the label space proposed from names, texts and confusions, with the reasons",
         ),
         (out / "predictions", "masks and overlays of the unseen camera in the unified labels"),
+        (f"manyseg serve {shown}", "a page for photos, in the labels of every dataset"),
         (out / f"{PROPOSED}.tsv", "the same as a table; correct it and train on it with the methods manual or htss"),
     ):
         console.print(f"  {path}: {what}")

@@ -94,7 +94,6 @@ class Tab:
         self._write, self._read = os.fdopen(commands[1], "wb"), os.fdopen(answers[0], "rb")
         self._rest, self._number, self._session = b"", 0, ""
         self.errors: list[str] = []
-        self.events: list[str] = []
         target = next(t for t in self.call("Target.getTargets")["targetInfos"] if t["type"] == "page")
         given = {"targetId": target["targetId"], "flatten": True}
         self._session = self.call("Target.attachToTarget", **given)["sessionId"]
@@ -136,7 +135,6 @@ class Tab:
         text, _, self._rest = self._rest.partition(b"\0")
         found: dict[str, Any] = json.loads(text)
         name, parameters = found.get("method", ""), found.get("params", {})
-        self.events.append(name)
         if name == "Runtime.exceptionThrown":
             self.errors.append(parameters["exceptionDetails"].get("exception", {}).get("description", "exception"))
         if name in ("Log.entryAdded", "Runtime.consoleAPICalled"):
@@ -151,10 +149,9 @@ class Tab:
 
     def open(self, address: str) -> None:
         """Go to an address and wait until it is loaded."""
-        self.events.clear()
         self.call("Page.navigate", url=address)
-        while "Page.loadEventFired" not in self.events:
-            self._next()
+        origin = json.dumps("/".join(address.split("/")[:3]))
+        self.until(f"location.origin === {origin} && document.readyState === 'complete'")
 
     def run(self, script: str) -> Any:
         """Run an expression in the page, await it if it is a promise, and return its value."""
@@ -193,7 +190,7 @@ class Tab:
         """Have downloads go to a folder."""
         self.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
-    def picture(self, whole: bool = False) -> bytes:
-        """Return what is seen as a PNG, or the whole page."""
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        return base64.b64decode(shot["data"])
+    def picture(self, kind: str = "png", quality: int | None = None) -> bytes:
+        """Return what is seen, as "png", or as "webp" or "jpeg" of a quality."""
+        given = {} if quality is None else {"quality": quality}
+        return base64.b64decode(self.call("Page.captureScreenshot", format=kind, **given)["data"])

@@ -156,7 +156,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, metavar="N", help="Images that may wait; more are refused.")] = 64,
     timeout: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="For an upload to come, and for an image to be predicted.")
-    ] = 30,
+    ] = 60,
     overrides: TestOverrides = None,
 ) -> None:
     """Serve a run as a web page and a JSON API: photos in, label maps out, in the labels of any of its datasets."""

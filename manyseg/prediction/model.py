@@ -86,9 +86,9 @@ class Prediction:
     @property
     def shares(self) -> Mapping[str, float]:
         """The share of the image's pixels of every class that occurs, largest first."""
-        found, counts = np.unique(self.labels[self.labels != IGNORE], return_counts=True)
+        counts = np.bincount(self.labels[self.labels != IGNORE], minlength=len(self.space))
         order = np.argsort(-counts, kind="stable")
-        return {self.names[int(found[i])]: float(counts[i]) / self.labels.size for i in order}
+        return {self.names[i]: float(counts[i]) / self.labels.size for i in order if counts[i]}
 
     def save(self, path: str | Path) -> Path:
         """Write the label map as an index PNG with the classes' colours, and return its path.

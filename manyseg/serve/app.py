@@ -98,6 +98,11 @@ def build_app(runs: Sequence[Served], limits: Limits, *, token: str | None = Non
             raise RequestError(404, "there is nothing here")
         return Response(render(STATIC[name][0]), media_type=STATIC[name][1])
 
+    @app.get("/favicon.ico", include_in_schema=False)
+    async def icon() -> Response:
+        """Answer what browsers ask for by themselves; the page names its own."""
+        return Response(status_code=204)
+
     @app.get("/health")
     async def health() -> Health:
         """Say that the server answers."""

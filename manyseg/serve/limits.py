@@ -23,7 +23,7 @@ class Limits:
     pixels: int = 50_000_000
     rate: int = 600
     queue: int = 64
-    timeout: float = 30.0
+    timeout: float = 60.0
     connections: int = 512
 
     @property

@@ -68,6 +68,7 @@ async function begin() {
   at("views").classList.toggle("two", runs.length > 1);
   at("views").append(...runs.map(viewOf));
   fill();
+  if (current) { choose(current); pump(); } // Photos that came before the labels.
 }
 
 // Photos wait in a line, two are on the way at once.
@@ -99,7 +100,7 @@ function unique(name) {
   return out;
 }
 function pump() {
-  while (busy < 2 && line.length) {
+  while (runs.length && busy < 2 && line.length) {
     busy += 1;
     const photo = line.shift();
     segment(photo).finally(() => { busy -= 1; pump(); });
@@ -207,7 +208,7 @@ function choose(photo) {
   current = photo;
   only = cursor = null;
   for (const other of photos) other.item.firstChild.setAttribute("aria-current", other === photo);
-  photo.item.scrollIntoView({ block: "nearest", inline: "nearest" });
+  at("files").scrollLeft = photo.item.offsetLeft - at("files").offsetLeft - at("files").clientWidth / 2;
   for (const run of runs) run.view.querySelector("img").src = photo.url;
   refresh();
 }
@@ -216,7 +217,7 @@ function choose(photo) {
 async function refresh() {
   const photo = current;
   show();
-  if (photo?.state !== "done" || runs.every((run) => mapOf(run))) return;
+  if (!photo || photo.state !== "done" || runs.every((run) => mapOf(run))) return;
   try {
     for (const run of runs) await want(photo, run);
     if (photo === current) show();
@@ -225,7 +226,7 @@ async function refresh() {
 
 async function show() {
   const photo = current;
-  if (!photo) return;
+  if (!photo || !runs.length) return;
   const maps = runs.map((run) => mapOf(run));
   for (const [i, run] of runs.entries()) {
     const wait = run.view.querySelector(".wait");

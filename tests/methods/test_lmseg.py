@@ -203,6 +203,15 @@ def test_the_text_encoder_is_asked_once_for_the_words_of_a_space(encoder, monkey
     assert len(calls) == 2
 
 
+def test_of_ever_new_words_the_oldest_are_forgotten(encoder, monkeypatch):
+    monkeypatch.setattr("manyseg.methods.lmseg.CACHED", 2)
+    method = build(encoder).eval()
+    with torch.no_grad():
+        for space in (A, B, LabelSpace.of("x", ["automobile"])):
+            testing.predict(method, image(), space)
+    assert [space.name for space, _ in method._cached] == ["b", "x"]
+
+
 def test_a_reloaded_model_predicts_known_labels_without_the_text_encoder(encoder, monkeypatch):
     method, fresh = build(encoder), build(encoder)
     fresh.load_state_dict(method.state_dict())

@@ -8,7 +8,15 @@ import zipfile
 import numpy as np
 import pytest
 from browser import Tab, needs_chromium
+from conftest import served
 from PIL import Image
+from words import write_encoder
+
+from manyseg.labels import LabelSpace
+from manyseg.methods import find_method
+from manyseg.models import PixelEncoder
+from manyseg.prediction.model import Model
+from manyseg.serve.served import Served
 
 pytestmark = needs_chromium
 
@@ -159,6 +167,33 @@ def test_everything_is_done_by_the_keyboard(one, runs, photos):
             one.run("document.activeElement.id || document.activeElement.className || document.activeElement.tagName")
         )
     assert {"choose", "labels", "opacity", "save-mask", "save-all", "picture"} <= reached
+
+
+def test_words_of_ones_own_are_read_where_the_method_reads_words(tab, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("MANYSEG_CACHE", str(tmp_path / "cache"))
+    space = LabelSpace.of("street", ["road", "sky"])
+    encoder = write_encoder(tmp_path / "bert", ["road", "sky", "grass", "wall", "background"])
+    pixels = PixelEncoder.build(backbone="tiny", pretrained=False, channels=16)
+    sizes = {"queries": 12, "blocks": 1, "attention_heads": 4, "prompt_tokens": 0}
+    model = Model(find_method("lmseg")(pixels, [space], text=encoder, **sizes), [space])
+    with served([Served("words", None, model, None)]) as site:
+        tab.open(site.address)
+        tab.until("runs.length")
+        tab.choose("#choose", photos[:1])
+        tab.until(DONE)
+        assert tab.run("[...at('labels').options].map((o) => o.text)")[-1] == "words of your own …"
+        assert "and any words" in tab.run("at('known').textContent")
+        tab.run("(at('labels').selectedIndex = 2, at('labels').dispatchEvent(new Event('change')))")
+        assert tab.run("document.activeElement.id") == "words"
+        for letter in "grass, wall":
+            tab.press(letter)
+        tab.press("Tab", 9)
+        tab.until("mapOf(runs[0], 'grass, wall')?.ready && document.querySelector('#legend button')")
+        found = model.predict(photos[0], ["grass", "wall"])
+        assert text(tab, "#legend li button span:nth-of-type(1)") == list(found.shares)
+        tab.run("(at('words').value = 'a|b', at('words').dispatchEvent(new Event('change')))")
+        tab.until("at('said').classList.contains('fault')")
+        assert "contains '|'" in tab.run("at('said').textContent")
 
 
 def test_it_fits_a_phone(one):
