@@ -21,7 +21,7 @@ from manyseg.config import keywords
 from manyseg.data.card import Card
 from manyseg.data.classes import CardClass
 from manyseg.data.options import AugmentOptions, DataOptions, DatasetOptions, Jitter, SetOptions
-from manyseg.inference.options import TestOptions
+from manyseg.inference.options import TestOptions, ViewOptions
 from manyseg.labels import Taxonomy
 from manyseg.methods import METHODS, find_method
 from manyseg.methods.plan import StagePlan
@@ -66,6 +66,7 @@ def reference() -> str:
     parts += _section("`[train]`", "", TrainOptions)
     parts += _section("`[[stage]]`", "", StagePlan)
     parts += _section("`[test]`", "", TestOptions)
+    parts += _section("`[test.sets.<dataset>]`", "The keys of `[test]` that are other for one dataset.", ViewOptions)
     return "\n".join(parts).rstrip() + "\n"
 
 

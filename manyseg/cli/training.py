@@ -44,7 +44,14 @@ def train(
             "else the recipe's folder]",
         ),
     ] = None,
-    check: Annotated[bool, typer.Option(help="Check all files that will be read before the first step.")] = True,
+    check: Annotated[
+        bool | None,
+        typer.Option(
+            "--check/--no-check",
+            help="--check: say what the run would do and need, and stop. --no-check: train without reading all files "
+            "before.",
+        ),
+    ] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a value of the recipe.")
     ] = None,
@@ -54,8 +61,9 @@ def train(
 
     with ended_by_signals():
         train_recipe(
-            recipe, out=out, resume=resume, data_root=data_root, start=start, overrides=overrides or [], check=check
-        )
+            recipe, out=out, resume=resume, data_root=data_root, start=start, overrides=overrides or [],
+            check=check is not False, dry_run=bool(check),
+        )  # fmt: skip
 
 
 @app.command(name="eval")

@@ -29,6 +29,7 @@ class Maps(StrEnum):
     confidence = "confidence"
     scores = "scores"
     geojson = "geojson"
+    submission = "submission"
     coco = "coco"
 
 
@@ -64,7 +65,10 @@ def predict(
     ],
     labels: Annotated[
         str,
-        typer.Option(help="A training dataset's name, 'unified', 'hierarchy' (htss), a card, or words: \"road, sky\"."),
+        typer.Option(
+            help="A training dataset's name, 'unified', 'hierarchy' (htss), a card's name or path, or words: "
+            '"road, sky".'
+        ),
     ] = "unified",
     out: Annotated[Path, typer.Option(help="Where the files go.")] = Path("predictions"),
     write: Annotated[

@@ -46,7 +46,7 @@ class Card(BaseModel):
 
     `splits`: a value ending in .txt or .lst is a list of ids, relative to the root or else to the card's own folder;
     any other value replaces `{split}` in the patterns, and the ids are what the image pattern matches. With a list,
-    `{split}` is the split's own name.
+    `{split}` is the split's own name. `all[:80%]`, or `all[:600]`, is a part of the split `all`, in order of ids.
     `ignore`: raw values that are known, and mean that a pixel has no label. Any other raw value is an error, unless
     `ignore` has "*" where files name classes: vocabularies of tags and boxes can be too large to list.
     `bands` are those of the image that are red, green and blue, counted from 1, or the one that is grey; `range` are
@@ -81,7 +81,9 @@ class Card(BaseModel):
         default=None,
         description="Whether annotations are of images turned by EXIF; by default their size tells.",
     )
-    splits: dict[str, StrictStr] = Field(description="A list of ids (.txt, .lst), or what `{split}` stands for.")
+    splits: dict[str, StrictStr] = Field(
+        description="A list of ids (.txt, .lst), what `{split}` stands for, or a part: `all[:80%]`."
+    )
     ignore: tuple[StrictRaw, ...] = Field(default=(), description='Raw values without a label; `"*"` is all others.')
     merge: dict[str, tuple[StrictStr, ...]] = Field(
         default={}, description="New classes, each with those that it joins."
@@ -136,7 +138,14 @@ class Card(BaseModel):
                 raise ValueError(f"`{key}` has the names {sorted(other)} but `image` has {sorted(names)}")
         if not self.splits:
             raise ValueError('`splits` is empty; name at least one, such as { train = "train.txt" }')
-        folders = [v for v in self.splits.values() if not is_list(v)]
+        for split, value in self.splits.items():
+            if (part := pattern.part(value)) is None:
+                continue
+            if part.split not in self.splits or pattern.part(self.splits[part.split]) is not None:
+                raise ValueError(
+                    f"splits.{split} = \"{value}\" is a part of '{part.split}', which is no whole split here"
+                )
+        folders = [v for v in self.splits.values() if not is_list(v) and pattern.part(v) is None]
         if len(folders) > 1 and "{split}" not in self.image:
             raise ValueError("several splits are folders, but `image` has no '{split}'; all would be the same images")
 
@@ -206,6 +215,11 @@ class Card(BaseModel):
         if self._place is not None and not below.exists() and (beside := self._place / self.splits[split]).exists():
             return beside
         return below
+
+    def whole(self, split: str) -> str:
+        """Return the split that the images of `split` are listed by: itself, or the one that it is a part of."""
+        part = pattern.part(self.splits[split])
+        return split if part is None else part.split
 
     @property
     def reader(self) -> type[Encoding]:

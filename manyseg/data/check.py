@@ -44,6 +44,8 @@ def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], di
     folders: list[Folder] = []
     histograms = {}
     for split in card.splits:
+        if card.whole(split) != split:
+            continue  # Its images are those of the whole.
         try:
             folder = Folder(card, root, split)
             folder.prepare()

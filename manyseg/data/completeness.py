@@ -21,7 +21,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff",
 def strays(folder: Folder) -> Iterator[Finding]:
     """Find masks and annotation files without an image, where the images are all those in a folder."""
     card, split = folder.card, folder.card.splits[folder.split]
-    if is_list(split):
+    if is_list(split) or card.whole(folder.split) != folder.split:
         return
     names, known = pattern.fields(card.image), set(folder.ids)
     for key, text in (("mask", card.mask), ("annotation file", card.annotations if card.reader.per_image else None)):
@@ -41,7 +41,8 @@ def unread(folders: Sequence[Folder]) -> Iterator[Finding]:
         return
     card, root = folders[0].card, folders[0].root
     read = {str(PurePosixPath(folder.own_paths(i)[0])) for folder in folders for i in range(len(folder))}
-    splits = {f.split if is_list(card.splits[f.split]) else card.splits[f.split] for f in folders}
+    wholes = {card.whole(f.split) for f in folders}
+    splits = {whole if is_list(card.splits[whole]) else card.splits[whole] for whole in wholes}
     for split in sorted(splits) if "{split}" in card.image else sorted(splits)[:1]:
         known = {"split": split}
         text = pattern.fill(card.image, known)

@@ -187,20 +187,23 @@ class Folder:
             raise UserError(f"card '{self.card.name}' has no split '{self.split}'{meant}; it has: {', '.join(splits)}")
         if not self.root.is_dir():
             raise UserError(f"{self.root}: there is no such folder; give the root of dataset '{self.card.name}'")
-        value, image = splits[self.split], self.card.image
-        names = pattern.fields(image)
+        whole, image = self.card.whole(self.split), self.card.image
+        value, names = splits[whole], pattern.fields(image)
         if is_list(value):
-            file = self.card.list_path(self.root, self.split)
+            file = self.card.list_path(self.root, whole)
             ids = []
             for line in pattern.read_list(file):
                 pattern.check_below(f"{file}: an id", line)
                 # A list may name folders: fewer parts than the pattern has names, and all images there are meant.
-                known = {"split": self.split, **pattern.values(names, line)}
+                known = {"split": whole, **pattern.values(names, line)}
                 ids += [line] if len(known) > len(names) else locate.find(self.root, image, known, names)
             reason = f"{file} lists no id"
         else:
             ids = locate.find(self.root, image, {"split": value}, names)
             reason = f"no file matches {self.root / pattern.fill(image, {'split': value})}"
+        if ids and (part := pattern.part(splits[self.split])) is not None:
+            reason = f"'{whole}' has {len(ids)} images, and none is in {splits[self.split]}"
+            ids = part.of(sorted(ids))
         if not ids:
             raise UserError(
                 f"split '{self.split}' of dataset '{self.card.name}' is empty: {reason}; check root and card"
@@ -212,8 +215,9 @@ class Folder:
 
     def _known(self, index: int) -> dict[str, str]:
         """Return what the names in braces stand for."""
-        value = self.card.splits[self.split]
-        split = self.split if is_list(value) else value
+        whole = self.card.whole(self.split)
+        value = self.card.splits[whole]
+        split = whole if is_list(value) else value
         return {"split": split, **pattern.values(pattern.fields(self.card.image), self.ids[index])}
 
     def _resolved(self, text: str, index: int) -> str:

@@ -52,8 +52,10 @@ class Mixture(Dataset[tuple[Batch, ...]]):
     `folders` are the training splits in the order of `options.sets`. Every dataset walks through epochs of its own,
     each in a fresh order. With mix = "per_step" a dataset has that many images in every step, over all ranks, 1 where
     no set says how many; else it has its share of `batch` after any number of steps, as near as an order of whole
-    images can be, and maybe no image in a single step. Rank r of `world` takes every world-th image from the r-th on.
-    Raises UserError for counts that ranks cannot share evenly, and for two datasets of one name.
+    images can be, and maybe no image in a single step. So it is too where ranks cannot share the images of every
+    dataset evenly, but those of a step: then `per_step` is a mean over steps. Rank r of `world` takes every world-th
+    image from the r-th on. Raises UserError for a step that ranks cannot share evenly, and for two datasets of one
+    name.
     """
 
     def __init__(
@@ -65,15 +67,18 @@ class Mixture(Dataset[tuple[Batch, ...]]):
         for name in names:
             if names.count(name) > 1:
                 raise UserError(f"two sets are called '{name}'; give one of the cards another name")
-        for name, count in [(f"per_step of '{n}'", s.per_step) for n, s in zip(names, options.sets, strict=True)]:
-            _check_divisible(name, count, world)
-        _check_divisible("batch", options.batch, world)
-        self._weights = _weights([len(f) for f in self.folders], options)
-        self.expected = (
-            [float(s.per_step or 1) for s in options.sets]
-            if options.batch is None
-            else [options.batch * w / sum(self._weights) for w in self._weights]
-        )
+        counts = tuple(s.per_step or 1 for s in options.sets)
+        total = options.batch or sum(counts)
+        if total % world:
+            raise UserError(
+                f"a step has {total} images, which {world} processes cannot share evenly; make "
+                f"{'the sum of per_step' if options.batch is None else 'batch'} a multiple of {world}"
+            )
+        self._per_step = counts if options.batch is None and not any(n % world for n in counts) else None
+        """The images of each dataset in every step, or None where `_total` is shared out by `_weights`."""
+        self._total = total
+        self._weights = counts if options.batch is None else _weights([len(f) for f in self.folders], options)
+        self.expected = [total * w / sum(self._weights) for w in self._weights]
         """Images of each dataset in a step on average, over all ranks."""
         # One flag a file, in memory shared with the workers, so that the main process can report.
         self._bad = [torch.zeros(len(f), dtype=torch.bool) for f in self.folders]
@@ -100,11 +105,11 @@ class Mixture(Dataset[tuple[Batch, ...]]):
 
     def images_before(self, step: int) -> list[int]:
         """Return how many images of each dataset the steps before `step` hold, over all ranks."""
-        if self.options.batch is None:
-            return [step * (s.per_step or 1) for s in self.options.sets]
-        # Shared out in groups of one image a rank, so that all ranks have equal counts: the mean of the ranks'
-        # gradients is then that of the whole batch. The groups, and so the order, depend on the number of ranks.
-        return [self.world * n for n in _apportion(step * self.options.batch // self.world, self._weights)]
+        if self._per_step is not None:
+            return [step * n for n in self._per_step]
+        # Shared out in groups of one image a rank, so that all ranks have batches of the same datasets, as losses need
+        # that are means over all ranks. The groups, and so the order, depend on the number of ranks.
+        return [self.world * n for n in _apportion(step * self._total // self.world, self._weights)]
 
     def loader(
         self, start: int, stop: int, *, workers: int | None = None, pin_memory: bool = False
@@ -230,11 +235,6 @@ def _ignore_signals(worker: int) -> None:
 
 def _as_it_is(item: Any) -> Any:
     return item
-
-
-def _check_divisible(what: str, count: int | None, world: int) -> None:
-    if count is not None and count % world:
-        raise UserError(f"{what} is {count}, which {world} processes cannot share evenly; use a multiple of {world}")
 
 
 def _weights(sizes: Sequence[int], options: DataOptions) -> tuple[int, ...]:

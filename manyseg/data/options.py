@@ -155,7 +155,8 @@ class SetOptions(DatasetOptions, AugmentOptions):
         default=None,
         gt=0,
         le=1 << 14,
-        description='Images of a step, with mix = "per_step"; where no set has it, `manyseg train` chooses.',
+        description='Images of a step, over all processes, with mix = "per_step"; where no set has it, `manyseg train` '
+        "chooses. Where processes cannot share each set's evenly, but their sum, sets take turns: it is a mean then.",
     )
     split: str = Field(default="train", description="Split that is trained on.")
     annotation: Literal["native", "dense", "segments", "boxes", "tags"] = Field(

@@ -9,18 +9,21 @@ may be in capital letters.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 from manyseg.errors import UserError
 from manyseg.textfile import read_text
 
 __all__ = [
+    "Part",
     "check_below",
     "choices",
     "fields",
     "fill",
+    "part",
     "read_list",
     "regex",
     "values",
@@ -28,6 +31,27 @@ __all__ = [
 
 FIELD = re.compile(r"\{(\w+)\}")
 CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
+PART = re.compile(r"([\w-]+)\[(\d+%?)?:(\d+%?)?\]")
+T = TypeVar("T")
+
+
+class Part(NamedTuple):
+    """A part of another split: its images, in order of their ids, from `start` to `stop`: `"600"`, or `"80%"`."""
+
+    split: str
+    start: str
+    stop: str
+
+    def of(self, ids: Sequence[T]) -> list[T]:
+        """Return the part of a sequence; parts that meet at a place share nothing and leave nothing out."""
+        start, stop = (int(p[:-1]) * len(ids) // 100 if p.endswith("%") else int(p) for p in self[1:])
+        return list(ids[start:stop])
+
+
+def part(value: str) -> Part | None:
+    """Read a split that is a part of another one, as `all[:80%]`, `all[80%:]` or `all[:600]`; else return None."""
+    match = PART.fullmatch(value)
+    return None if match is None else Part(match[1], match[2] or "0", match[3] or "100%")
 
 
 @lru_cache

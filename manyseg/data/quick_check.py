@@ -55,7 +55,8 @@ def quick_check(train: Sequence[Folder], others: Sequence[Folder] = ()) -> list[
         findings += [*folder.findings(), *compared_tables(folder)]
         inspections = _inspections(folder)
         findings += [finding for i in inspections for finding in i.findings]
-        if folder in train and not is_list(folder.card.splits[folder.split]):
+        whole = folder.card.whole(folder.split) == folder.split
+        if folder in train and whole and not is_list(folder.card.splits[folder.split]):
             findings += [f for f in unread([folder]) if f.severity != "note"]
         histograms[folder.space.name, folder.split] = Histogram.of(folder.space, inspections)
     for folder in train:

@@ -50,7 +50,7 @@ def compared_tables(folder: Folder) -> Iterator[Finding]:
 
 def _beside(folder: Folder) -> Iterator[str]:
     """Yield the files in the folder of the masks and in those above it, as paths from the dataset's root on."""
-    split = folder.card.splits[folder.split]
+    split = folder.card.splits[folder.card.whole(folder.split)]
     masks = locate.fixed_folder(pattern.fill(folder.card.mask or "", {"split": split}))
     for place in (PurePosixPath(masks), *PurePosixPath(masks).parents):
         with suppress(OSError), os.scandir(Path(folder.root, place)) as entries:

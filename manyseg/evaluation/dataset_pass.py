@@ -62,7 +62,7 @@ def visit_batches(
     logged. Raises UserError if pixels have no labels or every image is at fault, and without `skip_bad` DataError for
     the first image at fault, in all ranks alike.
     """
-    options = options or TestOptions()
+    options = (options or TestOptions()).of(folder.space.name)
     if folder.annotation not in ("dense", "segments"):
         raise UserError(
             f"'{folder.space.name}' is annotated with {folder.annotation}, evaluation needs a label for each pixel; "
@@ -136,7 +136,7 @@ def _batches(
             fault(i, e)
     batches: list[list[int]] = []
     for (height, width), group in groupby(sorted(sizes, key=lambda i: sizes[i]), key=lambda i: sizes[i]):
-        indices, limit = list(group), images_at_once(device, (height, width))
+        indices, limit = list(group), images_at_once(device, options.input_size((height, width)))
         batches += [indices[i : i + limit] for i in range(0, len(indices), limit)]
     with ThreadPoolExecutor(READERS) as pool:
         ahead: deque[list[tuple[int, Future[_Sample]]]] = deque()

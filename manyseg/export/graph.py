@@ -96,7 +96,12 @@ class ExportGraph(nn.Module):
             "manyseg": version("manyseg"),
             "format": FORMAT,
             "method": type(self.method).__name__,
-            "input": {"layout": "BHWC, uint8, RGB", "multiple": self.multiple, "max_side": options.max_side},
+            "input": {
+                "layout": "BHWC, uint8, RGB",
+                "multiple": self.multiple,
+                "short_side": options.short_side,
+                "max_side": options.max_side,
+            },
             "output": self.output,
             "spaces": {name: _classes(space) for name, space in zip(self.names, self.spaces, strict=True)},
             "taxonomy": self.method.taxonomy.to_tsv(),

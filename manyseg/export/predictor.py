@@ -71,7 +71,8 @@ class Predictor:
         """
         pixels = _pixels(image)
         space = self.space(labels)
-        given = {"image": fit(pixels, self.about["input"]["multiple"], self.about["input"]["max_side"])[None]}
+        seen = self.about["input"]
+        given = {"image": fit(pixels, seen["multiple"], seen["max_side"], seen.get("short_side"))[None]}
         if self.words is not None:
             given["words"] = self.words
         found: np.ndarray = self.session.run([space.output], given)[0][0]
@@ -90,13 +91,14 @@ class Predictor:
         return self.spaces[labels]
 
 
-def fit(pixels: np.ndarray, multiple: int, max_side: int | None) -> np.ndarray:
+def fit(pixels: np.ndarray, multiple: int, max_side: int | None, short_side: int | None = None) -> np.ndarray:
     """Return an image UInt8[H, W, 3] with sides that are multiples, at least two; antialiased where it is smaller.
 
-    Proportions are kept but for this rounding, and no side is above `max_side`.
+    Proportions are kept but for this rounding. The shorter side is about `short_side`, and no side above `max_side`.
     """
     height, width = pixels.shape[:2]
-    scale = 1.0 if max_side is None else min(1.0, max_side / max(height, width))
+    scale = 1.0 if short_side is None else short_side / min(height, width)
+    scale = scale if max_side is None else min(scale, max_side / max(height, width))
     most = np.inf if max_side is None else max(2, max_side // multiple)
     rows, columns = (int(min(most, max(2, round(scale * side / multiple)))) for side in (height, width))
     size = (columns * multiple, rows * multiple)

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from manyseg.data.batch import image_tensor
-from manyseg.data.card import read_card
+from manyseg.data.card import builtin_cards, read_card
 from manyseg.data.files import image_size, opened, write_image
 from manyseg.data.photo import read_rgb
 from manyseg.errors import UserError
@@ -34,7 +34,17 @@ from manyseg.models.text import TextEncoder
 from manyseg.prediction.drawing import mask_image, overlay
 from manyseg.relate.unseen import relate_by_names, relate_by_table, relate_by_text, unmapped
 
-__all__ = ["Labels", "Model", "Picture", "Prediction", "Relate", "find_space", "read_photo", "shown_photo"]
+__all__ = [
+    "Labels",
+    "Model",
+    "Picture",
+    "Prediction",
+    "Relate",
+    "find_space",
+    "photo_size",
+    "read_photo",
+    "shown_photo",
+]
 
 Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 """A file, a Pillow image, a uint8 array [H, W, 3] or [H, W], or a uint8 tensor [3, H, W]."""
@@ -148,9 +158,10 @@ class Model:
 
         `image` is a file's path, a Pillow image, a uint8 array [H, W, 3] (RGB) or [H, W] (grey), or a uint8 tensor
         [3, H, W]. The EXIF orientation of files and Pillow images is respected. `labels` is the name of a training
-        dataset, "unified", "hierarchy" where the method has one, a card (a path that ends in .toml), a label space or a
-        list of words. Classes that were not trained on are read by a method that reads words, and else found among the
-        unified nodes as `relate` says: by "names", by "text", or by the table of a taxonomy that has both label spaces.
+        dataset, "unified", "hierarchy" where the method has one, a card (a built-in one's name, or a path that ends in
+        .toml), a label space or a list of words. Classes that were not trained on are read by a method that reads
+        words, and else found among the unified nodes as `relate` says: by "names", by "text", or by the table of a
+        taxonomy that has both label spaces.
         `scores` and `segments` request more than the label map; segments need a method that tells objects apart
         (`lmseg`). Raises UserError for an image that cannot be read, and for what the model cannot predict.
         """
@@ -177,7 +188,7 @@ class Model:
         an ONNX file is compared with the network: the share of pixels of the same class is returned for every output;
         "int8" takes its ranges from them. Raises UserError for what cannot be exported.
         """
-        path, shown = Path(path), [self._shown(image)[0].permute(1, 2, 0).numpy() for image in images]
+        path, shown = Path(path), [self._shown(image, self.options)[0].permute(1, 2, 0).numpy() for image in images]
         every = [self.taxonomy.unified] if words else [*self.spaces, self.taxonomy.unified]
         graph = ExportGraph(self.method, [self.space(one) for one in labels or every], output, words)
         if path.suffix == ".onnx":
@@ -196,11 +207,16 @@ class Model:
         """Return the label space that `labels` stands for, in the colours of the taxonomy; see `predict`."""
         if isinstance(labels, LabelSpace):
             space = labels
-        elif isinstance(labels, Path) or (isinstance(labels, str) and labels.endswith(".toml")):
+        elif isinstance(labels, Path) or (isinstance(labels, str) and self._is_card(labels)):
             space = read_card(labels).space
         else:
             space = find_space(self.method, self.spaces, labels)
         return self.taxonomy.painted(space)
+
+    def _is_card(self, labels: str) -> bool:
+        """Say whether a text is a card: the path of one, or a built-in one's name that no training dataset has."""
+        known = {s.name for s in self.spaces}
+        return labels.endswith(".toml") or (labels not in known and labels in builtin_cards())
 
     def output(self, labels: Labels, relate: Relate = "names") -> OutputSpace:
         """Return the label space that `labels` stands for, with the relation to the unified nodes if it needs one.
@@ -245,7 +261,7 @@ class Model:
 
         `change` takes the scores [B, D, h, w] and returns those that the label maps are made of.
         """
-        encoded = EncodedImages(self.method, shown, self.options, size)
+        encoded = EncodedImages(self.method, shown, self.options.of(output.space.name), size)
         known = encoded.scores([output]) if scores or change is not None else None
         if known is not None and change is not None:
             known = [change(known[0])]
@@ -284,13 +300,13 @@ class Model:
         return out
 
     def _predict(self, image: Picture, output: OutputSpace, scores: bool, segments: bool) -> Prediction:
-        shown, size = self._shown(image)
+        shown, size = self._shown(image, self.options.of(output.space.name))
         return self.predict_batch(shown[None], size, output, scores, segments)[0]
 
-    def _shown(self, image: Picture) -> tuple[UInt8[Tensor, "3 _ _"], Size]:
+    def _shown(self, image: Picture, options: TestOptions) -> tuple[UInt8[Tensor, "3 _ _"], Size]:
         """Return an image as the model is shown it, perhaps made smaller, and its own (height, width)."""
         if isinstance(image, str | Path):
-            return read_photo(Path(image), self.options.input_size)
+            return read_photo(Path(image), options.input_size)
         shown = _pixels(image)
         return shown, (shown.shape[-2], shown.shape[-1])
 
@@ -311,6 +327,13 @@ def find_space(method: Method, spaces: Sequence[LabelSpace], labels: str | Seque
         return method.hierarchy.space
     words = [w.strip() for w in labels.split(",") if w.strip()]
     return LabelSpace.of(labels, dict.fromkeys(words))
+
+
+def photo_size(path: Path) -> Size:
+    """Return the (height, width) of an image the right way up, from its header; raises DataError without one."""
+    with opened(path) as file:
+        height, width = image_size(file)
+        return (width, height) if file.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
 
 
 def read_photo(path: Path, target: Callable[[Size], Size]) -> tuple[UInt8[Tensor, "3 h w"], Size]:

@@ -24,11 +24,16 @@ class Output(ABC):
     needs_segments: ClassVar[bool] = False
     values_from: ClassVar[int] = 0
     """The value of the first class where no card gives values."""
+    needs_card: ClassVar[bool] = False
+    """Whether values are those of a card in any case."""
     at_end: ClassVar[tuple[str, ...]] = ()
     """The names of files that `finish` writes."""
 
     def __init__(self, out: Path, space: LabelSpace, values: PixelValues) -> None:
         self.out, self.space, self.values = out, space, values
+
+    def begin(self, names: Sequence[str]) -> None:  # noqa: B027  # most kinds have nothing to add
+        """Check the names of all images before anything is written."""
 
     @abstractmethod
     def path(self, name: str) -> Path:
@@ -40,3 +45,6 @@ class Output(ABC):
 
     def finish(self, written: Sequence[Any]) -> None:  # noqa: B027  # most kinds have nothing to add
         """Write what stands for all images."""
+
+    def verify(self, images: Sequence[tuple[str, Path]]) -> None:  # noqa: B027  # most kinds have nothing to add
+        """Check the files of all images, given by name and path, those of an earlier call among them."""

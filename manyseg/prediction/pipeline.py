@@ -62,6 +62,7 @@ class Pipeline:
 
     def __init__(self, model: Model, output: OutputSpace, writers: Sequence[Output]) -> None:
         self.model, self.output, self.writers = model, output, writers
+        self.options = model.options.of(output.space.name)
         self.scores = any(w.needs_scores for w in writers)
         self.segments = any(w.needs_segments for w in writers)
         self.failed: list[DataError] = []
@@ -108,7 +109,9 @@ class Pipeline:
                 break
             job, reading = ahead.popleft()
             found = reading.result()
-            full = batch and len(batch) >= images_at_once(self.model.method.device, batch[0][1].size)
+            full = batch and len(batch) >= images_at_once(
+                self.model.method.device, self.options.input_size(batch[0][1].size)
+            )
             if batch and (full or isinstance(found, DataError) or found.size != batch[0][1].size):
                 yield batch
                 batch = []
@@ -121,7 +124,7 @@ class Pipeline:
 
     def _read(self, path: Path) -> _Shown | DataError:
         try:
-            return _Shown(*read_photo(path, self.model.options.input_size))
+            return _Shown(*read_photo(path, self.options.input_size))
         except DataError as e:
             return e
 

@@ -23,6 +23,7 @@ from manyseg.prediction.model import Labels, Model, Relate
 from manyseg.prediction.output import Output
 from manyseg.prediction.pipeline import Job, Pipeline
 from manyseg.prediction.segment_files import Coco, CocoPanoptic, InstanceIds
+from manyseg.prediction.submission import Submission
 from manyseg.prediction.summary import Summary, describe
 from manyseg.progress import progress
 
@@ -37,13 +38,14 @@ OUTPUTS: Mapping[str, type[Output]] = {
     "confidence": Confidence,
     "scores": ScoreArrays,
     "geojson": GeoJSON,
+    "submission": Submission,
     "coco": Coco,
     "coco_panoptic": CocoPanoptic,
     "instance_ids": InstanceIds,
 }
 """The kinds of files by the names that the command line uses."""
 
-PICTURES = ("masks", "overlays", "confidence", "panoptic", "instances", "results")
+PICTURES = ("masks", "overlays", "confidence", "panoptic", "instances", "results", "submission")
 """The folders of `out` in which these kinds leave pictures, which are no images to segment."""
 
 UNSHARED = (
@@ -84,6 +86,8 @@ def predict_paths(
     images = list_images([Path(p) for p in paths], out)
     named = zip(images, unique_names(images), strict=True)
     jobs = [Job(path, name, [w.path(name) for w in writers]) for (path, _), name in named]
+    for writer in writers:
+        writer.begin([job.name for job in jobs])
     index = out / "labels.json"
     targets = [*(target for job in jobs for target in job.targets), *(out / n for w in writers for n in w.at_end)]
     atomic.check_target(index)
@@ -109,6 +113,8 @@ def predict_paths(
             f"{len(work.failed)} of {len(images)} images could not be read, the first: {work.failed[0]}; the others "
             f"are in {out}"
         )
+    for writer in writers:
+        writer.verify([(job.name, job.path) for job in jobs])
     seconds = time.monotonic() - start
     files = [job.targets[0] for job in jobs]
     return Summary(

@@ -147,6 +147,7 @@ class _Work:
 
     def __init__(self, model: Model, output: OutputSpace, smooth: float) -> None:
         self.model, self.output, self.smooth = model, output, smooth
+        self.options = model.options.of(output.space.name)
         self.pixels = np.zeros(len(output.space), np.int64)
         self.frames = np.zeros(len(output.space), np.int64)
         self.failed: list[DataError] = []
@@ -155,7 +156,7 @@ class _Work:
     def segmented(self, video: Video, found: Iterator[Frame | DataError]) -> Iterator[tuple[Frame, Prediction] | None]:
         """Yield frames with their label maps, and None for each that could not be read."""
         smoothing = Smoothing(self.smooth) if self.smooth else None
-        most = images_at_once(self.model.method.device, self.model.options.input_size(video.size))
+        most = images_at_once(self.model.method.device, self.options.input_size(video.size))
         batch: list[Frame] = []
         for frame in found:
             if isinstance(frame, DataError):
@@ -174,7 +175,7 @@ class _Work:
         self, video: Video, batch: Sequence[Frame], smoothing: Smoothing | None
     ) -> Iterator[tuple[Frame, Prediction]]:
         start = time.monotonic()
-        shown = resize(torch.stack([f.image for f in batch]), self.model.options.input_size(video.size))
+        shown = resize(torch.stack([f.image for f in batch]), self.options.input_size(video.size))
         times = [float(f.time * video.time_base) for f in batch]
         found = self.model.predict_batch(
             shown, video.size, self.output, change=None if smoothing is None else lambda s: smoothing(s, times)

@@ -33,7 +33,8 @@ def relate_by_names(space: LabelSpace, taxonomy: Taxonomy) -> Relation:
     targets = [_names(c) for c in space.classes]
     relation = np.zeros((len(space), len(taxonomy.unified)), bool)
     for u, node in enumerate(taxonomy.unified.classes):
-        own = [not names.isdisjoint(_names(node)) for names in targets]
+        named = _names(node)
+        own = [not names.isdisjoint(named) for names in targets]
         members = set().union(*(_names(c) for c in _members(taxonomy, u)))
         relation[:, u] = own if any(own) else [not names.isdisjoint(members) for names in targets]
     return relation

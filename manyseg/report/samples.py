@@ -78,7 +78,7 @@ def predict_samples(method: Method, folder: Folder, options: TestOptions, skippe
     for place in sorted({round(i * (len(known) - 1) / max(SAMPLES - 1, 1)) for i in range(SAMPLES)}):
         sample = folder.read(known[place])
         assert isinstance(sample.annotation, Dense | Segments)
-        maps = EncodedImages(method, sample.image[None], options).label_maps(outputs)
+        maps = EncodedImages(method, sample.image[None], options.of(folder.space.name)).label_maps(outputs)
         out.append(Shown(sample.image, sample.annotation.labels, *(found[0].cpu() for found in maps)))
     return out
 

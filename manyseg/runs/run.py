@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from manyseg.config import toml_value
-from manyseg.data.card import Card, read_card
+from manyseg.data.card import Card, builtin_cards, read_card
 from manyseg.data.folder import Folder
 from manyseg.errors import Interrupted, UserError
-from manyseg.inference.options import PHOTOS, SegmentOptions, TestOptions
+from manyseg.inference.options import PHOTOS, SegmentOptions, TestOptions, ViewOptions
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.labels.files import read_spaces
 from manyseg.runs.folder import RunFolder
@@ -90,8 +90,11 @@ class Run:
         """How photos of any size are seen: as the recipe's [test] says, else made smaller where they are large."""
         test = self.recipe.test
         segments = {key: getattr(test, key) for key in SegmentOptions.model_fields}
-        photos = PHOTOS.model_copy(update=segments)
-        return photos if test == TestOptions(**segments) else test
+        if test.of("") != TestOptions(**segments):
+            return test
+        # With every key, so that what is chosen here for photos is nothing to a dataset with a table of its own.
+        sets = {name: ViewOptions(**test.of(name).model_dump(exclude={"sets"})) for name in test.sets}
+        return PHOTOS.model_copy(update={**segments, "sets": sets})
 
     def load_model(self, which: str = "best") -> Method:
         """Load the model, ready to predict, onto the GPU if there is one.
@@ -146,6 +149,7 @@ def train_recipe(
     start: str | Path | None = None,
     overrides: Sequence[str] = (),
     check: bool = True,
+    dry_run: bool = False,
 ) -> Path:
     """Train what a recipe describes, evaluate it, write its report, and return the run's folder.
 
@@ -153,7 +157,8 @@ def train_recipe(
     a mapping to `runs/recipe`. With `resume` a run that was stopped goes on where it was; without, an
     existing run is refused, and so is always a folder into which another process writes. `data_root` is where relative
     roots of datasets start; see `read_recipe`. `start` is a trained run from whose weights this one goes on, with the
-    labels that it had, and others. Without `check`, files are not checked before the first step. SIGINT, SIGTERM and
+    labels that it had, and others. Without `check`, files are not checked before the first step. With `dry_run` it is
+    printed what the run would do and need, and nothing is written; see `manyseg.runs.dry_run`. SIGINT, SIGTERM and
     SIGHUP end the run after the step in hand, which is saved, with Interrupted; in an evaluation they end it at once,
     as what was trained is saved by then. Launched by torchrun or accelerate, every process calls this; what torchrun
     starts again goes on as with `resume`.
@@ -181,6 +186,11 @@ def train_recipe(
         read = before.fitted(read)
     with StopSignals() as signals:
         training = Training(read, RunFolder(folder), accelerator, signals, before)
+        if dry_run:
+            from manyseg.runs.dry_run import dry_run as report
+
+            report(training)
+            return folder
         try:
             with training.locked():
                 if training.prepare(resume, check=check):
@@ -294,12 +304,18 @@ def predict_run(
     of_card = None if card is None else PixelValues.of(card)
     if values == "card" and of_card is None:
         raise UserError(f"'{labels}' has no card here that gives its classes numbers; leave --values card out")
+    if of_card is None and any(OUTPUTS[kind].needs_card for kind in kinds if kind in OUTPUTS):
+        raise UserError(f"'{labels}' has no card here, whose values a submission has; give --labels a dataset or card")
     videos = any(is_video(path, sequence) for path in paths)
     if not videos and (smooth or sequence is not None):
         raise UserError(f"--smooth and --sequence are for videos, and {paths[0]} is none; leave them out")
     if videos and resume:
         raise UserError("a video is written as a whole; leave --resume out")
-    by_card = [kind for kind in kinds if values == "card" or (values is None and OUTPUTS[kind].values_from == 1)]
+    by_card = [
+        kind
+        for kind in kinds
+        if values == "card" or OUTPUTS[kind].needs_card or (values is None and OUTPUTS[kind].values_from == 1)
+    ]
     used = {} if of_card is None else dict.fromkeys(by_card, of_card)
     related: Relate = "names" if relate == "names" else "text" if relate == "text" else Path(relate)
     source = checkpoint.fingerprint(run.folder / "best")
@@ -349,7 +365,7 @@ def _card(run: Run, labels: str) -> Card | None:
                 return entry.read_card(run.recipe.base)
             except UserError:
                 return None
-    return None
+    return read_card(labels) if labels in builtin_cards() else None
 
 
 def _scored(run: Run, data: Sequence[str]) -> list[Folder]:

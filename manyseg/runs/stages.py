@@ -19,7 +19,7 @@ from manyseg.data.files import DataError
 from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture
 from manyseg.data.quick_check import quick_check
-from manyseg.errors import UserError
+from manyseg.errors import UserError, close
 from manyseg.evaluation.evaluate import collect, evaluate, statistics_key
 from manyseg.evaluation.scores import DatasetScores, Scores
 from manyseg.methods.base import Method
@@ -36,7 +36,7 @@ from manyseg.training import checkpoint
 from manyseg.training import loop as train
 from manyseg.training.optimizer import seed_everything
 
-__all__ = ["Training"]
+__all__ = ["Training", "console", "mix_table"]
 
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
@@ -70,6 +70,9 @@ class Training:
             raise UserError(
                 f"{recipe.file}: dataset '{twice[0]}' is to be evaluated twice; give one of the cards another name"
             )
+        if strange := [name for name in recipe.test.sets if name not in names]:
+            meant = close(strange[0], names) or f"; there are: {', '.join(names)}"
+            raise UserError(f"{recipe.file}: test.sets.{strange[0]}: no dataset of that name is evaluated{meant}")
         # Opened here, so that a split that is not there is an error before the first step.
         self.measured = {
             stage.name: [s.open_statistics(recipe.base) for s in recipe.data.sets]
@@ -107,7 +110,7 @@ class Training:
         machine = Machine.of(self.accelerator)
         if self.main:
             console.print(f"trains on {machine.name}")
-            console.print(_mix_table(self.mixture, sum(s.train.steps * s.train.accumulate for s in self.stages)))
+            console.print(mix_table(self.mixture, sum(s.train.steps * s.train.accumulate for s in self.stages)))
         first, method = 0, None
         reached = self._reached()
         if resume and self.main:
@@ -133,10 +136,14 @@ class Training:
             write_results(self.folder, method, (*self.seen, *self.unseen), self.recipe.test, scores)
         self.accelerator.wait_for_everyone()
 
+    @property
+    def read(self) -> list[Folder]:
+        """All splits that are read, beside those that are trained on."""
+        return [*self.seen, *self.unseen, *(folder for folders in self.measured.values() for folder in folders)]
+
     def _check_data(self) -> None:
         """Print what is wrong with the data; raises UserError for errors, unless bad files are to be skipped."""
-        measured = [folder for folders in self.measured.values() for folder in folders]
-        findings = quick_check(self.mixture.folders, [*self.seen, *self.unseen, *measured])
+        findings = quick_check(self.mixture.folders, self.read)
         for finding in findings:
             console.print(str(finding))
         errors = sum(f.severity == "error" for f in findings)
@@ -327,7 +334,8 @@ def _check_kinds(stage: Stage, folders: Sequence[Folder]) -> None:
             )
 
 
-def _mix_table(mixture: Mixture, steps: int) -> Table:
+def mix_table(mixture: Mixture, steps: int) -> Table:
+    """Return what each dataset contributes to so many steps, for printing."""
     table = Table(title=f"{steps} steps of", title_justify="left", box=None)
     for column in ("dataset", "images", "a step", "share", "epochs", "crop", "augmentation"):
         table.add_column(column)

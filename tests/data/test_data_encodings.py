@@ -432,6 +432,34 @@ def test_open_images_files_that_cannot_be_read_are_errors(dataset, text, message
         dataset(OPEN_BOXES, json_name="ann.csv", data=text, size=(8, 10)).read(0)
 
 
+LINES = OPEN_BOXES.replace("openimages_boxes", "box_lines").replace('["*"]', "[7]")
+LINES = LINES.replace('"/m/0k4j"', "2").replace('["/m/01g317", "/m/04yx4"]', "[0, 1]")
+
+
+def test_lines_of_boxes_hold_the_first_and_last_pixels_and_an_image_without_a_line_has_no_object(dataset):
+    rows = ["a.jpg;1;2;4;7;2", "b.jpg;0;0;1;1;0", "a.jpg,5,0,9,0,1", "", "a.jpg;0;0;1;1;7"]
+    folder = dataset(LINES, json_name="ann.csv", data="\n".join(rows), size=(8, 10))
+    annotation = folder.read(0).annotation
+    torch.testing.assert_close(annotation.boxes, torch.tensor([[1.0, 2, 5, 8], [5, 0, 10, 1]]))
+    assert annotation.classes.tolist() == [0, 1]
+    nothing = dataset(LINES, json_name="ann.csv", data="b.jpg;0;0;1;1;0\n", size=(8, 10)).read(0).annotation
+    assert len(nothing.boxes) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a.jpg;1;2;4;7", "line 1, the line: .*a.jpg;1;2;4;7.* is not image;left;top"),
+        ("\na.jpg;1;2;four;7;2", "line 2, the line"),
+        ("a.jpg;4;2;1;7;2", "line 1, left, top, right, bottom = .*negative side"),
+        ("a.jpg;1;2;4;7;3", "class 3 is not in the card"),
+    ],
+)
+def test_a_line_of_a_box_that_cannot_be_is_named(dataset, text, message):
+    with pytest.raises(DataError, match=message):
+        dataset(LINES, json_name="ann.csv", data=text, size=(8, 10)).read(0)
+
+
 def test_a_missing_csv_is_an_error(dataset):
     with pytest.raises(UserError, match=r"ann.csv: there is no such annotation file"):
         dataset(OPEN_BOXES, size=(8, 10)).read(0)

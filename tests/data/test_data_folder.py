@@ -12,6 +12,7 @@ from PIL import Image
 from manyseg.data import load
 from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.files import DataError
+from manyseg.data.quick_check import quick_check
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE
 
@@ -84,6 +85,42 @@ def test_a_part_of_the_images_is_always_the_same_and_fewer_lie_among_more(tmp_pa
     assert few.ids == tree.load().drawn(5).ids != whole.ids[:5]
     with pytest.raises(UserError, match=r"split 'train' of dataset 'street' has 20 images, not 21"):
         whole.drawn(21)
+
+
+@pytest.mark.parametrize(
+    "splits",
+    [
+        {"all": "all.txt", "train": "all[:60%]", "val": "all[60%:]", "first": "all[:2]", "second": "all[2:4]"},
+        {"all": ".", "train": "all[:60%]", "val": "all[60%:]", "first": "all[:2]", "second": "all[2:4]"},
+    ],
+    ids=["list", "folder"],
+)
+def test_a_split_can_be_a_part_of_another_one(tmp_path, splits):
+    text = ", ".join(f'{k} = "{v}"' for k, v in splits.items())
+    tree = Tree(tmp_path, CARD.replace('train = "train.txt", val = "val.txt"', text))
+    names = [f"i{n}" for n in range(7)]
+    for name in names:
+        tree.image(f"images/{name}.jpg")
+        tree.mask(f"masks/{name}.png", MASK)
+    (tmp_path / "all.txt").write_text("\n".join(reversed(names)))
+    found = {split: list(tree.load(split).ids) for split in splits}
+    assert sorted(found["all"]) == names
+    assert found["train"] == names[:4]
+    assert found["val"] == names[4:]
+    assert found["first"] + found["second"] == names[:4]
+    assert tree.load("val").read(0).annotation.labels.tolist() == [[0, 1, 1], [IGNORE, IGNORE, 0]]
+    assert not list(quick_check([tree.load("train")], [tree.load("val")]))
+
+
+def test_a_part_of_nothing_and_an_empty_part_are_errors(tmp_path):
+    tree = Tree(tmp_path, CARD.replace('"val.txt"', '"trian[:50%]"'))
+    with pytest.raises(UserError, match=r"part of 'trian', which is no whole split here"):
+        tree.load()
+    tree = Tree(tmp_path, CARD.replace('"val.txt"', '"train[5:]"'))
+    tree.image("images/a.jpg")
+    (tmp_path / "train.txt").write_text("a")
+    with pytest.raises(UserError, match=r"split 'val' .* is empty: 'train' has 1 images, and none is in train\[5:\]"):
+        tree.load("val")
 
 
 def test_a_folder_survives_pickling_small(tree):

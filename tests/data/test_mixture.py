@@ -156,10 +156,25 @@ def test_ranks_share_the_global_step(base, data):
 
 
 def test_counts_that_ranks_cannot_share_are_an_error(base):
-    with pytest.raises(UserError, match="per_step of 'small' is 3, which 2 processes"):
+    with pytest.raises(UserError, match="a step has 5 images, which 2 processes cannot share evenly; make the sum of"):
         mixture(base, {"large": 2, "small": 3}, world=2)
-    with pytest.raises(UserError, match="batch is 5"):
+    with pytest.raises(UserError, match="a step has 5 images, which 2 processes cannot share evenly; make batch a"):
         mixture(base, {"large": None}, world=2, mix="sqrt", batch=5)
+
+
+def test_more_processes_than_images_of_a_set_take_turns_with_the_sets(base):
+    # LMSeg's 16 images of four sets on eight processes, in small: 4 images of two sets on four.
+    counts = {"large": 3, "small": 1}
+    ranks = [mixture(base, counts, rank=r, world=4) for r in range(4)]
+    steps = [[m[step] for m in ranks] for step in range(4)]
+    assert [[b.space.name for b in parts[0]] for parts in steps] == [["large"], ["large"], ["small"], ["large"]]
+    for parts in steps:
+        # All processes have batches of the same datasets, as many images of each, and no image twice.
+        assert all([(b.space, len(b.ids)) for b in part] == [(b.space, 1) for b in parts[0]] for part in parts)
+    large = [i for parts in steps for part in parts for b in part if b.space.name == "large" for i in b.ids]
+    assert sorted(large) == sorted(set(large)), "twelve images, each once"
+    assert len(large) == 12
+    assert [row.per_step for row in ranks[0].describe(4)] == [3, 1]
 
 
 def test_two_sets_of_one_name_are_an_error(base, tmp_path):

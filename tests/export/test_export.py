@@ -91,7 +91,12 @@ def test_every_method_gives_the_same_label_maps_as_the_network(name, tmp_path):
 
 def test_the_file_says_what_it_takes_and_what_its_answers_mean(multihead, exported):
     predictor = Predictor(exported)
-    assert predictor.about["input"] == {"layout": "BHWC, uint8, RGB", "multiple": 16, "max_side": 80}
+    assert predictor.about["input"] == {
+        "layout": "BHWC, uint8, RGB",
+        "multiple": 16,
+        "short_side": None,
+        "max_side": 80,
+    }
     assert predictor.about["taxonomy"] == multihead.taxonomy.to_tsv()
     assert list(predictor.spaces) == [s.name for s in _spaces(multihead)]
     for space in _spaces(multihead):

@@ -174,5 +174,8 @@ def test_two_processes_count_every_image_once(both):
 def test_counts_that_processes_cannot_share_are_refused_by_all(runs):
     faults = [(runs / f"fault{r}.txt").read_text() for r in (0, 1)]
     assert (
-        faults[0] == faults[1] == "per_step of 'fine' is 3, which 2 processes cannot share evenly; use a multiple of 2"
+        faults[0]
+        == faults[1]
+        == "a step has 5 images, which 2 processes cannot share evenly; make the sum of per_step a "
+        "multiple of 2"
     )

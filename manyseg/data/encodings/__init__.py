@@ -48,6 +48,7 @@ ENCODINGS = {
     "yolo_segments": "yolo:YoloSegments",
     "yolo_boxes": "yolo:YoloBoxes",
     "voc_boxes": "xml_boxes:VocBoxes",
+    "box_lines": "box_lines:BoxLines",
     "openimages_boxes": "open_images:OpenImagesBoxes",
     "openimages_tags": "open_images:OpenImagesTags",
     "tags": "tags:TagLists",
