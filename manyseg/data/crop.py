@@ -76,37 +76,34 @@ class Crop(NamedTuple):
         size: tuple[int, int],
         max_share: float,
         places: Sequence[tuple[float, float]],
+        wanted: int | None = None,
     ) -> Crop:
         """Choose the first place where no class has more than its share; failing that, the most varied one.
 
-        `scaled` is the image's size after the random zoom, `places` are the candidates as numbers from 0 to 1.
+        Places where the class `wanted` is go before those where it is not. `scaled` is the image's size after the
+        random zoom, `places` are the candidates as numbers from 0 to 1.
         """
         found = []
         for u, v in places:
             rows = Span.place(decoded[0], scaled[0], size[0], u)
             cols = Span.place(decoded[1], scaled[1], size[1], v)
             crop = cls(rows, cols, native, decoded, size)
-            if max_share == 1 or not isinstance(annotation, Dense | Segments):
+            if not isinstance(annotation, Dense | Segments) or (max_share == 1 and wanted is None):
                 return crop
-            share = crop.share(annotation)
-            if share <= max_share:
+            labels = crop.sparse(annotation)
+            share, missing = _commonest(labels), wanted is not None and not bool((labels == wanted).any())
+            if (share <= max_share or max_share == 1) and not missing:
                 return crop
-            found.append((share, crop))
+            found.append(((missing, share), crop))
         return min(found, key=lambda pair: pair[0])[1]
 
-    def share(self, annotation: Dense | Segments) -> float:
-        """Estimate the commonest class's share of the labelled pixels; infinite where nothing is labelled.
-
-        A crop without labels is thus drawn again: it teaches nothing.
-        """
+    def sparse(self, annotation: Dense | Segments) -> Int[Tensor, "h w"]:
+        """Return the labels of the crop on a coarse grid."""
         rows, cols = self._sources()
         sparse = (rows[:: -(-len(rows) // PROBES)], cols[:: -(-len(cols) // PROBES)])
         if isinstance(annotation, Dense):
-            labels = _take(annotation.labels, *sparse)
-        else:
-            labels = annotation._replace(ids=_take(annotation.ids, *sparse)).labels
-        known = labels[labels != IGNORE]
-        return float(known.long().bincount().max()) / len(known) if len(known) else math.inf
+            return _take(annotation.labels, *sparse)
+        return annotation._replace(ids=_take(annotation.ids, *sparse)).labels
 
     def _sources(self) -> tuple[Int[Tensor, " h"], Int[Tensor, " w"]]:
         (h, w), (h0, w0) = self.native, self.decoded
@@ -158,6 +155,15 @@ class Crop(NamedTuple):
             corners[..., axis] = moved.clamp(span.start, span.stop)
         keep = (corners[:, 1] > corners[:, 0]).all(1)
         return Boxes(corners.flatten(1)[keep], annotation.classes[keep], torch.tensor(self.size))
+
+
+def _commonest(labels: Int[Tensor, "h w"]) -> float:
+    """Return the commonest class's share of the labelled pixels; infinite where nothing is labelled.
+
+    A crop without labels is thus drawn again: it teaches nothing.
+    """
+    known = labels[labels != IGNORE]
+    return float(known.long().bincount().max()) / len(known) if len(known) else math.inf
 
 
 def _take(plane: Int[Tensor, "h0 w0"], rows: Int[Tensor, " h"], cols: Int[Tensor, " w"]) -> Int[Tensor, "h w"]:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from manyseg.data.batch import Batch, Sample, collate
+from manyseg.data.class_balance import ClassBalance, Walk
 from manyseg.data.folder import Folder
 from manyseg.data.options import DataOptions
+from manyseg.data.quick_check import inspections
 from manyseg.data.transforms import Augment
 from manyseg.errors import UserError
 
@@ -50,12 +51,12 @@ class Mixture(Dataset[tuple[Batch, ...]]):
     """Training steps: `mixture[step]` is this rank's part of the step, a batch for each dataset that has a share in it.
 
     `folders` are the training splits in the order of `options.sets`. Every dataset walks through epochs of its own,
-    each in a fresh order. With mix = "per_step" a dataset has that many images in every step, over all ranks, 1 where
-    no set says how many; else it has its share of `batch` after any number of steps, as near as an order of whole
-    images can be, and maybe no image in a single step. So it is too where ranks cannot share the images of every
-    dataset evenly, but those of a step: then `per_step` is a mean over steps. Rank r of `world` takes every world-th
-    image from the r-th on. Raises UserError for a step that ranks cannot share evenly, and for two datasets of one
-    name.
+    each in a fresh order, or drawn by class (`class_balance`). With mix = "per_step" a dataset has that many images in
+    every step, over all ranks, 1 where no set says how many; else it has its share of `batch` after any number of
+    steps, as near as an order of whole images can be, and maybe no image in a single step. So it is too where ranks
+    cannot share the images of every dataset evenly, but those of a step: then `per_step` is a mean over steps. Rank r
+    of `world` takes every world-th image from the r-th on. Raises UserError for a step that ranks cannot share evenly,
+    and for two datasets of one name.
     """
 
     def __init__(
@@ -87,7 +88,8 @@ class Mixture(Dataset[tuple[Batch, ...]]):
         # The dataset and image that each worker reads, shared likewise: known even when it dies.
         self._in_hand = torch.full((max(1, options.workers), 2), -1)
         self._in_hand.share_memory_()  # type: ignore[no-untyped-call]
-        self._orders: dict[int, tuple[int, Tensor]] = {}
+        self._orders: dict[int, tuple[int, Walk]] = {}
+        self._balances: dict[int, ClassBalance] = {}
 
     @classmethod
     def open(cls, options: DataOptions, base: Path, *, seed: int, rank: int = 0, world: int = 1) -> Mixture:
@@ -181,21 +183,31 @@ class Mixture(Dataset[tuple[Batch, ...]]):
             for index in bad.nonzero().flatten().tolist()
         ]
 
+    def count(self) -> None:
+        """Count the labels of the datasets whose images are drawn by class; what was counted before is kept."""
+        for d, (folder, augment) in enumerate(zip(self.folders, self.augments, strict=True)):
+            temperature = augment.options.class_temperature
+            if temperature > 1 and d not in self._balances:
+                self._balances[d] = ClassBalance.of([i.pixels for i in inspections(folder)], temperature)
+
     def _sample(self, d: int, position: int) -> Sample:
         """Return the image at a position of a dataset's endless walk."""
         folder, name = self.folders[d], self.folders[d].space.name
         epoch, place = divmod(position, len(folder))
-        order = self._order(d, epoch)
+        walk = self._walk(d, epoch)
         error: UserError | None = None
         tries = min(len(folder), PATIENCE)
         for attempt in range(tries):
-            index = int(order[(place + attempt) % len(folder)])
+            at = (place + attempt) % len(folder)
+            index, wanted = int(walk.images[at]), int(walk.classes[at])
             if (worker := get_worker_info()) is not None and worker.id < len(self._in_hand):
                 self._in_hand[worker.id] = torch.tensor([d, index])
             # A stand-in is varied in its own way: it may meet itself in the batch.
             key = (self.seed, name, epoch, index, attempt)
+            # Drawn by class, an image may come several times in an epoch.
+            generator = _generator(*key) if wanted < 0 else _generator(*key, place)
             try:
-                return self.augments[d](folder, index, _generator(*key))
+                return self.augments[d](folder, index, generator, None if wanted < 0 else wanted)
             except UserError as e:
                 if not self.options.skip_bad:
                     raise
@@ -205,11 +217,16 @@ class Mixture(Dataset[tuple[Batch, ...]]):
                     log.warning("skipped: %s", e)
         raise UserError(f"dataset '{name}': {tries} files in a row are bad, so none is skipped; the last: {error}")
 
-    def _order(self, d: int, epoch: int) -> Tensor:
+    def _walk(self, d: int, epoch: int) -> Walk:
         """Return the order of a dataset's images in an epoch; only the last one is kept, for memory's sake."""
         if self._orders.get(d, (None,))[0] != epoch:
-            key = (self.seed, self.folders[d].space.name, epoch)
-            self._orders[d] = epoch, torch.randperm(len(self.folders[d]), generator=_generator(*key))
+            self.count()
+            images, generator = len(self.folders[d]), _generator(self.seed, self.folders[d].space.name, epoch)
+            if d in self._balances:
+                walk = self._balances[d].walk(images, generator)
+            else:
+                walk = Walk(torch.randperm(images, generator=generator), torch.full((images,), -1))
+            self._orders[d] = epoch, walk
         return self._orders[d][1]
 
 

@@ -49,10 +49,16 @@ class Jitter(BaseModel):
 
 
 class AugmentOptions(BaseModel):
-    """How training images are varied; the same keys are common to all datasets or a dataset's own."""
+    """How training images are chosen and varied; the same keys are common to all datasets or a dataset's own."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    class_temperature: float = Field(
+        default=1.0,
+        ge=1,
+        description="Images are drawn for their classes, these by pixels^(1 / this): 1 takes every image once an "
+        "epoch, larger values show rare classes more often. Above 1 labels are counted once, and the counts kept.",
+    )
     crop: tuple[Side, Side] = Field(
         default=(512, 512),
         description="Height and width in pixels of what the network sees; one number is a square. Where a recipe does "
@@ -101,6 +107,7 @@ class AugmentOptions(BaseModel):
         """Say in one line what is done to an image, for printing before training."""
         jitter = " ".join(f"{name} {value:g}" for name, value in self.jitter if value)
         parts = [
+            f"class temperature {self.class_temperature:g}" if self.class_temperature > 1 else "",
             f"scale {self.scale[0]:g}-{self.scale[1]:g}" + (f" of {self.short_side} px" if self.short_side else ""),
             f"max share {self.max_share:g}" if self.max_share < 1 else "",
             f"rotate {self.rotate:g}" if self.rotate else "",

@@ -27,7 +27,7 @@ from manyseg.data.table_check import compared_tables
 from manyseg.errors import UserError
 from manyseg.progress import progress
 
-__all__ = ["cache_folder", "quick_check"]
+__all__ = ["cache_folder", "inspections", "quick_check"]
 
 
 class _Known(msgspec.Struct):
@@ -53,12 +53,12 @@ def quick_check(train: Sequence[Folder], others: Sequence[Folder] = ()) -> list[
             findings += of_error(e, f"'{folder.space.name}', split '{folder.split}'")
             continue
         findings += [*folder.findings(), *compared_tables(folder)]
-        inspections = _inspections(folder)
-        findings += [finding for i in inspections for finding in i.findings]
+        found = inspections(folder)
+        findings += [finding for i in found for finding in i.findings]
         whole = folder.card.whole(folder.split) == folder.split
         if folder in train and whole and not is_list(folder.card.splits[folder.split]):
             findings += [f for f in unread([folder]) if f.severity != "note"]
-        histograms[folder.space.name, folder.split] = Histogram.of(folder.space, inspections)
+        histograms[folder.space.name, folder.split] = Histogram.of(folder.space, found)
     for folder in train:
         name = folder.space.name
         mine = {f"'{name}', split '{split}'": h for (other, split), h in histograms.items() if other == name}
@@ -74,7 +74,7 @@ def _different(folders: Iterable[Folder]) -> list[Folder]:
     return list({(f.space.name, f.root, f.split, f.ids, f.annotation): f for f in folders}.values())
 
 
-def _inspections(folder: Folder) -> list[Inspection]:
+def inspections(folder: Folder) -> list[Inspection]:
     """Inspect every image, but those that are known and as they were."""
     file = _cache_file(folder)
     card, known = _card(folder), dict[str, Inspection]()
@@ -85,8 +85,8 @@ def _inspections(folder: Folder) -> list[Inspection]:
     new = [i for i, digest in enumerate(digests) if digest not in known]
     if new:
         with progress(f"checking '{folder.space.name}', split '{folder.split}'", len(new)) as done:
-            inspections = inspect_all(folder, new, decode=False, done=done)
-        known |= {digests[i]: inspection for i, inspection in zip(new, inspections, strict=True)}
+            fresh = inspect_all(folder, new, decode=False, done=done)
+        known |= {digests[i]: inspection for i, inspection in zip(new, fresh, strict=True)}
         current = {digest: known[digest] for digest in digests}
         with suppress(UserError):  # A cache that cannot be written is none.
             atomic.write(file, msgspec.json.encode(_Known(card, current)))

@@ -36,8 +36,11 @@ class Augment:
     def __init__(self, options: AugmentOptions) -> None:
         self.options = options
 
-    def __call__(self, folder: Folder, index: int, generator: torch.Generator) -> Sample:
-        """Return image `index` of `folder`, varied, with 8-bit colours and IGNORE for labels outside of the image."""
+    def __call__(self, folder: Folder, index: int, generator: torch.Generator, wanted: int | None = None) -> Sample:
+        """Return image `index` of `folder`, varied, with 8-bit colours and IGNORE for labels outside of the image.
+
+        The crop has the class `wanted` where one of those that are tried has.
+        """
         options = self.options
         draws = torch.rand(9 + 2 * TRIES, generator=generator, dtype=torch.float64).tolist()
         (zoom, mirror, blur, sigma), jitter, places, turn = draws[:4], draws[4:8], draws[8:-1], draws[-1]
@@ -51,7 +54,7 @@ class Augment:
         native, scaled = planned[0]
         decoded = (image.shape[-2], image.shape[-1])
         pairs = list(zip(places[::2], places[1::2], strict=True))
-        crop = Crop.choose(annotation, native, decoded, scaled, options.crop, options.max_share, pairs)
+        crop = Crop.choose(annotation, native, decoded, scaled, options.crop, options.max_share, pairs, wanted)
         image = crop.image(image)
         if any(strength for _, strength in options.jitter):
             image = _jitter(image, options.jitter, jitter)

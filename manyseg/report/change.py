@@ -6,13 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Change", "ClassChange", "changes", "class_ious", "other_labels", "to_markdown"]
+__all__ = ["Change", "ClassChange", "changes", "class_ious", "other_labels", "points", "to_markdown"]
 
 MOST = 3
 """Classes that are named of each dataset, of those that gain and of those that lose most."""
 
 LEAST = 0.0005
 """Smaller differences of an IoU are none in the per cent that are shown."""
+
+
+def points(difference: float) -> str:
+    """Render a difference of shares in points of a per cent, with its sign: `+3.1`; nothing has a plus."""
+    return f"{round(100 * difference, 1) + 0.0:+.1f}"
 
 
 class ClassChange(NamedTuple):
@@ -29,7 +34,7 @@ class ClassChange(NamedTuple):
 
     def __str__(self) -> str:
         """Render the difference in points of a per cent: `bus -3.1`."""
-        return f"{self.name} {100 * self.difference:+.1f}"
+        return f"{self.name} {points(self.difference)}"
 
 
 class Change(NamedTuple):
@@ -62,7 +67,7 @@ class Change(NamedTuple):
         """Render a row of a table: dataset, classes, means in per cent and their difference, losses and gains."""
         means = [f"{100 * value:.1f}" for value in (self.before, self.after)]
         names = [", ".join(map(str, part)) or "-" for part in (self.lost, self.gained)]
-        return [self.dataset, str(len(self.classes)), *means, f"{100 * (self.after - self.before):+.1f}", *names]
+        return [self.dataset, str(len(self.classes)), *means, points(self.after - self.before), *names]
 
 
 def changes(before: Mapping[str, Mapping[str, float]], after: Mapping[str, Mapping[str, float]]) -> list[Change]:

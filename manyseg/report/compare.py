@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from manyseg.errors import UserError
-from manyseg.report.change import Change, changes, to_markdown
+from manyseg.report.change import Change, changes, points, to_markdown
 from manyseg.report.record import Record, read_record
 from manyseg.templates import render
 
@@ -112,7 +112,7 @@ class Comparison:
         within = ", which is within the spread over seeds" if abs(ours.mean - theirs.mean) < spread else ""
         return (
             f"Over {_listed(self.shared)}, {best.name} has a mean mIoU of {ours}, {first.name} {theirs}: "
-            f"{100 * (ours.mean - theirs.mean):+.1f} points{within}; {sum(g > 0 for g in gains)} of {len(gains)} "
+            f"{points(ours.mean - theirs.mean)} points{within}; {sum(g > 0 for g in gains)} of {len(gains)} "
             "classes gain."
         )
 
@@ -284,7 +284,7 @@ def _with_gain(name: str, scores: dict[str, Score], first: dict[str, Score]) -> 
     if name not in scores:
         return NONE, ""
     both = scores is not first and name in first
-    return str(scores[name]), f"{100 * (scores[name].mean - first[name].mean):+.1f}" if both else ""
+    return str(scores[name]), points(scores[name].mean - first[name].mean) if both else ""
 
 
 def _listed(names: Sequence[str]) -> str:

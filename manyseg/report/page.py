@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from markupsafe import Markup
 
 from manyseg import atomic
-from manyseg.report.change import changes, class_ious, other_labels
+from manyseg.report.change import Change, changes, class_ious, other_labels
 from manyseg.report.charts import Series, heat_map, line_chart
 from manyseg.report.record import Record, read_record
 from manyseg.report.samples import PARTS, read_samples
@@ -53,6 +53,7 @@ def write_report(run_folder: str | Path) -> Path:
         curves=_curves(record),
         running=_running(record),
         change=changes(class_ious(record.before), class_ious(record.scores)),
+        together=_together(record),
         stages=record.stages,
         summary=_summary(record),
         weakest=_weakest(datasets),
@@ -193,6 +194,12 @@ def _alone(record: Record, datasets: Sequence[str]) -> dict[str, dict[str, Any]]
         return {}
     found = {name: record.alone[name] for name in datasets if name in record.alone}
     return {name: {"miou": _mean(scores.values()), "runs": list(scores)} for name, scores in found.items()}
+
+
+def _together(record: Record) -> list[Change]:
+    """Compare the classes of a run of several datasets with the models of each dataset alone that lie beside it."""
+    own = class_ious(record.scores)
+    return changes(record.alone_classes, own) if len(own) > 1 else []
 
 
 def _weakest(datasets: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

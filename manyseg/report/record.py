@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import msgspec
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Int
 
 from manyseg.errors import UserError
+from manyseg.report.change import class_ious
 
 __all__ = ["BEFORE", "Record", "read_record"]
 
@@ -80,7 +82,8 @@ class Record:
 
     `steps` and `evals` are the lines of metrics.jsonl with an `at`: the step counted over all stages. `scores` is what
     `manyseg eval --json` writes, `confusions[dataset]` Int64[D, D] (truth, prediction), `taxonomy` the table's rows.
-    `alone[dataset]` is the mIoU of every run of that dataset alone that lies in the same folder, by the run's name.
+    `alone[dataset]` is the mIoU of every run of that dataset alone that lies in the same folder, by the run's name, and
+    `alone_classes[dataset]` the mean IoU of each class over these runs.
     `before` are the scores of the run that this one started from. `notes` name in words what is missing or broken.
     """
 
@@ -94,6 +97,7 @@ class Record:
     taxonomy: list[list[str]] = field(default_factory=list)
     environment: dict[str, Any] = field(default_factory=dict)
     alone: dict[str, dict[str, float]] = field(default_factory=dict)
+    alone_classes: dict[str, dict[str, float]] = field(default_factory=dict)
     before: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -143,7 +147,7 @@ def read_record(folder: str | Path) -> Record:
         _confusions(folder / "confusion.npz", notes),
         _table(folder / "taxonomy.tsv", notes),
         _object(folder / "environment.json", notes),
-        _alone(folder),
+        *_alone(folder),
         _scores(folder / BEFORE, notes) if (folder / BEFORE).exists() else {},
         notes,
     )
@@ -187,17 +191,22 @@ def _scores(path: Path, notes: list[str]) -> dict[str, Any]:
     return scores
 
 
-def _alone(folder: Path) -> dict[str, dict[str, float]]:
-    """Collect the scores of the runs beside this one that were trained on a single dataset."""
+def _alone(folder: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Collect the scores of the runs beside this one that were trained on one dataset, and those of its classes."""
     out: dict[str, dict[str, float]] = {}
+    classes: dict[str, dict[str, list[float]]] = {}
     for path in sorted(folder.resolve().parent.glob("*/scores.json")):
         if path.parent == folder.resolve():
             continue
-        datasets = _scores(path, []).get("datasets", {})
-        seen = [(name, d.get("miou")) for name, d in datasets.items() if d.get("protocol") == "seen"]
-        if len(seen) == 1 and _finite(seen[0][1]):
-            out.setdefault(seen[0][0], {})[path.parent.name] = seen[0][1]
-    return out
+        scores = _scores(path, [])
+        seen = {name: d for name, d in scores.get("datasets", {}).items() if d.get("protocol") == "seen"}
+        for name, entry in seen.items() if len(seen) == 1 else ():
+            if _finite(entry.get("miou")):
+                out.setdefault(name, {})[path.parent.name] = entry["miou"]
+                for label, iou in class_ious(scores)[name].items():
+                    classes.setdefault(name, {}).setdefault(label, []).append(iou)
+    means = {name: {label: fmean(ious) for label, ious in table.items()} for name, table in classes.items()}
+    return out, means
 
 
 def _table(path: Path, notes: list[str]) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from manyseg.report.page import write_report
 from manyseg.report.record import read_record
 from manyseg.report.samples import predict_samples, write_samples
 from manyseg.runs.folder import RunFolder
+from manyseg.runs.hub import hub_address
 
 __all__ = ["write_results"]
 
@@ -43,7 +45,9 @@ def write_results(
     console.print(scores.to_markdown(classes=False))
     record = read_record(folder.path)
     if found := changes(class_ious(record.before), class_ious(record.scores)):
-        console.print(f"Before (the scores of {record.recipe.get('start')}) and after, IoU in per cent:\n")
+        start = str(record.recipe.get("start"))
+        start = start if hub_address(start) else os.path.normpath(folder.path / start)
+        console.print(f"Before (the scores of {start}) and after, IoU in per cent:\n")
         console.print(to_markdown(found))
     for path, what in (
         (folder.report, "the report of this run"),

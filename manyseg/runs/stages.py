@@ -99,7 +99,10 @@ class Training:
                 if main and check:
                     self._check_data()
                 if main:
+                    self.mixture.count()
                     inputs.write()
+            # What the first process has counted the others find in the cache.
+            self.mixture.count()
         return not finished
 
     def run(self, resume: bool = False) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture, _apportion
 from manyseg.data.options import DataOptions
 from manyseg.errors import UserError
@@ -253,6 +254,63 @@ def test_the_mix_is_described(base):
 # The loader.
 
 
+def rare(base, name="rare", images=10):
+    """Write a dataset in which class high is in image 3 alone, as a corner of 4 of its 192 pixels."""
+    if not (base / f"{name}.toml").exists():
+        write(base, name, images)
+        for i in range(images):
+            mask = np.zeros((12, 16), np.uint8)
+            mask[:2, :2] = i == 3
+            Image.fromarray(mask).save(base / name / f"masks/{i:02d}.png")
+
+
+def test_images_of_a_rare_class_are_drawn_more_often_and_cropped_to_it(base):
+    rare(base)
+    steps = mixture(base, {"rare": 5}, class_temperature=1e9, flip=0, scale=[1, 1])
+    epochs = [[b for s in (2 * e, 2 * e + 1) for b in steps[s]] for e in range(3)]
+    for epoch in epochs:
+        # Half of the ten draws are for the class, and image 3 may be one of those for the other class, too.
+        drawn = Counter(i for batch in epoch for i in batch.ids)
+        assert sum(drawn.values()) == 10
+        assert 5 <= drawn["03"] <= 6
+        assert max(n for i, n in drawn.items() if i != "03") == 1
+        for batch in epoch:
+            for i, labels in zip(batch.ids, batch.annotation.labels, strict=True):
+                assert i == "03" or not (labels == 1).any()
+    crops = [image for e in epochs for b in e for i, image in zip(b.ids, b.image, strict=True) if i == "03"]
+    assert len({c.numpy().tobytes() for c in crops}) == len(crops)
+    # The crop of 8 x 8 pixels shows the corner in 3 of 45 places.
+    shown = [(x == 1).any().item() for e in epochs for b in e for x in b.annotation.labels]
+    assert sum(shown) > len(crops) / 3
+
+
+def test_a_walk_by_class_depends_neither_on_ranks_nor_on_where_it_begins(base):
+    rare(base)
+    data = {"class_temperature": 2.0}
+    whole = mixture(base, {"rare": 4, "large": {"per_step": 2, "class_temperature": 1}}, **data)
+    parts = [mixture(base, {"rare": 4, "large": 2}, rank=r, world=2, **data) for r in range(2)]
+    for step in (7, 0, 3):
+        ranks = [ids(part[step])["rare"] for part in parts]
+        assert [i for pair in zip(*ranks, strict=True) for i in pair] == ids(whole[step])["rare"]
+    plain = mixture(base, {"large": 2})
+    assert equal(plain[5], [b for b in whole[5] if b.space.name == "large"])
+    again = mixture(base, {"rare": 4}, **data)
+    assert equal(again[3], [b for b in whole[3] if b.space.name == "rare"])
+
+
+def test_labels_are_counted_once_and_at_temperature_1_not_at_all(base, monkeypatch):
+    rare(base, "counted")
+    counted = []
+    read = Folder.found
+    monkeypatch.setattr(Folder, "found", lambda self, i: counted.append(i) or read(self, i))
+    mixture(base, {"counted": 1}).count()
+    assert counted == []
+    mixture(base, {"counted": 1}, class_temperature=4).count()
+    assert sorted(counted) == list(range(10))
+    mixture(base, {"counted": 1}, class_temperature=9).count()
+    assert len(counted) == 10
+
+
 @forks
 def test_any_number_of_workers_gives_the_same_tensors(base):
     steps = mixture(base, {"large": 3, "small": 2}, blur=0.5)
@@ -417,7 +475,7 @@ def test_a_worker_that_dies_names_the_file_that_it_had_in_hand(world, monkeypatc
     )
     mixture = Mixture.open(options, Path(), seed=0)
     monkeypatch.setattr(type(mixture.folders[0]), "annotated", die)
-    index = int(mixture._order(0, 0)[0])
+    index = int(mixture._walk(0, 0).images[0])
     name = re.escape(mixture.folders[0].image_path(index).name)
     with pytest.raises(UserError, match=rf"a process that reads images died .*had in hand: .*{name}; check them"):
         next(mixture.loader(0, 2))

@@ -8,7 +8,7 @@ from torchvision.transforms.v2 import functional as V
 
 from manyseg.data.annotation import Boxes, Dense, Segments, Tags
 from manyseg.data.batch import Sample
-from manyseg.data.crop import MEAN_COLOR, Crop, Span, flip, rotate
+from manyseg.data.crop import MEAN_COLOR, Crop, Span, _commonest, flip, rotate
 from manyseg.data.folder import Folder
 from manyseg.data.options import AugmentOptions, Jitter
 from manyseg.data.transforms import Augment, _blur, _jitter
@@ -272,7 +272,25 @@ def test_an_image_without_any_label_works():
 def test_a_share_of_a_large_crop_is_estimated_closely():
     labels = torch.zeros(300, 500, dtype=torch.int64)
     labels[:, 130:] = 1
-    assert identity(300, 500).share(Dense(labels)) == pytest.approx(0.74, abs=0.02)
+    assert _commonest(identity(300, 500).sparse(Dense(labels))) == pytest.approx(0.74, abs=0.02)
+
+
+def test_a_crop_has_the_class_that_its_image_was_drawn_for():
+    labels = torch.zeros(40, 40, dtype=torch.int64)
+    labels[:4, :4] = 1  # In the first place alone, where it is too small to be varied; of the others 3 is the most so.
+    labels[20:, 20:30] = 3
+    places = [(0.99, 0.99), (0.0, 0.99), (0.0, 0.0)]
+
+    def choose(max_share, wanted):
+        size = (40, 40)
+        crop = Crop.choose(Dense(labels), size, size, size, (10, 20), max_share, places, wanted)
+        return [(30, 20), (0, 20), (0, 0)].index((crop.rows.lo, crop.cols.lo))
+
+    assert choose(0.6, None) == 0
+    assert choose(0.6, 1) == choose(1.0, 1) == choose(0.95, 1) == 2
+    assert choose(0.6, 3) == choose(1.0, 3) == 0
+    # A class that is in none of them changes nothing.
+    assert choose(0.6, 2) == 0
 
 
 def picture(h=24, w=32):

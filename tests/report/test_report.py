@@ -15,6 +15,7 @@ from rich.console import Console
 from manyseg import templates
 from manyseg.errors import UserError
 from manyseg.labels import LabelClass, LabelSpace, Taxonomy
+from manyseg.report.change import points
 from manyseg.report.charts import Series, _spread, _thin, _ticks, heat_map, line_chart
 from manyseg.report.compare import compare
 from manyseg.report.environment import environment
@@ -239,6 +240,8 @@ def test_a_run_of_several_datasets_is_set_against_the_runs_of_each_alone_beside_
     assert read_record(folder).alone == {"street": {"alone-0": 0.3, "alone-1": 0.4}}
     page = write_report(folder).read_text(encoding="utf-8")
     assert '<span title="alone-0, alone-1">35.0 <span class="soft">(+15.0)</span></span>' in page
+    assert '<td class="number">35.0</td><td class="number">50.0</td><td class="number">+15.0</td><td>-</td>' in page
+    assert "<td>road +15.0, sky +15.0</td>" in page.replace("sky +15.0, road +15.0", "road +15.0, sky +15.0")
     assert "trained alone" not in write_report(tmp_path / "alone-0").read_text(encoding="utf-8")
 
 
@@ -507,6 +510,10 @@ def test_a_model_for_each_dataset_is_one_baseline_by_seed(tmp_path: Path) -> Non
     assert list(found.differences) == ["method.name", "train.steps"]
     # Of one dataset alone they are seeds of a recipe like any other.
     assert compare(alone[::2]).groups[0].name == "multihead"
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_minus() -> None:
+    assert [points(v) for v in (-0.0001, 0.0, 0.031, -0.2)] == ["+0.0", "+0.0", "+3.1", "-20.0"]
 
 
 def test_a_lead_within_the_spread_is_called_so(tmp_path: Path) -> None:

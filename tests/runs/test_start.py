@@ -50,6 +50,8 @@ def test_the_first_loss_is_that_of_the_last_weights(world, before, tmp_path, cap
     said = capsys.readouterr().out
     labels = sum(map(len, Run.open(before).spaces))
     assert f"going on from the last weights of {before}: {labels} labels go on; all " in said
+    # The path is the run's own.
+    assert f"{before.parent.name}/before) and after, IoU in per cent:" in said
     assert "| fine | " in said.partition("and after, IoU in per cent:")[2]
     assert 'id="change"' in (after / "report.html").read_text()
     assert (after / "files/before.json").read_bytes() == (before / "scores.json").read_bytes()
