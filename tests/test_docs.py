@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 
 from manyseg.config import check, keywords
+from manyseg.data.annotation import Dense
+from manyseg.data.batch import Batch
 from manyseg.data.encodings import ImageFiles, RawValues, Regions
 from manyseg.data.encodings.base import Encoding
 from manyseg.data.files import DataError, Size
@@ -95,14 +97,20 @@ def test_the_example_of_an_encoding_reads_what_it_says(tmp_path):
 @pytest.mark.parametrize("recipe", blocks("docs/networks.md", "toml"), ids=lambda text: text.split('"')[1])
 def test_a_recipe_of_the_networks_page_trains(recipe, small):
     tables = tomllib.loads(recipe)
-    given = check(keywords(PixelEncoder.build, "Model"), tables["model"], "networks.md")
-    pixels = PixelEncoder.build(**{**given.model_dump(exclude_unset=True), "pretrained": False, "channels": 8})
+    given = check(keywords(PixelEncoder.build, "Model"), tables["model"], "networks.md").model_dump(exclude_unset=True)
+    pixels = PixelEncoder.build(**{**given, "pretrained": False, "channels": 32})
     space = LabelSpace("a", (LabelClass("x"), LabelClass("y")))
-    method = find_method("multihead")(pixels, [space])
+    method = tables.get("method", {"name": "multihead"})
+    extra = {"classifier": "heads", "blocks": 2} if method["name"] == "lmseg" else {}
+    kind = find_method(method.pop("name"))
+    method = kind(
+        pixels, [space], **check(keywords(kind, "M"), method, "networks.md").model_dump(exclude_unset=True), **extra
+    )
     options = TrainOptions(**tables.get("train", {}))
     optimizer = build_optimizer(parameter_groups(method, options), options)
-    image = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
-    method.train().predict(pixels(image), space).square().mean().backward()
+    images = torch.randint(0, 256, (2, 3, 64, 96), dtype=torch.uint8)
+    labels = Dense(torch.randint(0, 2, (2, 64, 96)))
+    sum(method.train()([Batch(space, ("1", "2"), images, labels)]).values()).backward()
     assert all(p.grad is not None for group in optimizer.param_groups for p in group["params"])
     optimizer.step()
 

@@ -27,7 +27,8 @@ class QueryOutput(NamedTuple):
     """Log-probabilities; the last class is background, for queries without a segment."""
     masks: Float[Tensor, "L B Q E"]
     """Mask embeddings: the logits of a mask are their products with `embedding`."""
-    embedding: Float[Tensor, "B E h w"]
+    embedding: Float[Tensor, "M B E h w"]
+    """The pixels' embeddings of every block (M = L), or the same for all (M = 1)."""
     targets: SegmentTargets
 
 
@@ -62,14 +63,14 @@ class SetPredictionLoss(nn.Module):
         if self.points:
             place = shared_points(self.points, len(ids), ids.device, generator)
             image = torch.arange(len(ids), device=ids.device)
-            ids, embedding = sample_ids(ids, image, place), _sample_all(embedding, place)
+            ids, pixels = sample_ids(ids, image, place), [_sample_all(one, place) for one in embedding]
         else:
-            ids = resize_nearest(ids, (embedding.shape[2], embedding.shape[3])).flatten(1)
-            embedding = embedding.flatten(2)
-        weights = (self.focal_weight, self.dice_weight)
+            ids = resize_nearest(ids, (embedding.shape[-2], embedding.shape[-1])).flatten(1)
+            pixels = list(embedding.flatten(3))
+        weights, blocks = (self.focal_weight, self.dice_weight), len(output.classes)
         costs = [
-            pair_costs(logp.exp(), masks.float() @ embedding, ids, output.targets.classes, *weights)
-            for logp, masks in zip(output.classes, output.masks, strict=True)
+            pair_costs(logp.exp(), masks.float() @ one, ids, output.targets.classes, *weights)
+            for logp, masks, one in zip(output.classes, output.masks, pixels * (blocks // len(pixels)), strict=True)
         ]
         return torch.stack(costs)
 
@@ -82,8 +83,10 @@ class SetPredictionLoss(nn.Module):
         masks, start = [], 0
         pairs = output.masks[found.block, found.image, found.query]
         # Only the masks of matched queries are computed in training: the others are as large, and have no loss.
-        for embedding, count in zip(output.embedding, found.counts, strict=True):
-            masks.append(torch.einsum("nc,chw->nhw", pairs[start : start + count], embedding))
+        # The pairs of an image are ordered by block, as many in each.
+        for embedding, count in zip(output.embedding.transpose(0, 1), found.counts, strict=True):
+            parts = pairs[start : start + count].view(len(embedding), count // len(embedding), pairs.shape[-1])
+            masks.append(torch.einsum("mnc,mchw->mnhw", parts, embedding).flatten(0, 1))
             start += count
         logits, ids = torch.cat(masks), output.targets.ids
         if self.points:
@@ -93,8 +96,8 @@ class SetPredictionLoss(nn.Module):
         classes = _target_classes(output, found)
         return {
             "class": class_loss(output.classes, classes, self.background_weight),
-            "focal": MeanLoss.of(focal, found.segments) * self.focal_weight,
-            "dice": MeanLoss.of(dice, found.segments) * self.dice_weight,
+            "focal": MeanLoss.of(focal, float(found.segments)) * self.focal_weight,
+            "dice": MeanLoss.of(dice, float(found.segments)) * self.dice_weight,
         }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, cast, final
+from typing import Any, ClassVar, Literal, cast, final
 
 import torch
 from jaxtyping import Bool, Float
@@ -29,6 +29,7 @@ from manyseg.losses.matching import Matches, SegmentTargets, targets_of_labels, 
 from manyseg.losses.set_prediction import QueryOutput, SetPredictionLoss
 from manyseg.methods.base import Method, dense_labels, step_seed
 from manyseg.methods.continuation import LabelRows
+from manyseg.methods.plan import Schedule, StagePlan
 from manyseg.methods.query_classifiers import (
     MultiHeadClassifier,
     QueryClassifier,
@@ -39,11 +40,17 @@ from manyseg.methods.query_classifiers import (
 from manyseg.methods.sources import TaxonomySource, resolve_taxonomy
 from manyseg.models import Features, PixelEncoder
 from manyseg.models.decoder import Guidance, QueryDecoder
+from manyseg.models.eomt import EncoderQueries
+from manyseg.models.mask2former import MaskedDecoder
+from manyseg.models.weights import fit
 
 __all__ = ["LMSeg", "semantic_scores"]
 
 CACHED = 64
 """Label spaces whose classifiers are kept: words that are asked for make ever new ones."""
+
+BLOCKS = {"maskformer": 6, "mask2former": 9, "eomt": 4}
+"""Blocks of each decoder where `blocks` is not given, as its authors have them."""
 
 FLOOR = 1e-3
 """Added to the summed probability of a class before its logarithm is taken."""
@@ -64,6 +71,12 @@ class LMSeg(Method):
     same for all images, on which costs and mask losses are computed; 0 takes all pixels. `decoder_lr` is the learning
     rate of the decoder and the texts as a multiple of train.lr: attention needs smaller steps than a pixel decoder.
     Datasets weigh in a step's loss as their images do (`mean`; equation 3).
+
+    `decoder` is "maskformer", `blocks` (6) blocks of attention to the coarsest level; "mask2former", `blocks` (9) of
+    masked attention to the three coarsest levels in turn, as published with model.neck = "deformable"; or "eomt": the
+    queries are inside the last `blocks` (4) blocks of a plain transformer, and the keys `features`, `neck` and
+    `channels` of [model] mean nothing. EoMT's attention is masked while it learns, which ends after `annealing_steps`
+    steps: by default those of the training; 0 in a [[stage]] keeps the masks.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -90,8 +103,10 @@ class LMSeg(Method):
         temperature: float = 0.07,
         guidance: Guidance = "image_first",
         other_words: float = 0.0,
+        decoder: Literal["maskformer", "mask2former", "eomt"] = "maskformer",
         queries: int = 100,
-        blocks: int = 6,
+        blocks: int | None = None,
+        annealing_steps: int = 0,
         attention_heads: int = 8,
         focal_weight: float = 20.0,
         dice_weight: float = 1.0,
@@ -100,6 +115,8 @@ class LMSeg(Method):
         decoder_lr: float = 0.3,
     ) -> None:
         super().__init__(pixel_encoder, spaces)
+        blocks = BLOCKS[decoder] if blocks is None else blocks
+        trunk = pixel_encoder.give_tokens() if decoder == "eomt" else None
         channels = pixel_encoder.channels
         for name, value in (("queries", queries), ("blocks", blocks), ("attention_heads", attention_heads)):
             if value < 1:
@@ -123,15 +140,34 @@ class LMSeg(Method):
         else:
             table = Taxonomy.by_name(self.spaces) if taxonomy is None else resolve_taxonomy(taxonomy, self.spaces)
             self.classes = UnifiedClassifier(table, channels)
-        self.decoder = QueryDecoder(
-            pixel_encoder.backbone.channels[-1],
-            channels,
-            channels,
-            queries=queries,
-            blocks=blocks,
-            heads=attention_heads,
-            guidance=guidance if classifier == "text" else "none",
-        )
+        guidance = guidance if classifier == "text" else "none"
+        self.decoder: QueryDecoder | MaskedDecoder | EncoderQueries
+        if trunk is not None:
+            self.decoder = EncoderQueries(
+                trunk, queries=queries, blocks=blocks, heads=attention_heads, guidance=guidance
+            )
+        elif decoder == "mask2former":
+            self.decoder = MaskedDecoder(
+                pixel_encoder.level_channels,
+                channels,
+                channels,
+                queries=queries,
+                blocks=blocks,
+                heads=attention_heads,
+                guidance=guidance,
+            )
+        else:
+            self.decoder = QueryDecoder(
+                pixel_encoder.level_channels[-1],
+                channels,
+                channels,
+                queries=queries,
+                blocks=blocks,
+                heads=attention_heads,
+                guidance=guidance,
+            )
+        self._take_over(pixel_encoder)
+        self.annealing_steps = annealing_steps
         self.loss = SetPredictionLoss(
             focal_weight=focal_weight, dice_weight=dice_weight, background_weight=background_weight, points=points
         )
@@ -139,6 +175,25 @@ class LMSeg(Method):
         self.decoder_lr = decoder_lr
         self._cached: dict[tuple[LabelSpace, torch.device], SpaceClassifier] = {}
         self._warned, self._seed = False, 0
+
+    def _take_over(self, pixel_encoder: PixelEncoder) -> None:
+        """Start from the decoder of a published network, and from its classes where a head has as many."""
+        given = pixel_encoder.for_decoder
+        if not given:
+            return
+        found = fit(self.decoder.state_dict(), {k: v for k, v in given.items() if not k.startswith("classes.")})
+        if found.unfit or not found.matched:
+            raise UserError(
+                f"model.init: the decoder does not fit: {found}; set method.decoder, method.queries and method.blocks "
+                "as the published network has them"
+            )
+        self.decoder.load_state_dict(found.matched, strict=False)
+        heads = self.classes.layers if isinstance(self.classes, MultiHeadClassifier) else ()
+        classes = {k.removeprefix("classes."): v for k, v in given.items() if k.startswith("classes.")}
+        fitting = [head for head in heads if fit(head.state_dict(), classes).matched.keys() == classes.keys()]
+        for head in fitting:
+            head.load_state_dict(classes)
+        pixel_encoder.backbone.loaded += f"; decoder: {found}; its classes start {len(fitting)} heads"
 
     @property
     def taxonomy(self) -> Taxonomy:
@@ -160,6 +215,13 @@ class LMSeg(Method):
         """Return `decoder_lr` for the decoder and the classifier, else 1."""
         return self.decoder_lr if name.startswith(("decoder.", "classes.")) else 1.0
 
+    @classmethod
+    def default_stages(cls, options: Any, train: Schedule) -> list[StagePlan]:
+        """Plan one stage, over which the masks of EoMT's attention are annealed."""
+        annealed = options.decoder == "eomt" and not options.annealing_steps
+        method = {"annealing_steps": train.steps} if annealed else {}
+        return [StagePlan(name="train", steps=train.steps, method=method)]
+
     def batch_loss(self, features: Features, batch: Batch) -> dict[str, MeanLoss]:
         """Return the losses of one batch alone, as `step_losses` does for several."""
         return self.step_losses([features], [batch])[0]
@@ -175,16 +237,18 @@ class LMSeg(Method):
         outputs = []
         for k, (one, batch, classifier) in enumerate(zip(features, batches, classifiers, strict=True)):
             texts = self._guiding_texts(classifier, [*classifiers[:k], *classifiers[k + 1 :]], generator)
-            decoded = self.decoder(one.levels[-1], texts)
+            decoded = self.decoder(one, texts)
             classes = classifier.classify(decoded.queries)
-            outputs.append(QueryOutput(classes, decoded.masks, one.embedding, _targets(batch)))
+            outputs.append(QueryOutput(classes, decoded.masks, decoded.embedding, _targets(batch)))
         found, matches = self.loss(outputs, generator)
         self._warn_of_few_queries(matches, batches)
         return cast(list[dict[str, MeanLoss]], found)
 
     def on_step(self, step: int) -> None:
-        """Draw the seed of the words and points of this step."""
+        """Draw the seed of the words and points of this step, and anneal the masks of EoMT's attention."""
         self._seed = step_seed()
+        if isinstance(self.decoder, EncoderQueries) and self.annealing_steps:
+            self.decoder.anneal(step / self.annealing_steps)
 
     def _guiding_texts(
         self, own: SpaceClassifier, others: Sequence[SpaceClassifier], generator: torch.Generator
@@ -245,24 +309,24 @@ class LMSeg(Method):
         self, features: Features, space: LabelSpace, size: tuple[int, int], options: SegmentOptions
     ) -> list[SegmentMap]:
         """Return the segments of every image at the native `size`; see `Method.segments`."""
-        classes, masks = self._decode(features, self._classifier(space))
+        classes, masks, embeddings = self._decode(features, self._classifier(space))
         things = torch.tensor([c.thing for c in space.classes], device=classes.device)
         out = []
-        for logp, query, embedding in zip(classes, masks, features.embedding, strict=True):
+        for logp, query, embedding in zip(classes, masks, embeddings, strict=True):
             logits = torch.einsum("qc,chw->qhw", query, embedding).float()
             out.append(find_segments(logp.exp(), logits, things, size, options))
         return out
 
     def _semantic_scores(self, features: Features, classifier: SpaceClassifier) -> Float[Tensor, "B D h w"]:
-        classes, masks = self._decode(features, classifier)
-        return semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, features.embedding))
+        classes, masks, embedding = self._decode(features, classifier)
+        return semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, embedding))
 
     def _decode(
         self, features: Features, classifier: SpaceClassifier
-    ) -> tuple[Float[Tensor, "B Q K"], Float[Tensor, "B Q E"]]:
-        """Return the last block's log-probabilities of classes, and its mask embeddings."""
-        decoded = self.decoder(features.levels[-1], classifier.texts)
-        return classifier.classify(decoded.queries[-1]), decoded.masks[-1]
+    ) -> tuple[Float[Tensor, "B Q K"], Float[Tensor, "B Q E"], Float[Tensor, "B E h w"]]:
+        """Return the last block's log-probabilities of classes, and the embeddings of its masks and the pixels."""
+        decoded = self.decoder(features, classifier.texts)
+        return classifier.classify(decoded.queries[-1]), decoded.masks[-1], decoded.embedding[-1]
 
     def _classifier(self, space: LabelSpace) -> SpaceClassifier:
         """Return the classifier of a space, cached in eval mode without gradients: weights do not change then."""

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from manyseg.errors import UserError
 from manyseg.models import timm_networks
-from manyseg.models.plain_vit import JOINED, PlainViT, SimplePyramid
+from manyseg.models.plain_vit import JOINED, LayerNorm2d, PlainViT, SimplePyramid
 from manyseg.models.tiny import TinyNet, group_norm
 from manyseg.models.trainable import freeze_batch_norms, hold_frozen, is_lora, restrict
 from manyseg.models.weights import Fit, fit, load_in_order, read_tensors
@@ -50,9 +50,11 @@ class Backbone(nn.Module):
     safetensors file, torch state dict, TorchScript archive or hub folder, of the full model or of the features alone,
     in timm's layout or one that timm converts. The other keywords are described in `PixelEncoder.build`.
 
-    `net` is the trunk, which published weights are for; `pyramid` makes levels of a plain transformer's maps.
+    `net` is the trunk, which published weights are for; `pyramid` makes levels of a plain transformer's maps, and
+    `level_norms` are put onto the levels.
     `channels` and `strides` describe the levels, which fit images of multiples of `multiple` pixels without a rest;
-    `mean` and `std` are the normalisation of the input on a 0..1 scale; `loaded` says which weights the trunk has.
+    `mean` and `std` are the normalisation of the input on a 0..1 scale; `loaded` says which published
+    weights the trunk has, if any.
     Raises UserError for unknown names, weights that cannot be had, and weights that do not fit.
     """
 
@@ -69,9 +71,17 @@ class Backbone(nn.Module):
         frozen_batch_norm: bool = False,
         drop_path: float = 0.0,
         checkpointing: bool = False,
+        patch_size: int | None = None,
+        image_size: int | None = None,
+        level_norm: bool = False,
     ) -> None:
         super().__init__()
         self.name = name if name == "tiny" else timm_networks.resolve(name)
+        self._sizes = {k: v for k, v in (("patch_size", patch_size), ("img_size", image_size)) if v is not None}
+        if self._sizes and (name == "tiny" or not timm_networks.is_plain(self.name)):
+            raise UserError(
+                f"model.patch_size and model.image_size are for plain transformers; leave them out for '{self.name}'"
+            )
         self._layers = JOINED if features == "layers" else 1
         if name == "tiny" and (drop_path or checkpointing):
             raise UserError(
@@ -80,6 +90,7 @@ class Backbone(nn.Module):
         self.mean, self.std = NEUTRAL if name == "tiny" else timm_networks.normalisation(self.name)
         self.net = TinyNet() if name == "tiny" else self._build(drop_path=drop_path)
         self.pyramid = self._describe(features)
+        self.level_norms = nn.ModuleList(LayerNorm2d(c, eps=1e-5) for c in self.channels) if level_norm else None
         self.loaded = self._load(pretrained)
         if checkpointing:
             self._checkpoint()
@@ -94,15 +105,24 @@ class Backbone(nn.Module):
         # Zeros are the mean colour after normalisation, and what the convolutions' own padding shows at borders.
         padding = (0, -width % self._unit, 0, -height % self._unit)
         maps = self.net(F.pad(image, padding) if any(padding) else image)
+        if self.holds_back:
+            return list(maps)
         levels = [maps[i].permute(0, 3, 1, 2) if self._channels_come_last else maps[i] for i in self.kept]
         if self.pyramid is not None:
             levels = self.pyramid(levels)
+        if self.level_norms is not None:
+            levels = [norm(x) for norm, x in zip(self.level_norms, levels, strict=True)]
         return [x[..., : _cells(height, s), : _cells(width, s)] for x, s in zip(levels, self.strides, strict=True)]
 
     @property
     def is_plain(self) -> bool:
         """Whether the trunk is a plain transformer."""
         return isinstance(self.net, PlainViT)
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether the last blocks are left to a decoder (`PlainViT.hold_back`); `forward` then returns tokens."""
+        return isinstance(self.net, PlainViT) and self.net.held > 0
 
     def norm(self, channels: int) -> nn.Module:
         """Build the normalisation that layers on top of this backbone should use."""
@@ -135,7 +155,9 @@ class Backbone(nn.Module):
     # Construction.
 
     def _build(self, *, drop_path: float = 0.0, pretrained: bool = False) -> nn.Module:
-        return timm_networks.build(self.name, layers=self._layers, drop_path=drop_path, pretrained=pretrained)
+        return timm_networks.build(
+            self.name, self._sizes, layers=self._layers, drop_path=drop_path, pretrained=pretrained
+        )
 
     def _describe(self, features: FeatureMaps) -> SimplePyramid | None:
         """Set what the levels are; return what makes them, where the trunk itself does not."""
@@ -178,7 +200,7 @@ class Backbone(nn.Module):
     def _load(self, pretrained: bool | str) -> str:
         if isinstance(pretrained, str):
             return self._load_file(Path(pretrained))
-        return self._load_published() if pretrained else "new weights"
+        return self._load_published() if pretrained else ""
 
     def _load_published(self) -> str:
         model, package, file = OFFLINE
@@ -199,18 +221,24 @@ class Backbone(nn.Module):
         return f"{len(state)} of {len(state)} tensors loaded, {timm_networks.published(self.name)}"
 
     def _load_file(self, path: Path) -> str:
-        given = read_tensors(path, KEY)
+        return self._take(read_tensors(path, KEY), f"{KEY}: {path}", str(path))
+
+    def take_over(self, given: dict[str, Tensor], where: str) -> None:
+        """Load tensors under timm's names; `where` begins the message of what does not fit."""
+        self.loaded = self._take(given, where, where.partition(": ")[2])
+
+    def _take(self, given: dict[str, Tensor], where: str, source: str) -> str:
         found = fit(self._timm.state_dict(), given)
         if (found.missing or found.unfit) and self.name != "tiny":
             found = min(found, self._converted(given, found), key=lambda f: len(f.missing) + len(f.unfit))
         if found.missing or found.unfit:
-            raise UserError(f"{KEY}: {path} does not fit '{self.name}': {found}; give weights of timm's '{self.name}'")
+            raise UserError(f"{where} does not fit '{self.name}': {found}; give weights of timm's '{self.name}'")
         self._timm.load_state_dict(found.matched, strict=False)
-        return f"{found}, from {path}"
+        return f"{found}, from {source}"
 
     def _converted(self, given: dict[str, Tensor], direct: Fit) -> Fit:
         try:
-            return fit(self._timm.state_dict(), timm_networks.converted(self.name, given))
+            return fit(self._timm.state_dict(), timm_networks.converted(self.name, given, self._sizes))
         except Exception:  # Whatever a conversion meets in a file that is none of its own.
             return direct
 

@@ -16,7 +16,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["Decoded", "Guidance", "QueryDecoder"]
+from manyseg.models.pixel_encoder import Features
+
+__all__ = ["Attention", "Decoded", "Guidance", "QueryDecoder"]
 
 Guidance = Literal["image_first", "text_first", "none"]
 """In which order a block's queries look at the image and at the words; `none` leaves the words out."""
@@ -29,6 +31,8 @@ class Decoded(NamedTuple):
     """To be compared with classes."""
     masks: Float[Tensor, "L B Q E"]
     """The logit of a query's mask at a pixel is their dot product with the pixel's embedding."""
+    embedding: Float[Tensor, "K B E h w"]
+    """The pixels' embeddings at stride 4, of every block (K = L), or the same for all (K = 1)."""
 
 
 class QueryDecoder(nn.Module):
@@ -62,9 +66,9 @@ class QueryDecoder(nn.Module):
             nn.Linear(channels, embedding),
         )  # fmt: skip
 
-    def forward(self, level: Float[Tensor, "B _ h w"], words: Float[Tensor, "T C"] | None = None) -> Decoded:
+    def forward(self, features: Features, words: Float[Tensor, "T C"] | None = None) -> Decoded:
         """Decode the queries of every image; `words` may be left out where nothing guides."""
-        image = self.project(level)
+        image = self.project(features.levels[-1])
         place = _sine(image.shape[-2], image.shape[-1], image.shape[1], image.device).to(image.dtype)
         image, place = image.flatten(2).transpose(1, 2), place.flatten(1).T
         # Not len(image): an exported network keeps a shape as a free number, and a length as a constant.
@@ -76,7 +80,7 @@ class QueryDecoder(nn.Module):
             queries = block(queries, image, place, text)
             out.append(queries)
         found = self.norm(torch.stack(out if self.training else out[-1:]))
-        return Decoded(found, self.mask(found))
+        return Decoded(found, self.mask(found), features.embedding[None])
 
 
 class _Block(nn.Module):
@@ -87,7 +91,7 @@ class _Block(nn.Module):
         self.order = {"image_first": ("image", "text"), "text_first": ("text", "image"), "none": ("image",)}[guidance]
         parts = ("self", *self.order)
         self.norms = nn.ModuleDict({part: nn.LayerNorm(channels) for part in parts})
-        self.looks = nn.ModuleDict({part: _Attention(channels, heads) for part in parts})
+        self.looks = nn.ModuleDict({part: Attention(channels, heads) for part in parts})
         self.forward_norm = nn.LayerNorm(channels)
         self.forward_layer = nn.Sequential(
             nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels)
@@ -102,7 +106,7 @@ class _Block(nn.Module):
         return cast(Tensor, queries + self.forward_layer(self.forward_norm(queries)))
 
 
-class _Attention(nn.Module):
+class Attention(nn.Module):
     """Multi-head attention; keys have no bias, which a softmax over keys would cancel."""
 
     def __init__(self, channels: int, heads: int) -> None:
@@ -113,10 +117,11 @@ class _Attention(nn.Module):
         self.value = nn.Linear(channels, channels)
         self.out = nn.Linear(channels, channels)
 
-    def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Let queries [B, Q, C] look at keys and values [B, N, C], where a mask [B, 1, Q, N] is true."""
         parts = (self.query(queries), self.key(keys), self.value(values))
         q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in parts)
-        found = F.scaled_dot_product_attention(q, k, v)
+        found = F.scaled_dot_product_attention(q, k, v, mask)
         return cast(Tensor, self.out(found.transpose(1, 2).flatten(2)))
 
 

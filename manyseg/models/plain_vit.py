@@ -9,16 +9,19 @@ Axes: B images, C channels, h w patches.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["JOINED", "PlainViT", "SimplePyramid", "at_stride_4"]
+from manyseg.errors import UserError
+
+__all__ = ["JOINED", "LayerNorm2d", "PlainViT", "SimplePyramid", "at_stride_4"]
 
 JOINED = 4
 """How many of the last layers `features = "layers"` gives (Oquab et al. 2024, the head of four layers)."""
@@ -39,19 +42,68 @@ class PlainViT(nn.Module):
         super().__init__()
         info = cast(Any, vit).feature_info[-1]
         self.patch, self.channels, self.layers = int(info["reduction"]), int(info["num_chs"]), layers
+        self.held = 0
         # Without what comes after the blocks: a parameter that has no gradient would stop distributed training.
         cast(Any, vit).prune_intermediate_layers(1, prune_head=True)
         self.vit = cast(Any, vit)
         self._tables = _any_number_of_patches(vit)
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C h w"]]:
-        """Return one map a layer, the last one last."""
+        """Return one map a layer, the last one last; with blocks held back the tokens before them, see `hold_back`."""
+        if self.held:
+            return self._tokens(image)
         for table in self._tables:
             table.grid = (image.shape[-2] // self.patch, image.shape[-1] // self.patch)
         return cast(
             list[Tensor],
             self.vit.forward_intermediates(image, indices=self.layers, norm=True, intermediates_only=True),
         )
+
+    def hold_back(self, blocks: int, queries: int) -> None:
+        """Leave the last `blocks` blocks to a decoder that puts `queries` more tokens before the others.
+
+        From then on `forward` returns the patches before these blocks, without a norm, and the prefix tokens [B, C, 1,
+        P]; the decoder calls `held_block` and `norm`. Raises UserError where that cannot be.
+        """
+        depth = len(self.vit.blocks)
+        if not 0 < blocks < depth:
+            raise UserError(f"method.blocks is {blocks}; with the decoder 'eomt' give 1 to {depth - 1}")
+        last = self.vit.blocks[-blocks:]
+        if any("attn_mask" not in inspect.signature(block.forward).parameters for block in last):
+            raise UserError(
+                "method.decoder is 'eomt', but the blocks of model.backbone take no attention mask; use a ViT, DeiT, "
+                "DINOv2, DINOv3, SigLIP, CLIP or EVA02"
+            )
+        if getattr(self.vit, "rope_mixed", False):
+            raise UserError(
+                "method.decoder is 'eomt', but model.backbone has rotary positions of its own in each block"
+            )
+        self.held = blocks
+        for block in last:
+            # These tokens have no place, and are not rotated.
+            if hasattr(block.attn, "num_prefix_tokens"):
+                block.attn.num_prefix_tokens += queries
+
+    def held_block(
+        self, number: int, x: Float[Tensor, "B N C"], grid: tuple[int, int], mask: Bool[Tensor, "B 1 N N"] | None
+    ) -> Float[Tensor, "B N C"]:
+        """Run a block that is held back on tokens, of which the patches are last; a mask says who sees whom."""
+        rope = getattr(self.vit, "rope", None)
+        rotary = {} if rope is None else {"rope": rope.get_embed(shape=grid)}
+        return cast(Tensor, self.vit.blocks[number - self.held](x, attn_mask=mask, **rotary))
+
+    def norm(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        """Apply the final norm."""
+        return cast(Tensor, self.vit.norm(x))
+
+    def _tokens(self, image: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B C _ _"]]:
+        last, prefixed = len(self.vit.blocks) - self.held - 1, bool(self.vit.num_prefix_tokens)
+        (found,) = self.vit.forward_intermediates(
+            image, indices=[last], return_prefix_tokens=prefixed, stop_early=True, intermediates_only=True
+        )
+        if not prefixed:
+            return [found, found.new_zeros(*found.shape[:2], 1, 0)]
+        return [found[0], found[1].transpose(1, 2)[:, :, None]]
 
 
 class _AnyTable:
@@ -120,16 +172,20 @@ def _scaled(channels: int, nominal: int, stride: int) -> nn.Sequential:
     parts: list[nn.Module] = []
     while nominal > stride:
         if parts:
-            parts += [_LayerNorm(channels), nn.GELU()]
+            parts += [LayerNorm2d(channels), nn.GELU()]
         parts.append(nn.ConvTranspose2d(channels, channels // 2, 2, stride=2))
         channels, nominal = channels // 2, nominal // 2
     return nn.Sequential(*parts)
 
 
-class _LayerNorm(nn.LayerNorm):
+class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of every pixel."""
 
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps=eps)
+
     def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        """Normalise every pixel."""
         x = x.permute(0, 2, 3, 1)
         return F.layer_norm(x, self.normalized_shape, self.weight, self.bias, self.eps).permute(0, 3, 1, 2)
 
@@ -137,7 +193,7 @@ class _LayerNorm(nn.LayerNorm):
 def at_stride_4(x: Float[Tensor, "B C h w"], stride: float, size: tuple[int, int]) -> Float[Tensor, "B C _ _"]:
     """Resample (bilinear) a map of `stride` to that of stride 4 of an image of `size`, each pixel at its own place."""
     if stride == 4:
-        return x
+        return x[..., : -(-size[0] // 4), : -(-size[1] // 4)]
     # Cells of both grids that end at the same pixel; the map is continued to a multiple of them.
     ratio = (stride / 4).as_integer_ratio()
     more = [-side % ratio[1] for side in x.shape[-2:]]

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -67,9 +68,14 @@ def is_plain(name: str) -> bool:
     return _family(name).__name__.rsplit(".", 1)[-1] in PLAIN
 
 
-def build(name: str, *, layers: int = 1, drop_path: float = 0.0, pretrained: bool = False) -> nn.Module:
-    """Build a network: a `PlainViT` that gives the maps of its last `layers`, or timm's own features of all levels."""
-    arguments = {**ARGUMENTS.get(_family(name).__name__.rsplit(".", 1)[-1], {}), "pretrained": pretrained}
+def build(
+    name: str, sizes: Mapping[str, int], *, layers: int = 1, drop_path: float = 0.0, pretrained: bool = False
+) -> nn.Module:
+    """Build a network: a `PlainViT` that gives the maps of its last `layers`, or timm's own features of all levels.
+
+    `sizes` may have a plain transformer's `patch_size`, and the `img_size` that its position embeddings are for.
+    """
+    arguments = {**ARGUMENTS.get(_family(name).__name__.rsplit(".", 1)[-1], {}), **sizes, "pretrained": pretrained}
     if drop_path:
         arguments["drop_path_rate"] = drop_path
     if is_plain(name):
@@ -99,7 +105,7 @@ def published(name: str) -> str:
     return f"timm's published weights '{name}{tag}'"
 
 
-def converted(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def converted(name: str, state: Mapping[str, Tensor], sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """Return tensors under timm's names and for timm's sizes, by the conversion that timm has for the family.
 
     It knows the layouts of the authors (DINOv2, DINOv3, OpenAI's CLIP, open_clip, EVA, BEiT), and resamples patch and
@@ -110,7 +116,7 @@ def converted(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(state)
     if len(inspect.signature(convert).parameters) < 2:
         return dict(convert(dict(state)))
-    return dict(convert(dict(state), _outline(name)))
+    return dict(convert(dict(state), _outline(name, sizes)))
 
 
 def layer_numbers(net: nn.Module, name: str) -> dict[str, int]:
@@ -140,13 +146,13 @@ def _complete(net: nn.Module, numbers: Mapping[str, int]) -> dict[str, int]:
     return {k: order[number] for k, number in kept.items()}
 
 
-def _outline(name: str) -> nn.Module:
+def _outline(name: str, sizes: Mapping[str, int] = MappingProxyType({})) -> nn.Module:
     """Build the whole model, without memory for its tensors where timm can."""
     try:
         with torch.device("meta"):
-            return _create(name, num_classes=0)
+            return _create(name, num_classes=0, **sizes)
     except (RuntimeError, NotImplementedError):  # Some compute with values while they are built.
-        return _create(name, num_classes=0)
+        return _create(name, num_classes=0, **sizes)
 
 
 def _family(name: str) -> Any:

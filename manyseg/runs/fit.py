@@ -178,7 +178,7 @@ def _images(recipe: Recipe, crop: tuple[int, int], machine: Machine) -> tuple[in
 
 def _activation_bytes(recipe: Recipe) -> float:
     """Measure how many bytes the network keeps for the backward pass, in fp32, for each pixel of an image."""
-    encoder = PixelEncoder.build(**{**recipe.model, "pretrained": False})
+    encoder = PixelEncoder.build(**PixelEncoder.without_weights(recipe.model))
     weights = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
     kept: dict[int, int] = {}
 

@@ -123,6 +123,7 @@ def _without_paths(tree: dict[str, Any]) -> dict[str, Any]:
             entry["card"] = Path(entry["card"]).name
     if isinstance(tree.get("model", {}).get("pretrained"), str):
         tree["model"]["pretrained"] = False
+    tree.get("model", {}).pop("init", None)
     for stage in (tree, *tree.get("stage", [])):
         if "track" in stage.get("train", {}):
             stage["train"]["track"] = []

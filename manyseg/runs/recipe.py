@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -92,8 +92,9 @@ class Recipe(BaseModel):
         for entry in (*tree["data"]["sets"], *tree["data"]["unseen"]):
             for key in ("root",) if entry["card"] in builtin_cards() else ("card", "root"):
                 entry[key] = self._relative(entry[key], folder)
-        if isinstance(tree["model"].get("pretrained"), str):
-            tree["model"]["pretrained"] = self._relative(tree["model"]["pretrained"], folder)
+        for key in WEIGHTS:
+            if _is_path(value := tree["model"].get(key)):
+                tree["model"][key] = self._relative(value, folder)
         if self.start is not None and hub_address(self.start) is None:
             tree["start"] = self._relative(self.start, folder)
         return tree, files
@@ -108,10 +109,10 @@ class Recipe(BaseModel):
 
         theirs, model = before.model, dict(self.model)
         if "model" not in self.model_fields_set:
-            model = {k: v for k, v in theirs.items() if k != "pretrained"}
+            model = {k: v for k, v in theirs.items() if k not in WEIGHTS}
         ours = _with_defaults(PixelEncoder.build, model)
         theirs = _with_defaults(PixelEncoder.build, theirs)
-        for key in sorted({*ours, *theirs} - {"pretrained"}):
+        for key in sorted({*ours, *theirs} - {*WEIGHTS, *REGIME}):
             if ours.get(key) != theirs.get(key):
                 raise UserError(
                     f"{self._file}: model.{key} is {ours.get(key)!r}, that of {run} {theirs.get(key)!r}; go on with "
@@ -284,9 +285,10 @@ def build_method(
 
     network = dict(recipe.model)
     if not pretrained:
-        network["pretrained"] = False
-    elif isinstance(network.get("pretrained"), str):
-        network["pretrained"] = str(recipe.base / network["pretrained"])
+        network = PixelEncoder.without_weights(network)
+    for key in WEIGHTS:
+        if _is_path(value := network.get(key)):
+            network[key] = str(recipe.base / value)
 
     def place(keys: tuple[str, ...], value: Any) -> Any:
         if isinstance(value, StageTaxonomy):
@@ -300,6 +302,17 @@ def build_method(
 
     options = dict(replace_values(stage.settings, place))
     return stage.kind(PixelEncoder.build(**network), spaces, **options)
+
+
+WEIGHTS = ("pretrained", "init")
+"""Keys of [model] that may have the path of weights."""
+
+REGIME = ("checkpointing", "drop_path", "frozen_batch_norm")
+"""Keys of [model] that say how it is trained, and change none of its tensors."""
+
+
+def _is_path(value: Any) -> TypeGuard[str]:
+    return isinstance(value, str) and not value.startswith("hf:")
 
 
 def _kept(where: str, keys: Sequence[str], suffix: str) -> str:

@@ -210,7 +210,7 @@ class Training:
                 f"warning: stage '{stage.name}': all classes of dataset '{name}' are one unified node, so that it "
                 "teaches nothing and its loss is 0; give its classes nodes of their own in the taxonomy"
             )
-        if self.main and number == 0 and self.recipe.model.get("pretrained", True):
+        if self.main and number == 0 and method.pixel_encoder.backbone.loaded:
             backbone = method.pixel_encoder.backbone
             console.print(f"backbone {backbone.name}: {backbone.loaded}")
         if number:

@@ -15,7 +15,7 @@ from manyseg.losses.matching import (
     targets_of_labels,
     targets_of_segments,
 )
-from manyseg.losses.set_prediction import class_loss
+from manyseg.losses.set_prediction import QueryOutput, SetPredictionLoss, class_loss
 
 
 def test_classes_that_are_present_are_the_targets_of_a_mask():
@@ -161,3 +161,22 @@ def test_class_losses_are_divided_by_the_weights_of_the_queries_of_one_block():
     targets = torch.full((2, 1, 3), 1)
     targets[:, :, 0] = 0
     assert class_loss(torch.zeros(2, 1, 3, 2), targets, 0.1).terms[0].count.item() == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("points", [0, 32])
+def test_every_block_may_have_pixels_of_its_own(points):
+    """Three blocks in one output have the losses of three outputs of one block, whatever the images hold."""
+    torch.manual_seed(0)
+    ids = torch.randint(0, 3, (2, 16, 16))
+    ids[1] = IGNORE
+    ids[1, :8] = 0
+    targets = targets_of_labels(ids, 3)
+    classes, masks = torch.randn(3, 2, 5, 4).log_softmax(-1), torch.randn(3, 2, 5, 6)
+    embedding = torch.randn(3, 2, 6, 8, 8)
+    loss = SetPredictionLoss(focal_weight=20.0, dice_weight=1.0, background_weight=0.1, points=points)
+    parts = [slice(0, 3), slice(0, 1), slice(1, 2), slice(2, 3)]
+    outputs = [QueryOutput(classes[p], masks[p], embedding[p], targets) for p in parts]
+    seeds = [torch.Generator().manual_seed(0) for _ in parts]
+    (joint,), *single = [loss([one], seed)[0] for one, seed in zip(outputs, seeds, strict=True)]
+    for name, value in joint.items():
+        torch.testing.assert_close(value.mean(), sum(one[0][name].mean() for one in single))

@@ -20,7 +20,7 @@ from manyseg.methods.query_classifiers import (
     UnifiedClassifier,
     cosine_logits,
 )
-from manyseg.models import PixelEncoder
+from manyseg.models import Features, PixelEncoder
 from manyseg.models.text import TextEncoder
 from manyseg.runs.recipe import read_recipe
 
@@ -118,7 +118,7 @@ def test_the_defaults_are_what_the_paper_states(encoder):
     assert len(method.classes.text.prompt) == 8
     assert (method.loss.focal_weight, method.loss.dice_weight, method.loss.background_weight) == (20, 1, 0.1)
     with torch.no_grad():
-        level = torch.randn(1, 32, 2, 3)
+        level = Features((torch.randn(1, 32, 2, 3),), torch.zeros(1, 16, 8, 12))
         texts = method.classes([A])[0].texts
         found, image_first, text_first = (
             m.decoder(level, texts).queries[-1]
@@ -156,7 +156,7 @@ def test_permuting_the_words_permutes_the_scores(encoder):
 @pytest.mark.parametrize("guidance", ["none", "image_first"])
 def test_a_further_word_changes_the_other_cosines_only_where_words_guide(encoder, guidance):
     method = build(encoder, guidance=guidance).eval()
-    level = torch.randn(1, 32, 2, 3)
+    level = Features((torch.randn(1, 32, 2, 3),), torch.zeros(1, 16, 8, 12))
     found = []
     with torch.no_grad():
         for names in (["road", "car"], ["road", "car", "sky"]):
@@ -351,8 +351,8 @@ def test_the_belief_is_the_summed_probability_of_each_class(encoder):
     method = build(encoder).eval()
     with torch.no_grad():
         features = method.pixel_encoder(image())
-        classes, masks = method._decode(features, method._classifier(B))
-        s = semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, features.embedding)) + 1e-3
+        classes, masks, embedding = method._decode(features, method._classifier(B))
+        s = semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, embedding)) + 1e-3
         torch.testing.assert_close(method.predict(features, B).softmax(1), s / s.sum(1, keepdim=True))
 
 
@@ -445,3 +445,88 @@ def test_a_recipe_with_an_option_of_an_earlier_version_is_told_the_new_name(tmp_
         recipe.write_text(text + f'[method]\nname = "lmseg"\n{old} = 0.5\n')
         with pytest.raises(UserError, match=f"method.{old}: is now {new}"):
             read_recipe(recipe)
+
+
+# EoMT: the queries inside the encoder.
+
+
+def eomt(encoder, **options):
+    torch.manual_seed(0)
+    pixels = PixelEncoder.build(backbone="vit_small_patch14_reg4_dinov2", pretrained=False)
+    return LMSeg(pixels, (A, B), decoder="eomt", queries=12, blocks=2, text=encoder, attention_heads=4, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"classifier": "heads"}, {"points": 64}], ids=str)
+def test_queries_inside_the_encoder_learn_masks_and_words(encoder, small, options):
+    method = eomt(encoder, **options).train()
+    batches = [batch(A, blocks(A)), batch(B, blocks(B, size=(48, 48)))]
+    losses = method(batches)
+    assert set(losses) == {f"{s}/{name}" for s in "ab" for name in ("class", "focal", "dice")}
+    sum(losses.values()).backward()
+    assert [n for n, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
+    with torch.no_grad():
+        features = method.eval().pixel_encoder(image(size=(50, 70)))
+        assert method.predict(features, B).shape == (2, 3, 13, 18)
+        assert len(method.segments(features, A, (50, 70), SegmentOptions())) == 2
+
+
+def test_masks_of_attention_are_annealed_over_the_training():
+    recipe = {"data": {"sets": [{"card": "cityscapes", "root": "x"}]}, "train": {"steps": 40}}
+    made = read_recipe({**recipe, "method": {"name": "lmseg", "decoder": "eomt"}}).stages[0]
+    assert made.options["annealing_steps"] == 40
+    assert "annealing_steps" not in read_recipe({**recipe, "method": {"name": "lmseg"}}).stages[0].options
+    given = {"name": "lmseg", "decoder": "eomt", "annealing_steps": 7}
+    assert read_recipe({**recipe, "method": given}).stages[0].options["annealing_steps"] == 7
+
+
+def test_masks_of_attention_follow_the_steps(encoder, small):
+    method = eomt(encoder, classifier="heads", annealing_steps=40)
+    method.on_step(20)
+    assert method.decoder.mask_probability.tolist() == [0, 1]
+
+
+# Mask2Former: masked attention to several levels.
+
+
+@pytest.mark.parametrize("neck", ["deformable", "fpn"])
+def test_masked_attention_learns_masks_and_words_over_any_neck(encoder, neck):
+    torch.manual_seed(0)
+    pixels = PixelEncoder.build(backbone="tiny", pretrained=False, channels=16, neck=neck)
+    method = LMSeg(pixels, (A, B), decoder="mask2former", text=encoder, **(SMALL | {"blocks": 3})).train()
+    losses = method([batch(A, blocks(A)), batch(B, blocks(B))])
+    sum(losses.values()).backward()
+    assert [n for n, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
+    with torch.no_grad():
+        features = method.eval().pixel_encoder(image(size=(50, 70)))
+        assert method.predict(features, B).shape == (2, 3, 13, 18)
+        assert len(method.segments(features, A, (50, 70), SegmentOptions())) == 2
+
+
+def test_a_head_of_as_many_classes_starts_from_the_published_one(small, tmp_path):
+    from safetensors.torch import save_file
+
+    transformers = pytest.importorskip("transformers")
+    if not hasattr(transformers, "EomtConfig"):
+        pytest.skip("this release of transformers has no EoMT")
+    config = transformers.EomtConfig(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=64, num_blocks=2, num_queries=5,
+        num_labels=2,
+    )  # fmt: skip
+    published = transformers.EomtForUniversalSegmentation(config)
+    save_file(published.state_dict(), tmp_path / "model.safetensors")
+
+    def start(queries):
+        pixels = PixelEncoder.build(
+            backbone="vit_small_patch14_reg4_dinov2", patch_size=16, image_size=64, init=str(tmp_path)
+        )
+        return LMSeg(pixels, (A, B), decoder="eomt", queries=queries, blocks=2, classifier="heads", attention_heads=4)
+
+    method = start(5)
+    # A has two classes as the published network has, B three.
+    assert torch.equal(method.classes.layers[0].weight, published.class_predictor.weight)
+    assert torch.equal(method.decoder.initial_queries, published.query.weight)
+    assert "its classes start 1 heads" in method.pixel_encoder.backbone.loaded
+    with pytest.raises(
+        UserError, match=r"initial_queries \[5, 32\], not \[7, 32\]\); set method\.decoder, method\.queries"
+    ):
+        start(7)
