@@ -84,19 +84,20 @@ def log_odds_by_test(
 
     `negative` and `positive` are the mean test values of unrelated and of related pairs. The mean test value of the
     pairs of nearly one score is a mixture of the two, and its share of `positive` is the probability. Means are taken
-    over bins of 10 pairs at the highest score, each next bin 15 % larger, and then made monotone.
+    over bins of 10 pairs at the highest score, each next bin 15 % larger, and then made monotone. Pairs of equal score
+    are in one bin.
     """
     from scipy.optimize import isotonic_regression
 
-    order = np.argsort(score, kind="stable")
-    cuts, step = [len(order)], 10.0
+    cuts, step = [len(score)], 10.0
     while cuts[-1] > 0:
         cuts.append(max(0, cuts[-1] - int(step)))
         step *= 1.15
-    starts = np.array(cuts[:0:-1])
-    n = np.diff(np.append(starts, len(order)))
-    x = np.add.reduceat(score[order], starts) / n
-    y = isotonic_regression(np.add.reduceat(test[order], starts) / n, weights=n.astype(float)).x
+    lowest = np.unique(np.sort(score)[cuts[:0:-1]])
+    place = np.searchsorted(lowest, score, side="right") - 1
+    n, total, tested = (np.bincount(place, w, len(lowest)) for w in (None, score, test))
+    x = total / n
+    y = isotonic_regression(tested / n, weights=n.astype(float)).x
     out: np.ndarray = np.interp(score, x, logit((y - negative) / max(positive - negative, 1e-6)))
     return out
 
@@ -106,9 +107,9 @@ def adapt_to_datasets(
 ) -> Float[np.ndarray, "T T"]:
     """Adapt log-odds, so far of one prior for all pairs, to how much every two datasets have in common.
 
-    `rows` are the positions of each dataset's classes. A class of dataset a has a counterpart in b with probability
-    m(a, b), and is then equally likely any of b's classes. Expectation maximisation finds m from the log-odds, from 1/2
-    on, with one more class counted as half related. The results for (a, b) and (b, a) are averaged.
+    `rows` are the positions of each dataset's classes, in order. A class of dataset a has a counterpart in b with
+    probability m(a, b), and is then equally likely any of b's classes. Expectation maximisation finds m from the
+    log-odds, from 1/2 on, with one more class counted as half related. The results for (a, b) and (b, a) are averaged.
     """
     differ = np.ones(log_odds.shape, bool)
     for own in rows:
@@ -116,18 +117,16 @@ def adapt_to_datasets(
     if not differ.any():
         return log_odds
     base = logit(np.array(sigmoid(log_odds[differ]).mean()))
-    ratio = np.exp(np.clip(log_odds - base, -30, 30))
-    out = log_odds.copy()
-    for a in rows:
-        for b in rows:
-            if a == b:
-                continue
-            block = ratio[a, b]
-            m, n = 0.5, block.shape[1]
-            for _ in range(rounds):
-                related = block.sum(1) * m / n
-                m = float(((related / (1 - m + related)).sum() + 0.5) / (len(block) + 1))
-            out[a, b] = np.log(block) + np.log(m / n / (1 - m))
+    ratio = np.clip(log_odds - base, -30, 30)
+    starts, sizes = [r.start for r in rows], np.array([r.stop - r.start for r in rows])
+    to_each = np.add.reduceat(np.exp(ratio), starts, axis=1) / sizes  # [x, b]: of class x to all classes of b.
+    m = np.full((len(rows), len(rows)), 0.5)
+    for _ in range(rounds):
+        share = np.repeat(m, sizes, axis=0)
+        related = to_each * share
+        m = (np.add.reduceat(related / (1 - share + related), starts, axis=0) + 0.5) / (sizes[:, None] + 1)
+    prior = np.repeat(np.repeat(np.log(m / sizes / (1 - m)), sizes, axis=0), sizes, axis=1)
+    out = np.where(differ, ratio + prior, log_odds)
     mean: np.ndarray = (out + out.T) / 2
     return mean
 

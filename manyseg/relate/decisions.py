@@ -49,11 +49,11 @@ class Decisions:
         )
         above = _closure([*must, *((y, x) for x, y in must), *part])
         dataset, rows = classes.dataset, [*classes.rows.values()]
-        for x, equal in above.items():
-            for y in equal - {x}:
-                if dataset[x] == dataset[y] and x in above.get(y, ()):
-                    a, b = (":".join(classes.keys[i]) for i in sorted((x, y)))
-                    raise UserError(f"must_link joins two classes of one dataset ({a}, {b}); remove one of its pairs")
+        for x, wholes in above.items():
+            equal = sorted({x, *(y for y in wholes if x in above.get(y, ()))})
+            if len({dataset[i] for i in equal}) < len(equal):
+                linked = ", ".join(":".join(classes.keys[i]) for i in equal)
+                raise UserError(f"must_link joins two classes of one dataset ({linked}); remove one of its pairs")
         below: dict[int, set[int]] = {}
         for x, wholes in above.items():
             for y in wholes:

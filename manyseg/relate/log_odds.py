@@ -198,23 +198,25 @@ def with_confusion(classes: JointClasses, evidence: Evidence, group: Int[np.ndar
     out = np.where(free, evidence.prior, IMPOSSIBLE)
     similarity, confusion = evidence.similarity[seen].astype(np.float64), rate[seen]
     named = evidence.same_name[seen]
-    added = np.where(seen, evidence.prior + logit(rate), out)
-    if named.sum() < MIN_EQUAL_NAMES:
-        return added
-    unrelated, related = confusion[similarity <= np.median(similarity)].mean(), confusion[named].mean()
+    few = named.sum() < MIN_EQUAL_NAMES
+    unrelated, related = (0.0, 0.0) if few else (_mean_of_lower(confusion, similarity), confusion[named].mean())
     if unrelated >= related:
-        return added
+        return np.where(seen, evidence.prior + logit(rate), out)
     text = log_odds_by_test(similarity, confusion, unrelated, related)
     p = sigmoid(text)
-    sight = log_odds_by_test(confusion, p, p[confusion <= np.median(confusion)].mean(), p[named].mean())
+    sight = log_odds_by_test(confusion, p, _mean_of_lower(p, confusion), p[named].mean())
     base = float(logit(np.array(p.mean())))
-    x, y = np.nonzero(seen)
-    apart = group[x] != group[y]
+    apart = (group[:, None] != group)[seen]
     # What is near in meaning looks alike too, also where it is not the same. Two detectors whose errors correlate by
     # rho are worth 2 / (1 + rho) of one: the weights of the best linear detector.
     rho = max(_correlation(text[apart], sight[apart]), 0.0)
     out[seen] = base + (text + sight - 2 * base) / (1 + rho)
     return out
+
+
+def _mean_of_lower(values: np.ndarray, by: np.ndarray) -> float:
+    """Return the mean over what is not above the median of `by`."""
+    return float(values[by <= np.median(by)].mean())
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:

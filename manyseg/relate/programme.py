@@ -10,6 +10,7 @@ Axes: T classes of all datasets together, N candidate clusters.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,7 +104,7 @@ def partition(
             edges[owner[y]].add(int(owner[x]))
     out: list[tuple[int, ...]] = []
     for component in _components(edges):
-        out += _solve(component, units, edges, weight, dataset)
+        out += _solve([units[u] for u in component], weight, dataset)
     return sorted(tuple(sorted(c)) for c in out)
 
 
@@ -150,20 +151,19 @@ def _components(edges: dict[int, set[int]]) -> list[list[int]]:
     return out
 
 
-def _solve(
-    component: Sequence[int],
-    units: Sequence[tuple[int, ...]],
-    edges: dict[int, set[int]],
-    weight: np.ndarray,
-    dataset: np.ndarray,
-) -> list[tuple[int, ...]]:
+def _solve(units: Sequence[tuple[int, ...]], weight: np.ndarray, dataset: np.ndarray) -> list[tuple[int, ...]]:
     """Partition one connected component exactly, or nearly where it has too many candidate clusters."""
-    gain = np.array(
-        [[weight[np.ix_(units[u], units[v])].sum() if v in edges[u] else 0.0 for v in component] for u in component]
-    )
-    kinds = [{int(dataset[i]) for i in units[u]} for u in component]
-    fits = (gain > 0) & np.array([[a.isdisjoint(b) for b in kinds] for a in kinds])
-    parts: list[tuple[int, ...]] = [(k,) for k in range(len(component))]
+    if len(units) == 1:
+        return [*units]
+    rows = [i for unit in units for i in unit]
+    starts = np.cumsum([0, *map(len, units)])[:-1]
+    block = weight[np.ix_(rows, rows)]
+    gain = np.add.reduceat(np.add.reduceat(block, starts, axis=0), starts, axis=1)
+    linked = np.logical_or.reduceat(np.logical_or.reduceat(block > 0, starts, axis=0), starts, axis=1)
+    gain[~linked] = 0.0
+    has = np.logical_or.reduceat(dataset[rows][:, None] == np.unique(dataset[rows]), starts, axis=0).astype(int)
+    fits = (gain > 0) & (has @ has.T == 0)
+    parts: list[tuple[int, ...]] = [(k,) for k in range(len(units))]
     while (clusters := _cliques(fits)) is None:
         i, j = divmod(int(np.where(fits, gain, -np.inf).argmax()), len(parts))
         rest = [k for k in range(len(parts)) if k not in (i, j)]
@@ -171,9 +171,10 @@ def _solve(
         joined_gain, joined_fits = gain[i] + gain[j], fits[i] & fits[j]
         gain = _with_last(gain, rest, joined_gain)
         fits = _with_last(fits, rest, joined_fits)
-    values = np.array([-sum(gain[i, j] for i in c for j in c if i < j) for c in clusters])
+    gains = gain.tolist()
+    values = np.array([-sum(gains[i][j] for i, j in combinations(c, 2)) for c in clusters])
     chosen = _with_singletons(len(parts), _choose(clusters, values))
-    return [tuple(i for p in c for k in parts[p] for i in units[component[k]]) for c in chosen]
+    return [tuple(i for p in c for k in parts[p] for i in units[k]) for c in chosen]
 
 
 def _with_last(square: np.ndarray, rest: Sequence[int], last: np.ndarray) -> np.ndarray:
@@ -192,12 +193,16 @@ def _cliques(fits: np.ndarray) -> list[tuple[int, ...]] | None:
     if len(fits) > 1 and fits.sum() == len(fits) * (len(fits) - 1):
         return [tuple(range(len(fits)))]
     out: list[tuple[int, ...]] = []
-    grown: list[tuple[tuple[int, ...], np.ndarray]] = [((i,), fits[i]) for i in range(len(fits))]
+    # Sets of classes as the bits of a whole number; beside each clique the later classes that fit to all of it.
+    fitting = [int.from_bytes(row.tobytes(), "little") for row in np.packbits(fits, axis=1, bitorder="little")]
+    grown: list[tuple[tuple[int, ...], int]] = [((i,), bits >> (i + 1) << (i + 1)) for i, bits in enumerate(fitting)]
     while grown:
         following = []
-        for c, common in grown:
-            for j in np.flatnonzero(common[c[-1] + 1 :]) + c[-1] + 1:
-                following.append(((*c, int(j)), common & fits[j]))
+        for c, later in grown:
+            while later:
+                j = (later & -later).bit_length() - 1
+                later ^= 1 << j
+                following.append(((*c, j), later & fitting[j]))
             if len(out) + len(following) > MAX_CANDIDATES:
                 return None
         out += [c for c, _ in following]
