@@ -41,7 +41,7 @@ from manyseg.serve.server import server_of
 
 CLIENTS = (1, 8, 32)
 
-SIZES = ((96, 128), (480, 640))
+SIZES = ((96, 128), (240, 320))
 """(height, width) of photos."""
 
 
@@ -112,7 +112,7 @@ def times(port: int, path: str, body: bytes, clients: int, requests: int) -> tup
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--requests", type=int, default=96)
+    parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     print("| photo | path | clients | batches | median ms | 95 % ms | images/s |")

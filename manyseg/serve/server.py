@@ -28,6 +28,9 @@ __all__ = ["open_runs", "serve_runs", "server_of"]
 GRACE = 10
 """Seconds that requests in hand have when the server is asked to stop."""
 
+SPARE = 64
+"""Connections beyond the limit that are still told so (503); those beyond these are closed at once."""
+
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -108,6 +111,9 @@ class _Timed(H11Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
+        if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency + SPARE:
+            self.transport.abort()
+            return
         self._begin()
 
     def data_received(self, data: bytes) -> None:

@@ -6,12 +6,14 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
 from conftest import encoded, served
 
 from manyseg.serve.limits import Limits
+from manyseg.serve.server import SPARE
 
 
 def open_files():
@@ -86,6 +88,26 @@ def test_a_request_that_does_not_come_is_given_up(runs, photo, sent):
         assert time.monotonic() - started < 15
         assert said.startswith(b"HTTP/1.1 408") or not said
         assert site.ask("/health")[0] == 200
+
+
+def test_idle_connections_are_bounded_and_leave_room_again(runs, photo):
+    limits = Limits(connections=4, timeout=4.0, rate=10**6)
+    with served(runs[:1], limits) as site, ExitStack() as idle:
+        known = site.server.server_state.connections
+        for _ in range(4):
+            idle.enter_context(site.connect())
+        assert site.ask("/health")[0] == 503
+        more = [idle.enter_context(site.connect()) for _ in range(SPARE + 10)]
+        with pytest.raises(OSError, match=r"reset|^$"):
+            raise_if_closed(more[-1])
+        assert len(known) <= 4 + SPARE
+        assert settled(lambda: len(known), 0) == 0
+        assert site.ask("/api/mask", photo)[0] == 200
+
+
+def raise_if_closed(connection):
+    if not connection.recv(1):
+        raise OSError("")
 
 
 def dribble(connection):
