@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from manyseg.errors import UserError
 from manyseg.models import Features, PixelEncoder
 from manyseg.models.backbone import Backbone
-from manyseg.models.pixel_encoder import _adaptive_pool
+from manyseg.models.necks import _adaptive_pool
 
 
 def _pixels(neck="fpn", channels=16, backbone="tiny"):
@@ -14,7 +14,7 @@ def _pixels(neck="fpn", channels=16, backbone="tiny"):
     return PixelEncoder.build(backbone=backbone, pretrained=False, channels=channels, neck=neck)
 
 
-@pytest.mark.parametrize("neck", ["fpn", "concat"])
+@pytest.mark.parametrize("neck", ["fpn", "concat", "linear", "maskformer"])
 @pytest.mark.parametrize("backbone", ["tiny", "tf_efficientnet_lite0"])
 def test_the_embedding_is_at_stride_4_and_trains_every_parameter(neck, backbone):
     pixels = _pixels(neck, backbone=backbone)
@@ -66,6 +66,22 @@ def test_concat_equals_one_convolution_over_concatenated_levels():
     whole = torch.cat([F.interpolate(x, size=(16, 24), mode="bilinear") for x in levels], 1)
     weight = torch.cat([join.weight for join in neck.joins], 1)
     torch.testing.assert_close(neck(levels), neck.out(F.conv2d(whole, weight)))
+
+
+def test_maskformers_neck_is_that_of_transformers_with_its_weights():
+    from transformers.models.maskformer.modeling_maskformer import MaskFormerPixelDecoder
+
+    theirs = MaskFormerPixelDecoder(in_features=32, lateral_widths=[16, 24], feature_size=32, mask_feature_size=32)
+    ours = _pixels("maskformer", channels=32).neck
+    names = {"fpn.stem": "stem", "mask_projection": "out"}
+    for i in range(2):
+        names |= {f"fpn.layers.{i}.proj": f"laterals.{i}", f"fpn.layers.{i}.block": f"smooths.{i}"}
+    state = theirs.state_dict()
+    ours.load_state_dict(
+        {new + k.removeprefix(old): v for old, new in names.items() for k, v in state.items() if k.startswith(old)}
+    )
+    levels = [torch.randn(2, c, 16 // s, 24 // s) for c, s in zip([16, 24, 32], [1, 2, 4], strict=True)]
+    torch.testing.assert_close(ours(levels), theirs(levels).last_hidden_state)
 
 
 def test_the_pyramid_carries_the_coarsest_level_everywhere():
