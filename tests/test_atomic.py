@@ -197,6 +197,7 @@ ALLOWED = {
     ("training/checkpoint.py", "rename"),
     ("prediction/predict.py", "save"),  # of a Prediction, which writes by atomic.write
     ("export/files.py", "save"),  # into a temporary folder, from where it is copied aside and renamed
+    ("prediction/large_images.py", "open"),  # a file that lies aside, by its name, and is renamed
     ("export/predictor.py", "save"),  # it is shipped alone, and renames what it wrote aside by itself
     ("export/predictor.py", "replace"),
     ("training/metrics_log.py", "open"),  # the log alone grows, line by line

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -85,6 +86,13 @@ def predict(
         str, typer.Option(metavar="names|text|TABLE", help="How classes that were not trained on find their nodes.")
     ] = "names",
     resume: Annotated[bool, typer.Option("--resume", help="Leave out images whose files are there already.")] = False,
+    bands: Annotated[
+        str | None, typer.Option(metavar="R,G,B", help="Bands to read, from 1 on  [default: the card's of --labels]")
+    ] = None,
+    value_range: Annotated[
+        str | None,
+        typer.Option("--range", metavar="BLACK,WHITE", help="Their values  [default: the card's of --labels]"),
+    ] = None,
     sequence: Annotated[
         float | None,
         typer.Option(metavar="RATE", help="A folder's images are the frames of a video, so many a second."),
@@ -102,9 +110,31 @@ def predict(
     with ended_by_signals():
         done = predict_run(
             run, images, labels=labels, out=out, overrides=overrides or [], kinds=kinds,
-            values=values.value if values else None, relate=relate, resume=resume, sequence=sequence, smooth=smooth,
+            values=values.value if values else None, relate=relate, resume=resume, bands=_bands(bands),
+            value_range=_range(value_range), sequence=sequence, smooth=smooth,
         )  # fmt: skip
     print(done.to_text())
+
+
+def _bands(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    parts = text.split(",")
+    if len(parts) not in (1, 3) or not all(p.strip().isdecimal() and int(p) for p in parts):
+        raise typer.BadParameter(f"--bands {text}: give three numbers from 1 on, as 4,3,2, or one")
+    return tuple(int(p) for p in parts)
+
+
+def _range(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(p) for p in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not -math.inf < low < high < math.inf:
+        raise typer.BadParameter(f"--range {text}: give the values of black and white, as 0,4095")
+    return low, high
 
 
 @app.command()

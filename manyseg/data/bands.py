@@ -17,7 +17,16 @@ from manyseg.errors import UserError
 if TYPE_CHECKING:
     from jaxtyping import Shaped, UInt8
 
-__all__ = ["BandFacts", "ValueRange", "band_facts", "band_size", "opened_bands", "to_bytes"]
+__all__ = [
+    "BandFacts",
+    "BandWindows",
+    "ValueRange",
+    "band_facts",
+    "band_size",
+    "opened_bands",
+    "opened_windows",
+    "to_bytes",
+]
 
 ValueRange: TypeAlias = tuple[float, float]
 """The values that become black and white."""
@@ -49,13 +58,78 @@ def opened_bands(path: Path, bands: Sequence[int], value_range: ValueRange | Non
     with _opened(path) as file:
         if max(bands) > file.count:
             what = f"`bands` names band {max(bands)}, but the image has {file.count}"
-            raise DataError(path, what, "correct `bands` in the card, or remove the image")
+            raise DataError(path, what, "correct `bands`, or remove the image")
         try:
             pixels = np.moveaxis(to_bytes(file.read(list(bands)), value_range), 0, -1)
         except ValueError as e:
             what, _, fix = str(e).partition("; ")
             raise DataError(path, what, fix) from None
     yield Image.fromarray(np.ascontiguousarray(pixels if len(bands) == 3 else pixels[..., 0]))
+
+
+class BandWindows:
+    """An open picture of which windows are read: three bands as red, green and blue of 8 bits, or one as grey.
+
+    `deep` says whether it has 16 bits and no range was given. Georeferencing is that of the file.
+    """
+
+    def __init__(self, file: Any, bands: Sequence[int] | None, value_range: ValueRange | None) -> None:
+        self.file, self.value_range = file, value_range
+        self.bands = list(bands or (range(1, 4) if file.count in (3, 4) else range(1, file.count + 1)))
+        self.deep = value_range is None and str(file.dtypes[0]) in ("uint16", "int16")
+        self.size: Size = (int(file.height), int(file.width))
+
+    @property
+    def georeference(self) -> dict[str, Any]:
+        """The coordinate system and transform of the file, as rasterio takes them."""
+        return {"crs": self.file.crs, "transform": self.file.transform}
+
+    def read(self, top: int, left: int, height: int, width: int) -> UInt8[np.ndarray, "3 _ _"]:
+        """Read a window at its own size."""
+        return self._rgb(self._read(window=((top, top + height), (left, left + width))))
+
+    def preview(self, size: Size) -> UInt8[np.ndarray, "3 _ _"]:
+        """Read the whole picture at a smaller (height, width)."""
+        from rasterio.enums import Resampling
+
+        shape = (len(self.bands), *size)
+        return self._rgb(self._read(out_shape=shape, resampling=Resampling.average))
+
+    def most(self, size: Size) -> int:
+        """Return the largest value of a smaller picture of this (height, width)."""
+        return int(self._read(out_shape=(len(self.bands), *size)).max())
+
+    def _read(self, **how: Any) -> Shaped[np.ndarray, "_ _ _"]:
+        from rasterio.errors import RasterioError
+
+        try:
+            found: np.ndarray = self.file.read(self.bands, **how)
+        except RasterioError as e:
+            raise _unreadable(Path(self.file.name), e) from None
+        return found
+
+    def _rgb(self, pixels: Shaped[np.ndarray, "_ _ _"]) -> UInt8[np.ndarray, "3 _ _"]:
+        rgb = to_bytes(pixels, self.value_range)
+        return rgb if len(rgb) == 3 else np.repeat(rgb, 3, axis=0)
+
+
+@contextmanager
+def opened_windows(path: Path, bands: Sequence[int] | None, value_range: ValueRange | None) -> Iterator[BandWindows]:
+    """Open a picture to read windows of it; without `bands` one that has 1, 3 or 4 of them.
+
+    What was read is held up to some 64 MB. Raises DataError if the file is missing or broken, or the bands are not
+    there, here or while the block reads.
+    """
+    find_rasterio(path)
+    import rasterio
+
+    with _opened(path) as file, rasterio.Env(GDAL_CACHEMAX=64):
+        if bands is None and file.count not in (1, 3, 4):
+            raise DataError(path, f"{file.count} bands", "say which are red, green and blue: --bands 3,2,1")
+        if bands is not None and max(bands) > file.count:
+            what = f"`bands` names band {max(bands)}, but the image has {file.count}"
+            raise DataError(path, what, "correct `bands`, or remove the image")
+        yield BandWindows(file, bands, value_range)
 
 
 def band_size(path: Path) -> Size:
@@ -91,13 +165,20 @@ def band_facts(path: Path, *, values: bool = False) -> BandFacts:
         return facts._replace(low=float(low), high=float(high))
 
 
+def find_rasterio(path: Path) -> None:
+    """Raise UserError where the package that reads bands is not installed."""
+    try:
+        import rasterio  # noqa: F401
+    except ImportError:
+        raise UserError(f"{path}: this image needs rasterio; pip install 'manyseg[bands]'") from None
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    try:
-        import rasterio
-        from rasterio.errors import NotGeoreferencedWarning, RasterioError
-    except ImportError:
-        raise UserError(f"{path}: `bands` needs rasterio; pip install 'manyseg[bands]'") from None
+    find_rasterio(path)
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
     # For good, as threads that open files at once would take back each other's filters.
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     try:
@@ -106,4 +187,8 @@ def _opened(path: Path) -> Iterator[Any]:
     except RasterioError as e:
         if not path.exists():
             raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
-        raise DataError(path, f"unreadable or truncated image ({' '.join(str(e).split())})", "fetch it again") from None
+        raise _unreadable(path, e) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(path, f"unreadable or truncated image ({' '.join(str(error).split())})", "fetch it again")

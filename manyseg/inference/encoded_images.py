@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
-from types import EllipsisType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -22,9 +21,10 @@ from torch.nn import functional as F
 
 from manyseg.inference.hierarchical import deepest
 from manyseg.inference.label_maps import argmax_map
-from manyseg.inference.options import GRID, SegmentOptions, Size, TestOptions
+from manyseg.inference.options import SegmentOptions, Size, TestOptions
 from manyseg.inference.resize import resize
 from manyseg.inference.segments import SegmentMap
+from manyseg.inference.windows import cells, weights, windows
 from manyseg.labels import LabelSpace, Relation
 from manyseg.labels.hierarchy import Hierarchy
 from manyseg.models import Features
@@ -197,7 +197,7 @@ class EncodedImages:
     def _probabilities(
         self, scale: float, flip: bool, outputs: Sequence[OutputSpace]
     ) -> list[Float[Tensor, "B _ h w"]]:
-        """Return the softmax of one view in each space, averaged over windows; 0 where all classes are excluded."""
+        """Return the softmax of one view in each space, blended over windows; 0 where all classes are excluded."""
         if self.options.window is None and (scale, flip) == (1, False):
             return self._softmax(self.features, outputs)
         image = self._resized(scale)
@@ -205,48 +205,17 @@ class EncodedImages:
         if self.options.window is None:
             return self._softmax(self.method.pixel_encoder(image), outputs)
         sums: list[Tensor] = []
-        for place in _windows((image.shape[-2], image.shape[-1]), self.options.window, self.options.overlap):
+        for place in windows((image.shape[-2], image.shape[-1]), self.options.window, self.options.overlap):
             parts = self._softmax(self.method.pixel_encoder(image[place]), outputs)
-            cells, grid = _cells(place, parts[0], image)
+            inside, grid = cells(place, parts[0], (image.shape[-2], image.shape[-1]))
             if not sums:
                 sums = [part.new_zeros(*part.shape[:2], *grid) for part in parts]
-                windows = parts[0].new_zeros(*grid)
+                total_weight = parts[0].new_zeros(*grid)
+            weight = weights(parts[0])
             for total, part in zip(sums, parts, strict=True):
-                total[cells] += part
-            windows[cells] += 1
-        return [total / windows for total in sums]
+                total[inside] += weight * part
+            total_weight[inside] += weight
+        return [total / total_weight for total in sums]
 
     def _softmax(self, features: Features, outputs: Sequence[OutputSpace]) -> list[Float[Tensor, "B _ h w"]]:
         return [self._predict(features, output).softmax(1).nan_to_num(0.0) for output in outputs]
-
-
-Place = tuple[EllipsisType, slice, slice]
-"""An index of rows and columns behind any leading axes."""
-
-
-def _windows(size: Size, window: Size, overlap: float) -> Iterator[Place]:
-    height, width = (min(side, whole) for side, whole in zip(window, size, strict=True))
-    for top in _starts(size[0], height, overlap):
-        for left in _starts(size[1], width, overlap):
-            yield ..., slice(top, top + height), slice(left, left + width)
-
-
-def _cells(place: Place, scores: Float[Tensor, "B D h w"], image: Tensor) -> tuple[Place, Size]:
-    """Return where the cells of a window lie among those of the image, and how many of these there are."""
-    _, rows, columns = place
-    high, wide = rows.stop - rows.start, columns.stop - columns.start
-    h, w = scores.shape[-2:]
-    y, x = high // h, wide // w
-    if (h * y, w * x) != (high, wide) or GRID % y or GRID % x:
-        raise ValueError(f"scores {h}x{w} of a window {high}x{wide} are on no grid of a stride that divides {GRID}")
-    top, left = rows.start // y, columns.start // x
-    return (..., slice(top, top + h), slice(left, left + w)), (image.shape[-2] // y, image.shape[-1] // x)
-
-
-def _starts(length: int, window: int, overlap: float) -> list[int]:
-    """Place windows from 0 to the border, as evenly as the grid allows."""
-    if window >= length:
-        return [0]
-    step = max(GRID, int((1 - overlap) * window) // GRID * GRID)
-    count = math.ceil((length - window) / step) + 1
-    return [round(i * (length - window) / (count - 1) / GRID) * GRID for i in range(count)]

@@ -17,34 +17,22 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from manyseg.data.batch import image_tensor
 from manyseg.data.card import builtin_cards, read_card
-from manyseg.data.files import image_size, opened, write_image
-from manyseg.data.photo import read_rgb
+from manyseg.data.files import write_image
 from manyseg.errors import UserError
 from manyseg.export.files import Precision, agreement, write_onnx, write_torch
 from manyseg.export.graph import ExportGraph, Output
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
 from manyseg.inference.options import PHOTOS, Size, TestOptions
-from manyseg.inference.resize import resize
 from manyseg.inference.segments import SegmentMap
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.methods.base import Method
 from manyseg.models.text import TextEncoder
 from manyseg.prediction.drawing import mask_image, overlay
+from manyseg.prediction.photo import read_photo
 from manyseg.relate.unseen import relate_by_names, relate_by_table, relate_by_text, unmapped
 
-__all__ = [
-    "Labels",
-    "Model",
-    "Picture",
-    "Prediction",
-    "Relate",
-    "find_space",
-    "photo_size",
-    "read_photo",
-    "shown_photo",
-]
+__all__ = ["Labels", "Model", "Picture", "Prediction", "Relate", "find_space"]
 
 Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
 """A file, a Pillow image, a uint8 array [H, W, 3] or [H, W], or a uint8 tensor [3, H, W]."""
@@ -59,9 +47,6 @@ log = logging.getLogger(__name__)
 
 HIERARCHY = "hierarchy"
 """The name of the label space of all levels: each pixel gets the deepest class that is probable enough."""
-
-ORIENTATION = 0x0112
-"""The EXIF tag of the orientation."""
 
 
 @dataclass(frozen=True)
@@ -327,31 +312,6 @@ def find_space(method: Method, spaces: Sequence[LabelSpace], labels: str | Seque
         return method.hierarchy.space
     words = [w.strip() for w in labels.split(",") if w.strip()]
     return LabelSpace.of(labels, dict.fromkeys(words))
-
-
-def photo_size(path: Path) -> Size:
-    """Return the (height, width) of an image the right way up, from its header; raises DataError without one."""
-    with opened(path) as file:
-        height, width = image_size(file)
-        return (width, height) if file.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else (height, width)
-
-
-def read_photo(path: Path, target: Callable[[Size], Size]) -> tuple[UInt8[Tensor, "3 h w"], Size]:
-    """Read an image the right way up, at the size `target(native)`; return it with its native (height, width).
-
-    Raises DataError if it cannot be read.
-    """
-    with opened(path) as file:
-        return shown_photo(file, target)
-
-
-def shown_photo(file: Image.Image, target: Callable[[Size], Size]) -> tuple[UInt8[Tensor, "3 h w"], Size]:
-    """Decode an opened image as `read_photo` does; raises what Pillow does if it is broken."""
-    orientation = file.getexif().get(ORIENTATION, 1)
-    height, width = image_size(file)
-    native = (width, height) if orientation in (5, 6, 7, 8) else (height, width)
-    size = target(native)
-    return resize(image_tensor(read_rgb(file, size, turn=orientation in range(2, 9))), size), native
 
 
 def _pixels(image: object) -> UInt8[Tensor, "3 H W"]:

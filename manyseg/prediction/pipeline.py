@@ -26,8 +26,10 @@ from manyseg.data.files import DataError
 from manyseg.inference.encoded_images import OutputSpace, images_at_once
 from manyseg.inference.options import Size
 from manyseg.labels import IGNORE
-from manyseg.prediction.model import Model, Prediction, read_photo
+from manyseg.prediction.large_images import predict_large
+from manyseg.prediction.model import Model, Prediction
 from manyseg.prediction.output import Output
+from manyseg.prediction.photo import Reading, read_photo
 
 __all__ = ["Job", "Pipeline"]
 
@@ -60,8 +62,8 @@ class Pipeline:
     are the seconds in which the network worked.
     """
 
-    def __init__(self, model: Model, output: OutputSpace, writers: Sequence[Output]) -> None:
-        self.model, self.output, self.writers = model, output, writers
+    def __init__(self, model: Model, output: OutputSpace, writers: Sequence[Output], reading: Reading) -> None:
+        self.model, self.output, self.writers, self.reading = model, output, writers, reading
         self.options = model.options.of(output.space.name)
         self.scores = any(w.needs_scores for w in writers)
         self.segments = any(w.needs_segments for w in writers)
@@ -95,6 +97,20 @@ class Pipeline:
                     pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
+    def add_large(self, job: Job, kinds: Sequence[str]) -> None:
+        """Do an image that is read by windows."""
+        values = {kind: writer.values for kind, writer in zip(kinds, self.writers, strict=True)}
+        targets = dict(zip(kinds, job.targets, strict=True))
+        try:
+            counts = predict_large(self.model, job.path, self.output, targets, values, self.reading)
+        except DataError as e:
+            log.warning("%s", e)
+            self.failed.append(e)
+            return
+        self.pixels += counts.pixels
+        self.images += counts.pixels > 0
+        self.busy += counts.seconds
+
     def _batches(
         self, jobs: Sequence[Job], readers: ThreadPoolExecutor
     ) -> Iterator[list[tuple[Job, _Shown]] | DataError]:
@@ -124,7 +140,7 @@ class Pipeline:
 
     def _read(self, path: Path) -> _Shown | DataError:
         try:
-            return _Shown(*read_photo(path, self.options.input_size))
+            return _Shown(*read_photo(path, self.options.input_size, self.reading))
         except DataError as e:
             return e
 

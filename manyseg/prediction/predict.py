@@ -18,9 +18,11 @@ from manyseg import atomic
 from manyseg.errors import UserError
 from manyseg.inference.encoded_images import OutputSpace
 from manyseg.prediction.drawing import PixelValues
+from manyseg.prediction.large_images import is_large, large_target
 from manyseg.prediction.map_files import Confidence, GeoJSON, Masks, Overlays, ScoreArrays
 from manyseg.prediction.model import Labels, Model, Relate
 from manyseg.prediction.output import Output
+from manyseg.prediction.photo import PLAIN, Reading
 from manyseg.prediction.pipeline import Job, Pipeline
 from manyseg.prediction.segment_files import Coco, CocoPanoptic, InstanceIds
 from manyseg.prediction.submission import Submission
@@ -67,6 +69,7 @@ def predict_paths(
     values: Mapping[str, PixelValues] = MappingProxyType({}),
     relate: Relate = "names",
     resume: bool = False,
+    reading: Reading = PLAIN,
     source: str = "",
 ) -> Summary:
     """Segment images and folders of images, and write files of the `kinds` (of `OUTPUTS`), and `labels.json`, to `out`.
@@ -85,7 +88,11 @@ def predict_paths(
     writers = _writers(model, output, out, kinds, values)
     images = list_images([Path(p) for p in paths], out)
     named = zip(images, unique_names(images), strict=True)
-    jobs = [Job(path, name, [w.path(name) for w in writers]) for (path, _), name in named]
+    large = {path for path, _ in images if is_large(path)}
+    jobs = []
+    for (path, _), name in named:
+        files = [large_target(out, kind, name) for kind in kinds] if path in large else [w.path(name) for w in writers]
+        jobs.append(Job(path, name, files))
     for writer in writers:
         writer.begin([job.name for job in jobs])
     index = out / "labels.json"
@@ -99,12 +106,17 @@ def predict_paths(
         log.warning(UNSHARED, len(space), model.spaces[0].name)
     # The old description would be wrong for the first new file, and this one is right before it.
     atomic.write(index, description)
-    work = Pipeline(model, output, writers)
+    work = Pipeline(model, output, writers, reading)
     with progress("predicting", len(jobs)) as step:
         for _ in done:
             step()
-        for _ in work.finished([job for job in jobs if job.name not in done]):
+        left = [job for job in jobs if job.name not in done]
+        for _ in work.finished([job for job in left if job.path not in large]):
             step()
+        for job in left:
+            if job.path in large:
+                work.add_large(job, kinds)
+                step()
     if work.written:
         for writer, parts in zip(writers, zip(*work.written, strict=True), strict=True):
             writer.finish(parts)

@@ -23,7 +23,7 @@ from torch import Tensor
 from manyseg.data.files import DataError, size_text
 from manyseg.errors import UserError
 from manyseg.inference.options import Size
-from manyseg.prediction.model import read_photo
+from manyseg.prediction.photo import read_photo
 
 __all__ = ["PIPE", "Frame", "Video", "find_pyav", "is_video", "open_video"]
 

@@ -284,6 +284,8 @@ def predict_run(
     values: Literal["positions", "card"] | None = None,
     relate: str = "names",
     resume: bool = False,
+    bands: tuple[int, ...] | None = None,
+    value_range: tuple[float, float] | None = None,
     sequence: float | None = None,
     smooth: float = 0.0,
 ) -> Summary:
@@ -292,8 +294,11 @@ def predict_run(
     See `manyseg.prediction.predict.predict_paths` and `manyseg.prediction.video.predict_videos`.
     `labels` may be a card. `values` are the classes' positions or those of the card; by default files of areas (COCO,
     instance ids) have the card's where they are known. `relate` is "names", "text" or the path of a table.
+    `bands` (red, green and blue, counted from 1) and `value_range` (black and white) say how images are read, by
+    default as the card says.
     """
     from manyseg.prediction.drawing import PixelValues
+    from manyseg.prediction.photo import PLAIN, Reading
     from manyseg.prediction.predict import OUTPUTS, predict_paths
     from manyseg.prediction.video import predict_videos
     from manyseg.prediction.video_source import is_video
@@ -316,6 +321,8 @@ def predict_run(
         for kind in kinds
         if values == "card" or OUTPUTS[kind].needs_card or (values is None and OUTPUTS[kind].values_from == 1)
     ]
+    known = PLAIN if card is None else Reading(card.bands, card.range)
+    reading = Reading(bands or known.bands, value_range or known.value_range)
     used = {} if of_card is None else dict.fromkeys(by_card, of_card)
     related: Relate = "names" if relate == "names" else "text" if relate == "text" else Path(relate)
     source = checkpoint.fingerprint(run.folder / "best")
@@ -325,8 +332,9 @@ def predict_run(
             source=source,
         )  # fmt: skip
     return predict_paths(
-        _model(run), paths, labels, out, kinds=kinds, values=used, relate=related, resume=resume, source=source
-    )
+        _model(run), paths, labels, out, kinds=kinds, values=used, relate=related, resume=resume, reading=reading,
+        source=source,
+    )  # fmt: skip
 
 
 def export_run(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from manyseg.data.files import BROKEN, size_text
 from manyseg.inference.options import Size
-from manyseg.prediction.model import shown_photo
+from manyseg.prediction.photo import shown_photo
 
 __all__ = ["FORMATS", "RequestError", "decode"]
 

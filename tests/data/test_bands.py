@@ -112,7 +112,7 @@ def test_faults_of_bands_are_named(place, monkeypatch):
         return real(name, *rest, **more)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(UserError, match=r"`bands` needs rasterio; pip install 'manyseg\[bands\]'"):
+    with pytest.raises(UserError, match=r"this image needs rasterio; pip install 'manyseg\[bands\]'"):
         folder.read(1)
 
 

@@ -18,7 +18,8 @@ from manyseg.labels import IGNORE, LabelClass, LabelSpace
 from manyseg.methods import find_method
 from manyseg.models import PixelEncoder
 from manyseg.prediction.drawing import mask_image, overlay
-from manyseg.prediction.model import Model, find_space, read_photo
+from manyseg.prediction.model import Model, find_space
+from manyseg.prediction.photo import read_photo
 from manyseg.prediction.predict import predict_paths
 
 
