@@ -41,12 +41,12 @@ from manyseg.serve.server import server_of
 
 CLIENTS = (1, 8, 32)
 
-SIZES = ((96, 128), (240, 320))
+SIZES = ((96, 128), (192, 256))
 """(height, width) of photos."""
 
 
-def serve(listening: socket.socket, together: bool, threads: int, ready: multiprocessing.Event) -> None:
-    """Serve until the process is ended."""
+def network(threads: int) -> Model:
+    """Return a model of the demo's size, of three datasets."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +55,32 @@ def serve(listening: socket.socket, together: bool, threads: int, ready: multipr
         taxonomy = Taxonomy.read(world.truth, spaces)
     encoder = PixelEncoder.build(backbone="tiny", pretrained=False, channels=48)
     method = find_method("manual")(encoder, spaces, taxonomy=taxonomy)
-    served = Served("benchmark", None, Model(method, spaces, PHOTOS), None)  # type: ignore[arg-type]
+    return Model(method, spaces, PHOTOS)
+
+
+def passes(model: Model) -> None:
+    """Print the processor's time of an image, alone and in a pass that is shared; others' load does not change it."""
+    for size in SIZES:
+        most = worker.images_at_once(model.method.device, size)
+        image, _, _ = scene(CAMERAS[0], size, np.random.default_rng(0))
+        shown = torch.from_numpy(image).permute(2, 0, 1)[None]
+        for name, names in (("/api/predict", ["unified", *(s.name for s in model.spaces)]), ("/api/mask", ["unified"])):
+            outputs = [model.output(one) for one in names]
+            spent = []
+            for count in (1, most):
+                model.predict_spaces(shown.repeat(count, 1, 1, 1), size, outputs)
+                start = time.process_time()
+                for _ in range(12 // count + 1):
+                    model.predict_spaces(shown.repeat(count, 1, 1, 1), size, outputs)
+                spent.append(1000 * (time.process_time() - start) / count / (12 // count + 1))
+            print(
+                f"{size[1]}x{size[0]} {name}: {spent[0]:.1f} ms of processor an image alone, {spent[1]:.1f} of {most}"
+            )
+
+
+def serve(listening: socket.socket, together: bool, threads: int, ready: multiprocessing.Event) -> None:
+    """Serve until the process is ended."""
+    served = Served("benchmark", None, network(threads), None)  # type: ignore[arg-type]
     server = server_of([served], Limits(rate=10**9))
     alone = patch.object(worker, "images_at_once", lambda *_: 1)
     if not together:
@@ -112,9 +137,10 @@ def times(port: int, path: str, body: bytes, clients: int, requests: int) -> tup
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    passes(network(options.threads))
     print("| photo | path | clients | batches | median ms | 95 % ms | images/s |")
     print("|---|---|---:|---|---:|---:|---:|")
     with running(False, options.threads) as alone, running(True, options.threads) as together:
