@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal, cast, final
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from manyseg.data.annotation import Segments
 from manyseg.data.batch import Batch
@@ -55,6 +56,12 @@ BLOCKS = {"maskformer": 6, "mask2former": 9, "eomt": 4}
 FLOOR = 1e-3
 """Added to the summed probability of a class before its logarithm is taken."""
 
+STRIDE = 4
+"""Of the pixels' embeddings: a cell is so many pixels of the image that the network sees."""
+
+MASKS = 8
+"""Masks that are upsampled at once."""
+
 
 class LMSeg(Method):
     """Queries predict masks, and texts classify them; one network for semantic and panoptic segmentation.
@@ -70,7 +77,12 @@ class LMSeg(Method):
     (ours): otherwise the list of texts only says which dataset it is. `points` is the number of sampled points, the
     same for all images, on which costs and mask losses are computed; 0 takes all pixels. `decoder_lr` is the learning
     rate of the decoder and the texts as a multiple of train.lr: attention needs smaller steps than a pixel decoder.
-    Datasets weigh in a step's loss as their images do (`mean`; equation 3).
+    Datasets weigh in a step's loss as their images do (`mean`; equation 3). The temperature is learned from
+    `temperature` on, or stays there without `learn_temperature`.
+
+    `semantic` says what a class's score is: "log", the logarithm of its summed probability, at the embeddings'
+    resolution; "sum", the sum itself, of masks upsampled to the size of the image that the network sees (MaskFormer,
+    and the authors): 16 times the memory, an argmax by the paper's rule, and scores whose softmax is no probability.
 
     `decoder` is "maskformer", `blocks` (6) blocks of attention to the coarsest level; "mask2former", `blocks` (9) of
     masked attention to the three coarsest levels in turn, as published with model.neck = "deformable"; or "eomt": the
@@ -101,6 +113,7 @@ class LMSeg(Method):
         template: str = "{}",
         prompt_tokens: int = 8,
         temperature: float = 0.07,
+        learn_temperature: bool = True,
         guidance: Guidance = "image_first",
         other_words: float = 0.0,
         decoder: Literal["maskformer", "mask2former", "eomt"] = "maskformer",
@@ -113,6 +126,7 @@ class LMSeg(Method):
         background_weight: float = 0.1,
         points: int = 0,
         decoder_lr: float = 0.3,
+        semantic: Literal["log", "sum"] = "log",
     ) -> None:
         super().__init__(pixel_encoder, spaces)
         blocks = BLOCKS[decoder] if blocks is None else blocks
@@ -125,6 +139,8 @@ class LMSeg(Method):
             raise UserError(
                 f"model.channels is {channels}, which method.attention_heads ({attention_heads}) does not divide"
             )
+        if semantic not in ("log", "sum"):
+            raise UserError(f"method.semantic is '{semantic}'; choose 'log' or 'sum'")
         if not 0 <= other_words <= 1:
             raise UserError(f"method.other_words is {other_words}; it is a probability, 0 to 1")
         if classifier == "text":
@@ -135,6 +151,7 @@ class LMSeg(Method):
             self.classes: QueryClassifier = TextClassifier(
                 self.spaces, channels, model=text, template=template, tokens=prompt_tokens, tau=temperature
             )
+            self.classes.log_temperature.requires_grad_(learn_temperature)
         elif classifier == "heads":
             self.classes = MultiHeadClassifier(self.spaces, channels)
         else:
@@ -172,7 +189,7 @@ class LMSeg(Method):
             focal_weight=focal_weight, dice_weight=dice_weight, background_weight=background_weight, points=points
         )
         self.reads_words, self.other_words = classifier == "text", other_words
-        self.decoder_lr = decoder_lr
+        self.decoder_lr, self.semantic = decoder_lr, semantic
         self._cached: dict[tuple[LabelSpace, torch.device], SpaceClassifier] = {}
         self._warned, self._seed = False, 0
 
@@ -277,7 +294,7 @@ class LMSeg(Method):
     def predict(
         self, features: Features, space: LabelSpace, relation: Bool[Tensor, "D U"] | None = None
     ) -> Float[Tensor, "B D h w"]:
-        """Return the logarithm of every class's summed probability; see `Method.predict`.
+        """Return what `semantic` says of every class's summed probability; see `Method.predict`.
 
         With texts, `space` may be any list of words, which is predicted directly. With a relation, the probability of a
         class is the sum of those of its unified nodes.
@@ -287,9 +304,7 @@ class LMSeg(Method):
         if relation is not None:
             related = relation.to(scores.device)
             scores = torch.einsum("bu...,du->bd...", scores, related.to(scores.dtype))
-        # Scores are interpolated between cells, and the logarithm of 0 would dominate there. The floor bounds it; it
-        # changes no argmax, and the probability of a class by at most a thousandth.
-        scores = (scores + FLOOR).log()
+        scores = self._belief(scores)
         return scores if relation is None else scores.masked_fill(~related.any(1)[:, None, None], -torch.inf)
 
     @torch.no_grad()
@@ -302,7 +317,12 @@ class LMSeg(Method):
         """Return what `predict` gives for the space that these are the `word_vectors` of."""
         if not isinstance(self.classes, TextClassifier):
             return super().predict_words(features, vectors)
-        return (self._semantic_scores(features, self.classes.classifier_of(vectors)) + FLOOR).log()
+        return self._belief(self._semantic_scores(features, self.classes.classifier_of(vectors)))
+
+    def _belief(self, sums: Float[Tensor, "B D h w"]) -> Float[Tensor, "B D h w"]:
+        # Scores are interpolated between cells, and the logarithm of 0 would dominate there. The floor bounds it; it
+        # changes no argmax, and the probability of a class by at most a thousandth.
+        return (sums + FLOOR).log() if self.semantic == "log" else sums
 
     @torch.no_grad()
     def segments(
@@ -319,7 +339,17 @@ class LMSeg(Method):
 
     def _semantic_scores(self, features: Features, classifier: SpaceClassifier) -> Float[Tensor, "B D h w"]:
         classes, masks, embedding = self._decode(features, classifier)
-        return semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, embedding))
+        if self.semantic == "log":
+            return semantic_scores(classes, torch.einsum("bqc,bchw->bqhw", masks, embedding))
+        sums = None
+        # A few masks at a time: all of them at the size of the image would be Q x H x W.
+        for logp, query in zip(torch.split(classes, MASKS, 1), torch.split(masks, MASKS, 1), strict=True):
+            logits = torch.einsum("bqc,bchw->bqhw", query, embedding).float()
+            native = F.interpolate(logits, scale_factor=STRIDE, mode="bilinear", align_corners=False)
+            part = semantic_scores(logp, native)
+            sums = part if sums is None else sums.add_(part)
+        assert sums is not None
+        return sums
 
     def _decode(
         self, features: Features, classifier: SpaceClassifier

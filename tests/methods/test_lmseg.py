@@ -356,6 +356,24 @@ def test_the_belief_is_the_summed_probability_of_each_class(encoder):
         torch.testing.assert_close(method.predict(features, B).softmax(1), s / s.sum(1, keepdim=True))
 
 
+def test_the_published_scores_sum_masks_that_were_upsampled_before_the_sigmoid(encoder):
+    method = build(encoder, semantic="sum", queries=20).eval()
+    with torch.no_grad():
+        features = method.pixel_encoder(image())
+        classes, masks = method._decode(features, method._classifier(B))
+        logits = torch.einsum("bqc,bchw->bqhw", masks, features.embedding)
+        native = torch.nn.functional.interpolate(logits, size=image().shape[-2:], mode="bilinear")
+        torch.testing.assert_close(method.predict(features, B), semantic_scores(classes, native))
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_temperature_is_learned_or_stays(encoder, learned):
+    method = build(encoder, learn_temperature=learned, temperature=0.1)
+    sum(method([batch(A, blocks(A))]).values()).backward()
+    assert (method.classes.log_temperature.grad is not None) == learned
+    assert method.classes.log_temperature.exp().item() == pytest.approx(0.1)
+
+
 def test_an_unseen_class_is_read_as_the_sum_over_its_nodes(encoder):
     method = build(encoder).eval()
     relation = torch.tensor([[True, True, False, False], [False, False, False, True]])
