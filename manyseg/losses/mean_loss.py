@@ -43,7 +43,7 @@ class MeanLoss:
     terms: tuple[_Term, ...]
 
     @classmethod
-    def of(cls, total: Float[Tensor, ""], count: Num[Tensor, ""] | float, key: str = "") -> MeanLoss:
+    def of(cls, total: Float[Tensor, ""], count: Num[Tensor, ""] | float | int, key: str = "") -> MeanLoss:
         """Return the mean `total / count`; a count is a number of pixels, say, or a sum of their weights."""
         # Not `torch.tensor`, which would wait for the device.
         found = count.float() if isinstance(count, Tensor) else total.new_full((), count, dtype=torch.float32)

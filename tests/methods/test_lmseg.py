@@ -309,8 +309,10 @@ def test_segments_teach_one_mask_an_instance_and_masks_one_a_class(encoder):
     ids[:, :16, :16], ids[:, :16, 32:] = 1, 2
     segments = Segments(ids, torch.tensor([[0, 1, 1]]))
     found = []
-    original = method.loss._normalizers
-    method.loss._normalizers = lambda outputs, matches: found.append(matches[0].segments) or original(outputs, matches)
+    original = method.loss._losses
+    method.loss._losses = lambda output, matches, *rest: (
+        found.append(matches.segments) or original(output, matches, *rest)
+    )
     method([batch(A, labels)])
     method([batch(A, labels)._replace(annotation=segments)])
     assert found == [2, 3]
