@@ -80,7 +80,7 @@ class ExportGraph(nn.Module):
     def _answer(self, scores: Float[Tensor, "B D h w"], size: tuple[int, int]) -> Tensor:
         if self.output == "scores":
             return scores
-        native = F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
+        native = F.interpolate(scores, size=size, mode="bilinear", align_corners=self.method.align_corners)
         return native.argmax(1).int() if self.output == "label_map" else native.softmax(1)
 
     def example(self) -> tuple[Tensor, ...]:

@@ -52,6 +52,10 @@ class Predictor(Protocol):
         """The device that images are moved to."""
 
     @property
+    def align_corners(self) -> bool:
+        """Whether scores are upsampled with corner cells at corner pixels."""
+
+    @property
     def hierarchy(self) -> Hierarchy | None:
         """The hierarchy that the method can predict at any level of, if there is one."""
 
@@ -134,7 +138,10 @@ class EncodedImages:
             known = self._each_scores(plain)
         else:
             known = (s for s, output in zip(scores, outputs, strict=True) if not self._is_hierarchy(output))
-        return [self._deepest() if self._is_hierarchy(o) else argmax_map(next(known), self.size) for o in outputs]
+        return [
+            self._deepest() if self._is_hierarchy(o) else argmax_map(next(known), self.size, self.method.align_corners)
+            for o in outputs
+        ]
 
     @torch.no_grad()
     def segments(self, space: LabelSpace) -> list[SegmentMap]:

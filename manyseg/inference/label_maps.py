@@ -23,12 +23,12 @@ GATHERED = {"cpu": 1 << 17, "cuda": 1 << 26}
 """Scores interpolated at once, by device: about what fits the cache of a CPU, or what keeps a GPU busy."""
 
 
-def argmax_map(scores: Float[Tensor, "B D h w"], size: Size) -> Int[Tensor, "B H W"]:
-    """Return the argmax of the bilinearly upsampled scores (half-pixel centres), without upsampling them.
+def argmax_map(scores: Float[Tensor, "B D h w"], size: Size, align_corners: bool = False) -> Int[Tensor, "B H W"]:
+    """Return the argmax of the bilinearly upsampled scores, without upsampling them.
 
     Interpolation is a convex combination of four cells: where one class is best at all four it is best between them.
     Only the pixels whose four cells disagree are interpolated, in bounded memory. Exact but for ties. A pixel whose
-    nearest cell excludes every class (-inf) becomes IGNORE.
+    nearest cell excludes every class (-inf) becomes IGNORE. Pixels have half-pixel centres unless `align_corners`.
     """
     b, d, h, w = scores.shape
     # Cells as rows of D: a pixel's scores are then gathered from four contiguous runs.
@@ -37,7 +37,7 @@ def argmax_map(scores: Float[Tensor, "B D h w"], size: Size) -> Int[Tensor, "B H
     nothing, best = (value == -math.inf).view(b, h, w), index.view(b, h, w)
     # A constant over all classes does not change an argmax: cells without a class leave the result to the others.
     cells = cells.masked_fill(nothing.view(-1, 1), 0.0).clamp_(min=torch.finfo(cells.dtype).min / 4)
-    rows, columns = _Axis.of(h, size[0], scores.device), _Axis.of(w, size[1], scores.device)
+    rows, columns = (_Axis.of(n, side, scores.device, align_corners) for n, side in zip((h, w), size, strict=True))
     # Columns are repeated before rows: rows can then be copied whole.
     agreed = _agreed(best).index_select(2, columns.before)
     out = best.new_empty(b, *size)
@@ -88,11 +88,15 @@ class _Axis:
         self.before, self.after, self.share = before, after, share
 
     @classmethod
-    def of(cls, cells: int, pixels: int, device: torch.device) -> _Axis:
-        # Pixel i lies at ((2i + 1) cells - pixels) / 2 pixels: in whole numbers, so that all devices agree.
-        position = ((2 * torch.arange(pixels, device=device) + 1) * cells - pixels).clamp(min=0)
-        before = position // (2 * pixels)
-        share = (position - before * 2 * pixels).float() / (2 * pixels)
+    def of(cls, cells: int, pixels: int, device: torch.device, align_corners: bool = False) -> _Axis:
+        # In whole numbers, so that all devices agree.
+        i = torch.arange(pixels, device=device)
+        if align_corners:
+            position, unit = i * (cells - 1), max(pixels - 1, 1)
+        else:
+            position, unit = ((2 * i + 1) * cells - pixels).clamp(min=0), 2 * pixels
+        before = position // unit
+        share = (position - before * unit).float() / unit
         return cls(before, (before + 1).clamp(max=cells - 1), share)
 
     def part(self, band: slice) -> _Axis:

@@ -154,6 +154,7 @@ def cross_entropy(
     normalised: bool = False,
     allowed: Int[Tensor, "L K"] | None = None,
     ohem: float | None = None,
+    align_corners: bool = False,
 ) -> MeanLoss:
     """Return the mean of `-log p(label)` over the supervised pixels; a sum of 0 with a graph if there is none.
 
@@ -175,8 +176,8 @@ def cross_entropy(
             labels = torch.where(first == IGNORE, IGNORE, labels)
             pixel_loss = _partial(allowed, normalised)
     if ohem is not None:
-        labels = _hardest(scores, labels, pixel_loss, ohem)
-    return MeanLoss.of(upsampled_sum(scores, labels, pixel_loss), (labels != IGNORE).sum())
+        labels = _hardest(scores, labels, pixel_loss, ohem, align_corners)
+    return MeanLoss.of(upsampled_sum(scores, labels, pixel_loss, align_corners), (labels != IGNORE).sum())
 
 
 def binary_cross_entropy(
@@ -211,11 +212,15 @@ def set_nll(scores: Float[Tensor, "B D h w"], q: Float[Tensor, "B D H W"], *, no
 
 
 def _hardest(
-    scores: Float[Tensor, "B D h w"], labels: Int[Tensor, "B H W"], pixel_loss: PixelLoss, probability: float
+    scores: Float[Tensor, "B D h w"],
+    labels: Int[Tensor, "B H W"],
+    pixel_loss: PixelLoss,
+    probability: float,
+    align_corners: bool = False,
 ) -> Int[Tensor, "B H W"]:
     """Set all labels to IGNORE but those of the hardest pixels (OHEM), without waiting for the device."""
     valid = labels != IGNORE
-    loss = upsampled_losses(scores, labels, pixel_loss).masked_fill(~valid, -math.inf)
+    loss = upsampled_losses(scores, labels, pixel_loss, align_corners).masked_fill(~valid, -math.inf)
     largest = loss.flatten().topk(max(1, loss.numel() // OHEM_SHARE)).values
     kept = (valid.sum() // OHEM_SHARE).clamp(min=1)
     # The loss at the given probability or, if too few pixels reach it, the loss of the last pixel to be kept.

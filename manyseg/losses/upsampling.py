@@ -29,35 +29,40 @@ It must give 0, with a zero gradient, where there is no supervision. No gradient
 """
 
 
-def upsampled_sum(scores: Float[Tensor, "B D h w"], target: Tensor, pixel_loss: PixelLoss) -> Float[Tensor, ""]:
+def upsampled_sum(
+    scores: Float[Tensor, "B D h w"], target: Tensor, pixel_loss: PixelLoss, align_corners: bool = False
+) -> Float[Tensor, ""]:
     """Return the SUM of a pixel loss over scores upsampled to the size of the target's last two axes.
 
-    Upsampling is bilinear with `align_corners=False`, and none where the sizes are equal. The gradient with respect to
-    `scores` is computed band by band together with the value, so backward only scales it: memory is a few times
-    `BAND_BYTES` beside one float32 copy of `scores`. Under autocast too it is computed in float32; the host never waits
-    for the device. It cannot be differentiated twice; only `scores` get a gradient.
+    Upsampling is bilinear, with half-pixel centres unless `align_corners`, and none where the sizes are equal. The
+    gradient with respect to `scores` is computed band by band together with the value, so backward only scales it:
+    memory is a few times `BAND_BYTES` beside one float32 copy of `scores`. Under autocast too it is computed in
+    float32; the host never waits for the device. It cannot be differentiated twice; only `scores` get a gradient.
     """
     with _without_autocast(scores):
         if torch.is_grad_enabled() and scores.requires_grad:
-            total: Tensor = _UpsampledSum.apply(scores, target, pixel_loss)
+            total: Tensor = _UpsampledSum.apply(scores, target, pixel_loss, align_corners)
             return total
-        return torch.stack([pixel_loss(up, t).sum() for _, up, t in _bands(scores, target)]).sum()
+        bands = _bands(scores, target, align_corners)
+        return torch.stack([pixel_loss(up, part).sum() for _, up, part in bands]).sum()
 
 
 @torch.no_grad()
-def upsampled_losses(scores: Float[Tensor, "B D h w"], target: Tensor, pixel_loss: PixelLoss) -> Float[Tensor, "B H W"]:
+def upsampled_losses(
+    scores: Float[Tensor, "B D h w"], target: Tensor, pixel_loss: PixelLoss, align_corners: bool = False
+) -> Float[Tensor, "B H W"]:
     """Return what `upsampled_sum` adds up, the loss of every pixel, without gradients."""
     with _without_autocast(scores):
-        return torch.cat([pixel_loss(up, part) for _, up, part in _bands(scores, target)], 1)
+        return torch.cat([pixel_loss(up, part) for _, up, part in _bands(scores, target, align_corners)], 1)
 
 
 class _UpsampledSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, target: Tensor, pixel_loss: PixelLoss) -> Tensor:
+    def forward(ctx: Any, scores: Tensor, target: Tensor, pixel_loss: PixelLoss, align_corners: bool) -> Tensor:
         grad = torch.zeros_like(scores, dtype=_at_least_float32(scores))
         total = grad.new_zeros(())
         with torch.enable_grad():
-            for source, up, part in _bands(scores.detach(), target, differentiable=True):
+            for source, up, part in _bands(scores.detach(), target, align_corners, differentiable=True):
                 loss = pixel_loss(up, part).sum()
                 grad[:, :, source.rows] += torch.autograd.grad(loss, source.scores)[0]
                 total += loss.detach()
@@ -67,9 +72,9 @@ class _UpsampledSum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, out: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, out: Tensor) -> tuple[Tensor, None, None, None]:
         (grad,) = ctx.saved_tensors
-        return (grad * out).to(ctx.dtype), None, None
+        return (grad * out).to(ctx.dtype), None, None, None
 
 
 class _Source(NamedTuple):
@@ -87,7 +92,9 @@ def _at_least_float32(scores: Tensor) -> torch.dtype:
     return torch.promote_types(scores.dtype, torch.float32)
 
 
-def _bands(scores: Tensor, target: Tensor, differentiable: bool = False) -> Iterator[tuple[_Source, Tensor, Tensor]]:
+def _bands(
+    scores: Tensor, target: Tensor, align_corners: bool, differentiable: bool = False
+) -> Iterator[tuple[_Source, Tensor, Tensor]]:
     """Yield each band's source, its upsampled rows, and the same rows of the target.
 
     With `differentiable` the upsampled rows have a graph that starts at the source's scores.
@@ -98,28 +105,35 @@ def _bands(scores: Tensor, target: Tensor, differentiable: bool = False) -> Iter
     step = max(1, budget // max(1, scores.shape[0] * scores.shape[1] * size[1] * dtype.itemsize))
     for top in range(0, size[0], step):
         bottom = min(top + step, size[0])
-        rows = slice(top, bottom) if (h, w) == size else _source_rows(h, size[0], top, bottom)
+        rows = slice(top, bottom) if (h, w) == size else _source_rows(h, size[0], top, bottom, align_corners)
         part = scores[:, :, rows].to(dtype)
         source = _Source(rows, part.detach().requires_grad_() if differentiable else part)
-        up = source.scores if (h, w) == size else _upsample_rows(source, h, size, top, bottom)
+        up = source.scores if (h, w) == size else _upsample_rows(source, h, size, top, bottom, align_corners)
         yield source, up, target[..., top:bottom, :]
 
 
-def _source_rows(h: int, height: int, top: int, bottom: int) -> slice:
-    # Row i lies at ((2i + 1) h - H) / 2H of the feature map, clamped at 0: whole numbers, so host and device agree.
-    first = max((2 * top + 1) * h - height, 0) // (2 * height)
-    last = max((2 * bottom - 1) * h - height, 0) // (2 * height)
+def _source_rows(h: int, height: int, top: int, bottom: int, align_corners: bool) -> slice:
+    # In whole numbers, so that host and device agree.
+    step, start, unit = _grid(h, height, align_corners)
+    first, last = (max(step * row + start, 0) // unit for row in (top, bottom - 1))
     return slice(first, min(last + 2, h))
 
 
-def _upsample_rows(source: _Source, h: int, size: tuple[int, int], top: int, bottom: int) -> Float[Tensor, "B D R W"]:
+def _grid(cells: int, pixels: int, align_corners: bool) -> tuple[int, int, int]:
+    """Return a, b, c: pixel i lies at (a i + b) / c of the cells, clamped at 0."""
+    return (cells - 1, 0, max(pixels - 1, 1)) if align_corners else (2 * cells, cells - pixels, 2 * pixels)
+
+
+def _upsample_rows(
+    source: _Source, h: int, size: tuple[int, int], top: int, bottom: int, align_corners: bool
+) -> Float[Tensor, "B D R W"]:
     """Interpolate rows top..bottom of an image of `size` exactly as `F.interpolate` does on the whole map."""
     height, width = size
-    i = torch.arange(top, bottom, device=source.scores.device)
-    position = ((2 * i + 1) * h - height).clamp(min=0)
-    above = position // (2 * height)
-    share = (position - above * 2 * height).to(source.scores.dtype) / (2 * height)
+    step, start, unit = _grid(h, height, align_corners)
+    position = (step * torch.arange(top, bottom, device=source.scores.device) + start).clamp(min=0)
+    above = position // unit
+    share = (position - above * unit).to(source.scores.dtype) / unit
     below = (above + 1).clamp(max=h - 1)
     first, second = (source.scores.index_select(2, r - source.rows.start) for r in (above, below))
     rows = torch.lerp(first, second, share[:, None])
-    return F.interpolate(rows, size=(bottom - top, width), mode="bilinear", align_corners=False)
+    return F.interpolate(rows, size=(bottom - top, width), mode="bilinear", align_corners=align_corners)

@@ -171,7 +171,10 @@ class AutoUniSeg(NodeMethod):
         """Return the cross entropy; between soft and Boolean map, both, weighed by how far the annealing is."""
         labels, parts = dense_labels(batch), torch.split(scores, len(batch.space), 1)
         weights = (1.0,) if len(parts) == 1 else (1 - self._rho, self._rho)
-        found = [losses.cross_entropy(part, labels, ohem=self.ohem).named(f"map{i}") for i, part in enumerate(parts)]
+        found = [
+            losses.cross_entropy(part, labels, ohem=self.ohem, align_corners=self.align_corners).named(f"map{i}")
+            for i, part in enumerate(parts)
+        ]
         return reduce(add, (loss * weight for loss, weight in zip(found, weights, strict=True)))
 
     def step_losses(self, features: Sequence[Features], batches: Sequence[Batch]) -> list[dict[str, MeanLoss]]:
@@ -257,7 +260,9 @@ class AutoUniSeg(NodeMethod):
         heads, graph, nodes, last = (b - a for a, b in zip([0, *ends], [*ends, total], strict=True))
         first, start = plan_after_heads(options, train, heads)
         turn = {} if options.graph.turn else {"graph": {"turn": -(-graph // TURNS)}}
-        shared = {key: getattr(options, key) for key in ("combine", "normalise", "scale", "pruning", "ohem")}
+        shared = {
+            key: getattr(options, key) for key in ("combine", "normalise", "scale", "align_corners", "pruning", "ohem")
+        }
         free = {"name": "unified_nodes", **shared}
         pruned = {**free, "init": StageTaxonomy("nodes"), "statistics": StageStatistics("nodes")}
         return [

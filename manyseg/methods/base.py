@@ -63,6 +63,9 @@ class Method(nn.Module, ABC):
     mean: Averaging = "dataset"
     """What a step's loss is a mean over, see `losses.divide`; the recipe's train.mean goes before it."""
 
+    align_corners: bool = False
+    """Whether scores are upsampled with corner cells on corner pixels, in losses and label maps alike."""
+
     renamed: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Options of earlier versions with their present names; `{"old": "new"}`: the error `method.old: is now new`."""
 
@@ -270,7 +273,13 @@ class PixelMethod(Method):
 
     def pixel_loss(self, scores: Float[Tensor, "B A h w"], batch: Batch) -> MeanLoss:
         """Return the loss of `train_scores` against the batch's labels; by default cross entropy."""
-        return losses.cross_entropy(scores, dense_labels(batch), normalised=self.normalised, ohem=self.ohem)
+        return losses.cross_entropy(
+            scores,
+            dense_labels(batch),
+            normalised=self.normalised,
+            ohem=self.ohem,
+            align_corners=self.align_corners,
+        )
 
     @final
     def relation_index(self, space: LabelSpace) -> RelationIndex:

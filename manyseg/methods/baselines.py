@@ -53,7 +53,8 @@ class MultiHead(PixelMethod):
     for the class does not lower it.
 
     `normalise` takes the direction of a pixel's embedding only, `scale` multiplies scores, and without `bias` a class
-    is a vector alone: so it is where heads are the first stage of AutoUniSeg with normalised pixels.
+    is a vector alone: so it is where heads are the first stage of AutoUniSeg with normalised pixels. `align_corners`
+    puts corner cells on corner pixels where scores are upsampled, as AutoUniSeg's authors do.
     """
 
     accepts = (Dense, Segments, Boxes, Tags)
@@ -68,9 +69,11 @@ class MultiHead(PixelMethod):
         bias: bool = True,
         normalise: bool = False,
         scale: float = 1.0,
+        align_corners: bool = False,
         ohem: float | None = None,
     ) -> None:
         super().__init__(pixel_encoder, spaces, ohem)
+        self.align_corners = align_corners
         if not scale > 0:
             raise UserError(f"method.scale is {scale}; it multiplies scores, 1 leaves them alone")
         self.normalise, self.scale = normalise, scale

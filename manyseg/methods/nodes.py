@@ -43,7 +43,8 @@ class NodeMethod(PixelMethod):
     `statistics` of a model that has it, links are lost by `pruning`. `combine` "sum" adds up the scores of a class's
     nodes (AutoUniSeg, equation 5), "lse" their exponentials. `normalise` takes the direction of a pixel's embedding
     only, and `scale` multiplies scores. With `warm`, nodes start at the heads of the stage before, where it has heads.
-    `ohem` keeps the hardest pixels.
+    `align_corners` puts corner cells on corner pixels where scores are upsampled, as the authors do; otherwise pixels
+    have half-pixel centres. `ohem` keeps the hardest pixels.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class NodeMethod(PixelMethod):
         normalise: bool = False,
         scale: float = 1.0,
         warm: bool = True,
+        align_corners: bool = False,
         ohem: float | None = None,
     ) -> None:
         super().__init__(pixel_encoder, spaces, ohem)
@@ -68,6 +70,7 @@ class NodeMethod(PixelMethod):
         self.links: Bool[np.ndarray, "T U"] = self.initial.taxonomy.joint_relation
         """Which nodes each class has to begin with."""
         self.combine, self.normalise, self.scale, self.warm = combine, normalise, scale, warm
+        self.align_corners = align_corners
 
     @abstractmethod
     def fixed_nodes(self) -> Float[Tensor, "U C"]:
@@ -120,6 +123,7 @@ class _InitialOptions(Protocol):
     init: InitialSource | TaxonomySource
     normalise: bool
     scale: float
+    align_corners: bool
     ohem: float | None
 
 
@@ -140,5 +144,7 @@ def plan_after_heads(options: _InitialOptions, train: Schedule, steps: int) -> t
     own: dict[str, Any] = {} if options.ohem is None else {"ohem": options.ohem}
     if options.normalise:
         own |= {"bias": False, "normalise": True, "scale": options.scale}
+    if options.align_corners:
+        own |= {"align_corners": True}
     heads = plan_stage(train, "heads", steps, {"name": "multihead"} | own)
     return heads, {"statistics": StageStatistics(heads.name)} if options.init in READS_CONFUSIONS else {}

@@ -15,7 +15,7 @@ from manyseg.labels import IGNORE, LabelSpace
 class Scorer:
     """A method whose features are the scores that a function of the image gives, in every space."""
 
-    device, hierarchy = torch.device("cpu"), None
+    device, hierarchy, align_corners = torch.device("cpu"), None, False
 
     def __init__(self, score):
         self.pixel_encoder = score

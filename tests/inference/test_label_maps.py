@@ -18,11 +18,12 @@ from manyseg.labels import IGNORE
     st.integers(1, 3),
     st.integers(1, 6),
     st.integers(0, 1000),
+    st.booleans(),
 )
-def test_the_label_map_is_the_argmax_of_upsampled_scores(low, size, batch, classes, seed):
+def test_the_label_map_is_the_argmax_of_upsampled_scores(low, size, batch, classes, seed, align_corners):
     scores = torch.randn(batch, classes, *low, generator=torch.Generator().manual_seed(seed))
-    upsampled = F.interpolate(scores, size, mode="bilinear", align_corners=False)
-    found = argmax_map(scores, size)
+    upsampled = F.interpolate(scores, size, mode="bilinear", align_corners=align_corners)
+    found = argmax_map(scores, size, align_corners)
     best = upsampled.gather(1, found[:, None])[:, 0]
     torch.testing.assert_close(best, upsampled.max(1).values, atol=1e-5, rtol=0)
 

@@ -41,8 +41,8 @@ def links(relation):
     return losses.RelationIndex.of(relation, CPU)
 
 
-def plain(scores, labels, **options):
-    up = F.interpolate(scores, size=labels.shape[-2:], mode="bilinear", align_corners=False)
+def plain(scores, labels, align_corners=False, **options):
+    up = F.interpolate(scores, size=labels.shape[-2:], mode="bilinear", align_corners=align_corners)
     return F.cross_entropy(up, labels, ignore_index=IGNORE, **options)
 
 
@@ -181,19 +181,20 @@ def test_class_logsumexp_equals_the_masked_logsumexp_for_any_relation(seed, clas
     st.integers(1, 23),
     st.integers(1, 23),
     st.integers(1, 30),
+    st.booleans(),
 )
-def test_bands_equal_interpolate_and_cross_entropy_in_value_and_gradient(seed, h, w, height, width, rows):
+def test_bands_equal_interpolate_and_cross_entropy_in_value_and_gradient(seed, h, w, height, width, rows, aligned):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(2, 3, h, w, generator=generator).requires_grad_()
     labels = torch.randint(-1, 3, (2, height, width), generator=generator)
     labels[0, 0, 0] = 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(losses.upsampling.BAND_BYTES, "cpu", rows * 2 * 3 * width * 4)
-        ours = cross_entropy(scores, labels)
+        ours = cross_entropy(scores, labels, align_corners=aligned)
         (grad,) = torch.autograd.grad(ours, scores)
         with torch.no_grad():
-            assert cross_entropy(scores, labels).item() == pytest.approx(ours.item(), rel=1e-5)
-    theirs = plain(scores, labels)
+            assert cross_entropy(scores, labels, align_corners=aligned).item() == pytest.approx(ours.item(), rel=1e-5)
+    theirs = plain(scores, labels, align_corners=aligned)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(grad, torch.autograd.grad(theirs, scores)[0], rtol=1e-5, atol=1e-6)
 

@@ -253,6 +253,7 @@ def test_stages_are_two_fifths_one_and_two_and_the_last_has_one_schedule():
         "combine": "lse",
         "normalise": False,
         "scale": 1.0,
+        "align_corners": False,
         "pruning": pruning,
         "ohem": 0.7,
     }

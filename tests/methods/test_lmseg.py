@@ -362,8 +362,8 @@ def test_the_published_scores_sum_masks_that_were_upsampled_before_the_sigmoid(e
     method = build(encoder, semantic="sum", queries=20).eval()
     with torch.no_grad():
         features = method.pixel_encoder(image())
-        classes, masks = method._decode(features, method._classifier(B))
-        logits = torch.einsum("bqc,bchw->bqhw", masks, features.embedding)
+        classes, masks, embedding = method._decode(features, method._classifier(B))
+        logits = torch.einsum("bqc,bchw->bqhw", masks, embedding)
         native = torch.nn.functional.interpolate(logits, size=image().shape[-2:], mode="bilinear")
         torch.testing.assert_close(method.predict(features, B), semantic_scores(classes, native))
 

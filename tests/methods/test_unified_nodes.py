@@ -6,6 +6,8 @@ import torch
 
 from manyseg import testing
 from manyseg.config import keywords
+from manyseg.data.annotation import Dense
+from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 from manyseg.methods.baselines import MultiHead
@@ -67,6 +69,24 @@ def test_nodes_that_share_no_class_start_with_exactly_the_scores_of_normalised_h
     torch.testing.assert_close(
         heads.dataset_scores(tripled, heads.spaces[0]), heads.dataset_scores(tripled / 3, heads.spaces[0])
     )
+
+
+def test_corner_cells_lie_on_corner_pixels_where_asked_to_in_all_stages():
+    """One row of two cells: between them the second of four pixels is nearer the first cell, at 1/3, or at 1/4."""
+    space = LabelSpace.of("a", ["x", "y"])
+    labels = torch.tensor([[[0, 0, 1, 1]]])
+    z = torch.tensor([[[[2.0, 0.0]], [[0.0, 1.0]]]])
+    at = {True: [2 / 3, 1 / 3], False: [3 / 4, 1 / 4]}
+    for aligned, (first, second) in at.items():
+        method = UnifiedNodes(pixel_encoder(2), [space], init="disjoint", align_corners=aligned)
+        batch = Batch(space, ("i",), torch.zeros(1, 3, 1, 4, dtype=torch.uint8), Dense(labels))
+        margins = [2.0, 2 * first - (1 - first), 1 - second - 2 * second, 1.0]
+        expected = np.mean([np.log1p(np.exp(-m)) for m in margins])
+        assert method.pixel_loss(z, batch).mean().item() == pytest.approx(expected, rel=1e-5)
+    plans = UnifiedNodes.default_stages(
+        keywords(UnifiedNodes, "O").model_validate({"align_corners": True}), TrainOptions()
+    )
+    assert plans[0].method == {"name": "multihead", "align_corners": True}
 
 
 def test_directions_only_and_scale():
