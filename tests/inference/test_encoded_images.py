@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
-from manyseg.inference.options import TestOptions
+from manyseg.inference.options import TestOptions, ViewOptions
 from manyseg.inference.resize import resize
 from manyseg.labels import IGNORE, LabelSpace
 
@@ -130,3 +130,15 @@ def test_a_large_image_is_shown_smaller_and_answered_at_native_size():
     image = torch.zeros(1, 3, 300, 400, dtype=torch.uint8)
     assert predict_map(score, image, TestOptions(max_side=100)).shape == (1, 300, 400)
     assert score.sizes == [(75, 100)]
+
+
+def test_segments_are_found_by_the_thresholds_of_the_dataset():
+    class Finder(Scorer):
+        def segments(self, features, space, size, options):
+            return [(size, options.mask_threshold, options.overlap_threshold)]
+
+    options = TestOptions(overlap_threshold=0.6, sets={"ade": ViewOptions(mask_threshold=0.7)})
+    image = torch.zeros(1, 3, 8, 12, dtype=torch.uint8)
+    for name, threshold in (("ade", 0.7), ("other", 0.8)):
+        found = EncodedImages(Finder(lambda x: x), image, options.of(name)).segments(ANY[0].space)
+        assert found == [((8, 12), threshold, 0.6)]
