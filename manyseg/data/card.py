@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -294,6 +294,11 @@ def _builtin() -> Any:
     return files("manyseg.data") / "cards"
 
 
+@cache
+def _read_builtin(name: str) -> Card:
+    return check(Card, parse_toml(builtin_text(name), name), f"card '{name}'")
+
+
 def read_card(name_or_path: str | Path) -> Card:
     """Read a built-in card by name, or any card by the path of its file.
 
@@ -301,7 +306,7 @@ def read_card(name_or_path: str | Path) -> Card:
     """
     name = str(name_or_path)
     if name in builtin_cards():
-        return check(Card, parse_toml(builtin_text(name), name), f"card '{name}'")
+        return _read_builtin(name)
     if not os.path.exists(name):
         known = builtin_cards()
         raise UserError(

@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import groupby
 from typing import NamedTuple, TypeVar, cast
 
@@ -128,6 +128,8 @@ def _batches(
 ) -> Iterator[list[_Sample]]:
     """Yield this rank's images in batches of one size; an image at fault is given to `fault`, and left out."""
     rank, world = _place()
+    with suppress(UserError):  # If it matters, it comes up again with its image.
+        folder.prepare()  # Before there are threads, two of which would read the annotation file into one place.
     sizes: dict[int, Size] = {}
     for i in range(rank, len(folder), world):
         try:

@@ -20,7 +20,7 @@ def test_a_shipped_recipe_is_valid_and_says_how_it_is_run(path):
     recipe = read_recipe(path)
     assert recipe.stages
     for entry in (*recipe.data.sets, *recipe.data.unseen):
-        assert len(read_card(recipe.base / entry.card).space) > 1
+        assert len(entry.read_card(recipe.base).space) > 1
         assert ".." not in entry.root, "roots start from the data root"
     head = path.read_text().split("\n\n")[0]
     assert f"manyseg train recipes/{path.parent.name}/{path.name}" in head
