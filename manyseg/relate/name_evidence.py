@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from manyseg.labels import JointClasses, normalise
+from manyseg.labels.names import included
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -44,7 +45,7 @@ def _split(pattern: str, name: str, synonyms: Sequence[str]) -> list[str]:
 
 def _listed(description: str) -> list[str]:
     """Split a description into what it lists: "person, animal or rider" has three items."""
-    found = [words(part) for part in re.split(r"[,:;.()/]|\b(?:or|and|such as)\b", description)]
+    found = [words(part) for part in re.split(r"[,:;.()/]|\b(?:or|and|such as)\b", included(description))]
     return list(dict.fromkeys(re.sub(r"^(?:an?|the) ", "", w) for w in found if w))
 
 

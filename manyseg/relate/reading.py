@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from manyseg.labels import JointClasses, LabelClass
+from manyseg.labels.names import included
 from manyseg.relate.lexicon import Lexicon, key, lexicon, tokens
 
 __all__ = ["Reading", "Unit", "read_classes"]
@@ -157,7 +158,7 @@ def _named(units: frozenset[Unit], lex: Lexicon) -> frozenset[Unit]:
 def _listed(description: str, lex: Lexicon) -> Parts:
     """Read what a description lists: "person, animal or rider" lists three things."""
     out: Parts = []
-    for item in re.split(r"[,:;./]|\b(?:or|and|such as|that|which)\b", description):
+    for item in re.split(r"[,:;./]|\b(?:or|and|such as|that|which)\b", included(description)):
         words = item.split()
         while words and words[0].casefold() in PREPOSITIONS | FILLERS:
             words = words[1:]
