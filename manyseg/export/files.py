@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 from manyseg import atomic
 from manyseg.errors import UserError
 from manyseg.export import predictor
-from manyseg.export.graph import ExportGraph, trace
+from manyseg.export.graph import ExportGraph
 from manyseg.inference.options import TestOptions
 
 __all__ = ["Precision", "agreement", "write_onnx", "write_torch"]
@@ -35,9 +35,12 @@ CALIBRATION_SIDE = 512
 
 def write_torch(graph: ExportGraph, path: Path, options: TestOptions) -> None:
     """Write a package that `torch.export.load(path).module()` runs, with the description as `manyseg.json` in it."""
-    program, description = trace(graph), graph.describe(options)
     buffer = io.BytesIO()
-    torch.export.save(program, buffer, extra_files={"manyseg.json": description})
+    for name, value in graph.program.constants.items():
+        # Relations of several label spaces are parts of one tensor, which torch cannot save as such without a doubt.
+        if isinstance(value, torch.Tensor):
+            graph.program.constants[name] = value.clone()
+    torch.export.save(graph.program, buffer, extra_files={"manyseg.json": graph.describe(options)})
     atomic.write(path, buffer.getvalue())
 
 
@@ -59,11 +62,7 @@ def write_onnx(
         raise UserError(f'{path}: ONNX files need {", ".join(missing)}; install them by pip install "manyseg[export]"')
     if precision == "int8" and not images:
         raise UserError(f"{path}: int8 takes its ranges from images; name some with --images")
-    program = torch.onnx.export(
-        trace(graph), dynamo=True, input_names=["image", "words"][: 1 + graph.words], output_names=graph.names,
-        verbose=False,
-    )  # fmt: skip
-    assert program is not None
+    program = graph.onnx_program
     program.model.metadata_props["manyseg"] = graph.describe(options)
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "model.onnx"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from manyseg.inference.options import TestOptions
 from manyseg.labels import LabelSpace
 from manyseg.methods.base import Method
 
-__all__ = ["ExportGraph", "Output", "trace"]
+__all__ = ["ExportGraph", "Output"]
 
 Output = Literal["label_map", "probabilities", "scores"]
 """`label_map`: Int32[B, H, W], positions of classes. `probabilities`: Float32[B, D, H, W], the softmax over D of the
@@ -90,6 +91,33 @@ class ExportGraph(nn.Module):
         image = torch.zeros(images, *size, 3, dtype=torch.uint8, device=self.method.device)
         return (image, self.method.word_vectors(self.spaces[0])) if self.words else (image,)
 
+    @cached_property
+    def program(self) -> torch.export.ExportedProgram:
+        """The network traced by torch.export, once for all files that are written of it.
+
+        Any number of images, multiples of height and width, and words can be given to it.
+        """
+        example = self.example()
+        size = [self.multiple * torch.export.Dim(side, min=2) for side in ("rows", "columns")]
+        shapes: tuple[dict[int, Any], ...] = ({0: torch.export.Dim("images"), 1: size[0], 2: size[1]}, {})
+        if self.words:
+            shapes[1][0] = torch.export.Dim("words", min=3)
+        with torch.no_grad():
+            # What methods keep between calls is computed here from real tensors: tracing would keep tensors without
+            # values.
+            self(*example)
+            return torch.export.export(self, example, dynamic_shapes=shapes[: len(example)], strict=False)
+
+    @cached_property
+    def onnx_program(self) -> Any:
+        """The traced network as a program of ONNX, likewise once; its weights are not copied."""
+        program = torch.onnx.export(
+            self.program, dynamo=True, input_names=["image", "words"][: 1 + self.words], output_names=self.names,
+            verbose=False,
+        )  # fmt: skip
+        assert program is not None
+        return program
+
     def describe(self, options: TestOptions) -> str:
         """Return the description that lies in the file, as JSON: inputs, outputs, classes with colours, taxonomy."""
         content: dict[str, Any] = {
@@ -115,16 +143,3 @@ def _classes(space: LabelSpace) -> dict[str, Any]:
         for c, color in zip(space.classes, space.hex_colors, strict=True)
     ]
     return {"name": space.name, "classes": rows}
-
-
-@torch.no_grad()
-def trace(graph: ExportGraph) -> torch.export.ExportedProgram:
-    """Trace a network by torch.export, for any number of images, multiples of height and width, and words."""
-    example = graph.example()
-    # What methods keep between calls is computed here from real tensors: tracing would keep tensors without values.
-    graph(*example)
-    size = [graph.multiple * torch.export.Dim(side, min=2) for side in ("rows", "columns")]
-    shapes: tuple[dict[int, Any], ...] = ({0: torch.export.Dim("images"), 1: size[0], 2: size[1]}, {})
-    if graph.words:
-        shapes[1][0] = torch.export.Dim("words", min=3)
-    return torch.export.export(graph, example, dynamic_shapes=shapes[: len(example)], strict=False)
