@@ -127,8 +127,8 @@ class _Layer(nn.Module):
         total = x.new_zeros(batch * self.heads, channels // self.heads, pixels)
         for k, ((h, w), value) in enumerate(zip(sizes, values, strict=True)):
             # Offsets are in pixels of the level; -1 to 1 is the level from border to border.
-            side = offsets.new_tensor([w, h])
-            where = 2 * (centres[:, None, None] + offsets[:, :, :, k] / side) - 1
+            moved = torch.stack([offsets[:, :, :, k, :, 0] / w, offsets[:, :, :, k, :, 1] / h], -1)
+            where = 2 * (centres[:, None, None] + moved) - 1
             maps = value.transpose(1, 2).reshape(batch * self.heads, -1, h, w)
             grid = where.transpose(1, 2).reshape(batch * self.heads, pixels, POINTS, 2).to(maps.dtype)
             seen = F.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)

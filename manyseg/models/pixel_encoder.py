@@ -134,7 +134,9 @@ class PixelEncoder(nn.Module):
             levels = self.backbone((image.to(self.mean.dtype) - self.mean) / self.std)
             size = image.shape[-2], image.shape[-1]
             if self.neck is None:
-                return Features(tuple(levels), levels[0].new_zeros(len(image), 0, -(-size[0] // 4), -(-size[1] // 4)))
+                return Features(
+                    tuple(levels), levels[0].new_zeros(image.shape[0], 0, -(-size[0] // 4), -(-size[1] // 4))
+                )
             embedding = self.neck(levels)
             if isinstance(self.neck, DeformablePyramid):
                 embedding, levels = embedding
