@@ -102,8 +102,9 @@ class MultiHead(PixelMethod):
         return F.conv2d(embedding, self.scale * self.head.weight[rows], bias)
 
     def handover(self) -> dict[str, Tensor]:
-        """Return the state, and what a pixel's scores are products with, as `classes`: rows of the head times scale."""
-        return {**self.state_dict(), "classes": self.scale * self.head.weight.detach()}
+        """Return the state, and with a scale what a pixel's scores are products with: the head's rows, times it."""
+        scaled = {} if self.scale == 1 else {"classes": self.scale * self.head.weight.detach()}
+        return {**self.state_dict(), **scaled}
 
     def pixel_loss(self, scores: Float[Tensor, "B D h w"], batch: Batch) -> MeanLoss:
         """Return the cross entropy of the own head, or the set NLL of boxes and tags."""

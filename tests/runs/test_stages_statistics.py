@@ -90,8 +90,8 @@ def test_a_stage_is_built_from_what_the_stage_before_it_says_of_every_dataset(re
     method = build_method(read, read.stages[0], Run.open(run).spaces, run, pretrained=False)
     checkpoint.read(run / "stages/early").load_into(method)
     method.pixel_encoder.to(memory_format=torch.channels_last)  # As trained: sums then round alike.
-    # Of the set that names a split that split, of the other what is evaluated, at native size.
-    folders = [folder(world, "fine", "train"), folder(world, "coarse", "val")]
+    # Of the set that names a split that split, of the other what is trained on, at native size.
+    folders = [folder(world, "fine", "train"), folder(world, "coarse", "train")]
     expected = collect(method, folders, read.test, activation=method.activation)
     assert found.key == expected.key
     assert set(found.counts) == {(a, b) for a in ("fine", "coarse") for b in ("fine", "coarse", UNIFIED)}
