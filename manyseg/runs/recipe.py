@@ -42,7 +42,8 @@ class Recipe(BaseModel):
     data: DataOptions
     model: dict[str, Any] = Field(default={}, description="Keywords of PixelEncoder.build.")
     method: dict[str, Any] = Field(
-        default={"name": "multihead"}, description="name, and the keywords of that method's constructor."
+        default={"name": "joint"},
+        description="name, and the keywords of that method's constructor; one dataset alone trains `multihead`.",
     )
     train: TrainOptions = TrainOptions()
     test: TestOptions = TestOptions()

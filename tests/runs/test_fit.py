@@ -33,12 +33,23 @@ def chosen(recipe, machine, *overrides):
 
 def test_a_recipe_of_data_alone_is_completed(recipe):
     assert chosen(recipe, CPU) == {
-        "method.name": "multihead",
+        "method.name": "joint",
         "data.crop": [32, 64],
         "data.sets.0.per_step": 4,
         "data.sets.1.per_step": 4,
         "train.steps": 300,
     }
+
+
+def test_one_dataset_trains_the_ordinary_model(recipe):
+    path = recipe.parent / "one.toml"
+    path.write_text(DATA.replace(', { card = "partial.toml", root = "partial" }', ""))
+    assert chosen(path, CPU)["method.name"] == "multihead"
+
+
+def test_without_a_text_encoder_the_label_space_starts_from_equal_names(recipe, monkeypatch):
+    monkeypatch.setattr(fit, "find_spec", lambda name: None)
+    assert chosen(recipe, CPU)["method.taxonomy"] == "names"
 
 
 def test_what_the_recipe_says_is_not_chosen(recipe):
@@ -102,12 +113,12 @@ def test_it_trains_says_what_was_chosen_and_goes_on_with_it_on_another_machine(r
     tiny = ["model.backbone=tiny", "model.pretrained=false", "model.channels=8"]
     run = train_recipe(recipe, out=tmp_path / "run", overrides=tiny)
     said = capsys.readouterr().out
-    assert 'method.name="multihead"  # a head for each dataset' in said
+    assert 'method.name="joint"  # finds one label space for all datasets' in said
     assert "data.crop=[32, 64]  # images are 48x64 pixels at the median" in said
     tree = read_toml(run / "recipe.toml")
     assert (tree["data"]["crop"], tree["train"]["steps"], tree["train"]["precision"]) == ([32, 64], 2, "fp32")
     assert [s["per_step"] for s in tree["data"]["sets"]] == [4, 4]
-    assert Run.open(run).recipe.method["name"] == "multihead"
+    assert Run.open(run).recipe.method["name"] == "joint"
     # A machine that would choose more steps and fewer images.
     monkeypatch.setattr(fit, "STEPS", {"cpu": (9, 9)})
     monkeypatch.setattr(fit, "IMAGES", {"cpu": 2})
