@@ -196,6 +196,7 @@ ALLOWED = {
     ("training/checkpoint.py", "save_file"),  # into a folder that lies aside, and is renamed as a whole
     ("training/checkpoint.py", "rename"),
     ("prediction/predict.py", "save"),  # of a Prediction, which writes by atomic.write
+    ("serve/app.py", "save"),  # of a Workbench, which writes by atomic.write
     ("export/files.py", "save"),  # into a temporary folder, from where it is copied aside and renamed
     ("prediction/large_images.py", "open"),  # a file that lies aside, by its name, and is renamed
     ("export/predictor.py", "save"),  # it is shipped alone, and renames what it wrote aside by itself

@@ -26,7 +26,7 @@ def test_axes_of_one_name_have_one_length_in_all_arguments():
 
 def test_tensors_are_checked_as_arrays_are():
     scores, labels = torch.zeros(2, 3, 4, 4), torch.zeros(2, 8, 8, dtype=torch.long)
-    assert cross_entropy(scores, labels).ndim == 0
+    cross_entropy(scores, labels)
     with pytest.raises(jaxtyping.TypeCheckError, match="labels"):
         cross_entropy(scores, labels[:1])
     with pytest.raises(jaxtyping.TypeCheckError, match="masks"):

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 
@@ -17,7 +18,9 @@ def send(number=signal.SIGTERM):
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_a_signal_ends_what_can_be_ended_at_once(number):
+def test_a_signal_ends_what_can_be_ended_at_once(number, request):
+    # `nohup` has the tests ignore a hang-up, which then ends nothing.
+    request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.SIG_DFL)))
     with StopSignals(), pytest.raises(Interrupted) as e:
         send(number)
     assert (e.value.signal, e.value.status) == (number, 128 + number)

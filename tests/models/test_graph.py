@@ -126,13 +126,12 @@ def test_a_linked_column_still_learns_unless_it_starts_saturated():
 
 
 @pytest.mark.parametrize(("ridge", "error"), [(1e-9, 1e-3), (0.01, 0.9)])
-def test_the_last_layer_can_be_fitted_to_embeddings_that_are_wanted(monkeypatch, ridge, error):
-    monkeypatch.setattr("manyseg.models.graph.RIDGE", ridge)
+def test_the_last_layer_can_be_fitted_to_embeddings_that_are_wanted(ridge, error):
     net = graph((3,), torch.eye(3).int().tolist(), labels=4 * torch.randn(3, 6), channels=2, hidden=64)
     targets = torch.randn(3, 2)
     before = net.inward.weight.clone()
     net.train()
-    weight, bias = net.fitted(targets)
+    weight, bias = net.fitted(targets, ridge)
     assert net.training
     net.outward.load_state_dict({"weight": weight, "bias": bias})
     # Without dropout, as it was fitted; what comes before the last layer is as it was.

@@ -19,7 +19,7 @@ class Brightness:
 
     taxonomy = Taxonomy.disjoint([STREET, PARK])
     device, hierarchy = torch.device("cpu"), None
-    reads_words = finds_segments = False
+    reads_words = finds_segments = align_corners = False
 
     def __init__(self):
         self.sizes = []

@@ -102,7 +102,7 @@ def test_the_smallest_recipe_of_the_documentation_is_read(tmp_path):
         ("data.crops=[1, 2]", "data.crops: unknown key, did you mean 'crop'?"),
         ("data.sets.1.carrd=x", r"data.sets[1].carrd: unknown key, did you mean 'card'?"),
         ("model.backbon=tiny", "model.backbon: unknown key, did you mean 'backbone'?; valid keys: backbone, channels"),
-        ("method.ohm=0.7", "method.ohm: unknown key, did you mean 'ohem'?; valid keys: ohem"),
+        ("method.ohm=0.7", "method.ohm: unknown key, did you mean 'ohem'?; valid keys: align_corners, bias, "),
         (
             "method.name=multihed",
             "method.name: 'multihed' is no method, did you mean 'multihead'?; the methods are: mul",
@@ -112,8 +112,11 @@ def test_the_smallest_recipe_of_the_documentation_is_read(tmp_path):
             "train.lr=fast",
             "train.lr: Input should be a valid number, unable to parse string as a number (it is 'fast')",
         ),
-        ("model.neck=goose", "model.neck: Input should be 'fpn' or 'concat' (it is 'goose')"),
-        ("colour=1", "colour: unknown key; valid keys: data, method, model, seed, stage, test, train"),
+        (
+            "model.neck=goose",
+            "model.neck: Input should be 'fpn', 'concat', 'linear', 'maskformer' or 'deformable' (it is 'goose')",
+        ),
+        ("colour=1", "colour: unknown key; valid keys: data, method, model, seed, stage, start, test, train"),
         ("test.windo=[32, 32]", "test.windo: unknown key, did you mean 'window'?"),
         ("method.name=manual", "method.taxonomy: is missing; give it a value"),
     ],
@@ -497,6 +500,10 @@ def test_a_run_stopped_in_any_stage_goes_on_as_if_it_had_not_been(recipe, tmp_pa
         assert (cut / "scores.json").read_text() == (whole / "scores.json").read_text()
 
 
+DEFAULTS = {"bias": True, "normalise": False, "scale": 1.0, "align_corners": False}
+"""Options of `multihead` as a run writes them down."""
+
+
 class Staged(MultiHead):
     """Has two stages of its own."""
 
@@ -514,6 +521,6 @@ def test_a_methods_own_stages_are_written_into_the_run(recipe, tmp_path, monkeyp
     assert [line["stage"] for line in lines(run) if "loss" in line] == ["early", "late", "late", "late"]
     found = Run.open(run)
     assert [(s.name, s.train.steps, s.options, s.train.lr) for s in found.recipe.stages] == [
-        ("early", 1, {}, 1e-3), ("late", 3, {"ohem": 0.5}, 1e-4),
+        ("early", 1, DEFAULTS, 1e-3), ("late", 3, DEFAULTS | {"ohem": 0.5}, 1e-4),
     ]  # fmt: skip
     assert found.load_model().ohem == 0.5
