@@ -2,9 +2,9 @@
 
     python benchmarks/threads.py
 
-Each line is a process of its own that takes steps with a small and a larger network on the CPU: with torch's own
-choice of threads, with one thread, and as `manyseg` starts (`manyseg.cores.share_cores`). The busy process is one
-Python loop. The ratio is to torch's own choice in the same condition.
+Each line is a process of its own that takes steps with a small and a larger network on the CPU: with torch's own choice
+of threads, with one thread, and as `manyseg train` does (`share_cores` and `threads_for` of manyseg.cores). The busy
+process is one Python loop. The ratio is to torch's own choice in the same condition.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ torch.manual_seed(0)
 network = timm.create_model(sys.argv[1], features_only=True)
 optimizer = torch.optim.AdamW(network.parameters())
 image = torch.randn(6, 3, int(sys.argv[2]), int(sys.argv[3]))
+if sys.argv[4] == "manyseg":
+    from manyseg.cores import threads_for
+    torch.set_num_threads(threads_for(image.numel() // 3, torch.get_num_threads()))
 def step():
     network(image)[-1].square().mean().backward()
     optimizer.step()
@@ -61,11 +64,11 @@ def _loop() -> None:
         pass
 
 
-def images_per_second(network: tuple[str, str, str], choice: dict[str, str]) -> float:
-    """Return the images that a process with these variables trains in a second."""
+def images_per_second(network: tuple[str, str, str], name: str) -> float:
+    """Return the images that a process with this choice of threads trains in a second."""
     clean = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
-    command = [sys.executable, "-c", CODE, *network]
-    return float(subprocess.run(command, env=clean | choice, capture_output=True, text=True, check=True).stdout)
+    command = [sys.executable, "-c", CODE, *network, name]
+    return float(subprocess.run(command, env=clean | CHOICES[name], capture_output=True, text=True, check=True).stdout)
 
 
 def main() -> None:
@@ -74,7 +77,7 @@ def main() -> None:
     for network in NETWORKS:
         for others in (0, 1):
             with busy(others):
-                rates = {name: images_per_second(network, choice) for name, choice in CHOICES.items()}
+                rates = {name: images_per_second(network, name) for name in CHOICES}
             own = rates["torch's own"]
             for name, rate in rates.items():
                 beside = f"{others} busy" if others else "nothing"

@@ -6,7 +6,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-__all__ = ["READERS", "available_cores", "share_cores"]
+__all__ = ["READERS", "available_cores", "share_cores", "threads_for"]
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """A container's limit: microseconds of the processor in a period, or `max`, and the period."""
@@ -26,6 +26,15 @@ def available_cores() -> int:
 
 READERS = min(8, available_cores())
 """Threads that read, decode and write files; decoders release the interpreter's lock."""
+
+
+PIXELS_A_THREAD = 100_000
+"""Pixels of a step for each thread that computes it on the CPU; with fewer, threads wait more than they win."""
+
+
+def threads_for(pixels: int, most: int) -> int:
+    """Return the number of threads, 1 to `most`, for a step of so many pixels."""
+    return max(1, min(most, pixels // PIXELS_A_THREAD))
 
 
 def share_cores() -> None:

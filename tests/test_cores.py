@@ -30,6 +30,11 @@ def test_a_containers_limit_counts(limit, affinity, expected, tmp_path, monkeypa
     assert cores.available_cores.__wrapped__() == expected
 
 
+@pytest.mark.parametrize(("pixels", "most", "threads"), [(0, 4, 1), (99_999, 4, 1), (300_000, 4, 3), (10**9, 4, 4)])
+def test_a_small_step_has_fewer_threads(pixels, most, threads):
+    assert cores.threads_for(pixels, most) == threads
+
+
 def test_the_command_line_sets_threads_that_sleep_while_they_wait_and_keeps_what_is_set():
     code = (
         "import os, sys\nfrom manyseg.cli import main\nsys.argv = ['manyseg', '--version']\ntry:\n    main()\n"

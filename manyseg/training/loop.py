@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
@@ -20,6 +20,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from manyseg.cores import threads_for
 from manyseg.data.batch import Batch
 from manyseg.data.mixture import Mixture
 from manyseg.errors import Interrupted, UserError
@@ -145,9 +146,10 @@ class _Stage:
                 batches = self._next(draws)
                 # After the batch is there: a loader that starts draws a number too.
                 seed_everything(self.seed, self.step, 1 + self.accelerator.process_index, draw)
-                with self._autocast():
-                    losses = self.model(batches)
-                self.state.backward(self.losses.add(self.step, losses, batches) / self.options.accumulate)
+                with _threads(batches):
+                    with self._autocast():
+                        losses = self.model(batches)
+                    self.state.backward(self.losses.add(self.step, losses, batches) / self.options.accumulate)
         self.state.update(local)
 
     def _draws(self) -> Generator[tuple[Batch, ...]]:
@@ -295,6 +297,18 @@ class _Stage:
             self.best = -math.inf if mean is None else mean
             self.evaluated = self.step in evaluated
         return []
+
+
+@contextmanager
+def _threads(batches: Sequence[Batch]) -> Iterator[None]:
+    """Compute a small step on the CPU with fewer threads: as many as its pixels say, so that a run is repeatable."""
+    before = torch.get_num_threads()
+    pixels = sum(b.image.shape[0] * b.image.shape[-2] * b.image.shape[-1] for b in batches if not b.image.is_cuda)
+    torch.set_num_threads(threads_for(pixels, before))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
