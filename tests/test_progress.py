@@ -1,5 +1,7 @@
 """How far a long piece of work is."""
 
+from types import SimpleNamespace
+
 import pytest
 
 import manyseg.progress as module
@@ -10,7 +12,7 @@ from manyseg.progress import progress
 def clock(monkeypatch):
     """Seconds that pass as the test says."""
     now = [100.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

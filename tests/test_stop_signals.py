@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,7 +65,8 @@ def test_within_what_waits_a_part_may_be_ended_at_once(early):
 @pytest.mark.parametrize(("after", "ends"), [(0.0, False), (1.5, True)])
 def test_a_second_signal_ends_the_process_at_once_unless_it_is_an_echo_of_the_first(after, ends, monkeypatch):
     now, exits = [10.0], []
-    monkeypatch.setattr(stop_signals.time, "monotonic", lambda: now[0])
+    # Not the clock of the whole process, by which servers and loops of other threads wait.
+    monkeypatch.setattr(stop_signals, "time", SimpleNamespace(monotonic=lambda: now[0]))
     monkeypatch.setattr(stop_signals.os, "_exit", exits.append)
 
     def twice(_):
