@@ -6,7 +6,6 @@ import json
 import shutil
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +16,7 @@ from manyseg.data.world import World, write_world
 from manyseg.errors import UserError
 from manyseg.labels import Taxonomy
 from manyseg.methods import METHODS
-from manyseg.models.text import OFFLINE
+from manyseg.models.text import has_offline_encoder
 from manyseg.relate import agreement
 from manyseg.report.compare import compare
 from manyseg.runs.propose import propose_and_report
@@ -104,7 +103,7 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
         console.rule(f"[bold]{name} alone", align="left")
         alone.append(train_recipe(recipe, out=out / "runs" / f"{name}-alone"))
     runs: dict[str, Path] = {}
-    encoder = find_spec(OFFLINE[0]) is not None
+    encoder = has_offline_encoder()
     for name in METHODS:
         # The last two stages of autouniseg are this one.
         if name == "unified_nodes":

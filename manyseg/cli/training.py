@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from manyseg import atomic
-from manyseg.atomic import check_target
 from manyseg.cli.app import RunFolder, TestOverrides, app, ended_by_signals
 
 __all__: list[str] = []
@@ -97,7 +96,7 @@ def evaluate(
         print(cross_run(run, data or [], overrides=overrides or []).to_markdown())
         return
     if json is not None:
-        check_target(json)
+        atomic.check_target(json)
     scores = evaluate_run(run, data or [], relate=relate.value, overrides=overrides or [])
     try:
         if json is not None:
@@ -118,7 +117,7 @@ def compare(
     from manyseg.report.compare import compare as compare_runs
 
     if html is not None:
-        check_target(html)
+        atomic.check_target(html)
     found = compare_runs(runs)
     try:
         if html is not None:

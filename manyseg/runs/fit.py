@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.util import find_spec
 from statistics import median
 from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from manyseg.config import flatten, read_toml, toml_value
 from manyseg.cores import available_cores
@@ -22,8 +20,9 @@ from manyseg.data.folder import Folder
 from manyseg.errors import UserError
 from manyseg.inference.options import GRID
 from manyseg.models import PixelEncoder, timm_networks
-from manyseg.models.text import OFFLINE
+from manyseg.models.text import has_offline_encoder
 from manyseg.runs.folder import RunFolder
+from manyseg.runs.kept_tensors import kept_bytes
 from manyseg.runs.recipe import Recipe
 
 __all__ = ["ChosenOption", "Machine", "choose", "fitted"]
@@ -129,7 +128,7 @@ def _method(recipe: Recipe) -> list[ChosenOption]:
         return [ChosenOption("method.name", "multihead", "one dataset has no other's labels to be united with")]
     why = "finds one label space for all datasets while it trains; multihead keeps them apart"
     chosen = [ChosenOption("method.name", recipe.method["name"], why)]
-    if find_spec(OFFLINE[0]) is None:
+    if not has_offline_encoder():
         why = "starts from equal names, as no text encoder is installed: pip install 'manyseg[offline]'"
         chosen.append(ChosenOption("method.taxonomy", "names", why))
     return chosen
@@ -190,20 +189,10 @@ def _images(recipe: Recipe, crop: tuple[int, int], machine: Machine) -> tuple[in
 def _activation_bytes(recipe: Recipe) -> float:
     """Measure how many bytes the network keeps for the backward pass, in fp32, for each pixel of an image."""
     encoder = PixelEncoder.build(**PixelEncoder.without_weights(recipe.model))
-    weights = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with kept_bytes(encoder) as kept:
         features = encoder(torch.zeros(2, 3, PROBE, PROBE))
-    # What is kept stays alive with the features, so that no address is counted twice.
     assert features.embedding.requires_grad
-    return sum(kept.values()) / (2 * PROBE * PROBE)
+    return kept() / (2 * PROBE * PROBE)
 
 
 def _steps(folders: Sequence[Folder], per_step: Sequence[int | None], batch: int, machine: Machine) -> ChosenOption:

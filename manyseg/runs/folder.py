@@ -73,6 +73,11 @@ class RunFolder:
         logged = self.metrics.exists() and self.metrics.stat().st_size > 0
         return self.recipe.exists() and (logged or any(place.exists() for place in saved))
 
+    def check_new(self) -> None:
+        """Raise UserError where a run is there."""
+        if self.started:
+            raise UserError(f"{self}: a run is there; go on with it by --resume, or choose another --out")
+
     @property
     def finished(self) -> bool:
         """Whether the run has come to its end: the report is written last."""

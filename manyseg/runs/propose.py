@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from manyseg import atomic
-from manyseg.atomic import check_target
 from manyseg.config import read_toml
 from manyseg.data import Folder, builtin_cards, read_card
 from manyseg.errors import UserError
@@ -118,7 +117,7 @@ def propose_and_report(
         raise UserError("--judge keeps its answers in a file; name it with --judged, it need not exist yet")
     for target in (out, html, constraints if questions else None, judged if judge else None):
         if target is not None:
-            check_target(target)
+            atomic.check_target(target)
     source = open_source(sources)
     table = Taxonomy.read(taxonomy, source.spaces) if taxonomy else None
     person = _read(constraints, source, new=questions > 0)

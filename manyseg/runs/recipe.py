@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
@@ -61,6 +61,16 @@ class Recipe(BaseModel):
         return self._file.parent
 
     @property
+    def weights(self) -> dict[str, Path]:
+        """The files of published weights that [model] names, by their keys."""
+        given = {key: self.model.get(key) for key in WEIGHTS}
+        return {
+            key: self.base / value
+            for key, value in given.items()
+            if isinstance(value, str) and not value.startswith("hf:")
+        }
+
+    @property
     def stages(self) -> list[Stage]:
         """What the run goes through, in order: the [[stage]] tables, or the method's own division of train.steps."""
         if self.stage:
@@ -93,9 +103,8 @@ class Recipe(BaseModel):
         for entry in (*tree["data"]["sets"], *tree["data"]["unseen"]):
             for key in ("root",) if entry["card"] in builtin_cards() else ("card", "root"):
                 entry[key] = self._relative(entry[key], folder)
-        for key in WEIGHTS:
-            if _is_path(value := tree["model"].get(key)):
-                tree["model"][key] = self._relative(value, folder)
+        for key in self.weights:
+            tree["model"][key] = self._relative(tree["model"][key], folder)
         if self.start is not None and hub_address(self.start) is None:
             tree["start"] = self._relative(self.start, folder)
         return tree, files
@@ -284,12 +293,9 @@ def build_method(
     """Build a stage's method with fresh weights; published ones of the backbone only where `pretrained`."""
     from manyseg.models import PixelEncoder
 
-    network = dict(recipe.model)
+    network = recipe.model | {key: str(path) for key, path in recipe.weights.items()}
     if not pretrained:
         network = PixelEncoder.without_weights(network)
-    for key in WEIGHTS:
-        if _is_path(value := network.get(key)):
-            network[key] = str(recipe.base / value)
 
     def place(keys: tuple[str, ...], value: Any) -> Any:
         if isinstance(value, StageTaxonomy):
@@ -310,10 +316,6 @@ WEIGHTS = ("pretrained", "init")
 
 REGIME = ("checkpointing", "drop_path", "frozen_batch_norm")
 """Keys of [model] that say how it is trained, and change none of its tensors."""
-
-
-def _is_path(value: Any) -> TypeGuard[str]:
-    return isinstance(value, str) and not value.startswith("hf:")
 
 
 def _kept(where: str, keys: Sequence[str], suffix: str) -> str:

@@ -89,8 +89,8 @@ class Training:
         """
         before = None if self.start is None else self.start.scores
         inputs = RunInputs(self.recipe, self.folder, self.spaces, before)
-        if self.folder.started and not resume:
-            raise UserError(f"{self.folder}: a run is there; go on with it by --resume, or choose another --out")
+        if not resume:
+            self.folder.check_new()
         if self.folder.started:
             inputs.check()
         finished = self.folder.finished

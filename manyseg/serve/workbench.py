@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,7 +14,7 @@ from manyseg.errors import UserError
 from manyseg.explorer.crops import example_crops
 from manyseg.explorer.page import explorer_page
 from manyseg.labels import Taxonomy
-from manyseg.models.text import OFFLINE
+from manyseg.models.text import has_offline_encoder
 from manyseg.relate import By, Constraints
 from manyseg.runs.propose import Source, open_source, propose_labels
 from manyseg.serve.images import RequestError
@@ -74,9 +73,9 @@ class Workbench:
     def _page(self, address: str) -> str:
         run, spaces = self.served.run, self.served.run.spaces
         table, constraints = self.files or (None, None)
-        decided = Constraints.read(constraints, spaces) if constraints and constraints.exists() else Constraints()
-        by: By = "text" if find_spec(OFFLINE[0]) else "names"
+        by: By = "text" if has_offline_encoder() else "names"
         kept = constraints if constraints and constraints.exists() else None
+        decided = Constraints.read(kept, spaces) if kept else Constraints()
         proposal = propose_labels([run.folder], by=by, constraints=kept)
         own = self.served.model.taxonomy
         shown = own if own.shared else proposal.taxonomy

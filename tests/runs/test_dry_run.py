@@ -56,6 +56,7 @@ def test_stages_that_need_an_earlier_one_are_named_and_not_tried(recipe, tmp_pat
     ("override", "message"),
     [
         ("model.pretrained=none.safetensors", "model.pretrained: there is no file"),
+        ("model.init=none.safetensors", "model.init: there is no file"),
         ("method={ name = 'manual', taxonomy = 'none.tsv' }", "taxonomy of stage 'train': there is no file"),
         ("test.sets.fien.flip=true", "test.sets.fien: no dataset of that name is evaluated, did you mean 'fine'"),
         ("data.sets.0.root=nowhere", "there is no such folder"),

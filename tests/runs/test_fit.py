@@ -48,7 +48,7 @@ def test_one_dataset_trains_the_ordinary_model(recipe):
 
 
 def test_without_a_text_encoder_the_label_space_starts_from_equal_names(recipe, monkeypatch):
-    monkeypatch.setattr(fit, "find_spec", lambda name: None)
+    monkeypatch.setattr(fit, "has_offline_encoder", lambda: False)
     assert chosen(recipe, CPU)["method.taxonomy"] == "names"
 
 
