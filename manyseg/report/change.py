@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Change", "ClassChange", "changes", "class_ious", "other_labels", "points", "to_markdown"]
+__all__ = ["Change", "ClassChange", "changes", "class_ious", "other_labels", "points", "row_text", "to_markdown"]
 
 MOST = 3
 """Classes that are named of each dataset, of those that gain and of those that lose most."""
@@ -105,7 +105,12 @@ def to_markdown(found: Sequence[Change], before: str = "before", after: str = "a
     """Render a table, in per cent."""
     header = ["dataset", "classes of both", before, after, "change", "lost most", "gained most"]
     rows = [header, ["---", *["---:"] * 4, "---", "---"], *(change.cells() for change in found)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows) + "\n"
+    return "\n".join(map(row_text, rows)) + "\n"
+
+
+def row_text(cells: Iterable[str]) -> str:
+    """Render a row of a table."""
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _finite(value: object) -> bool:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from manyseg.errors import UserError
-from manyseg.report.change import Change, changes, points, to_markdown
+from manyseg.report.change import Change, changes, points, row_text, to_markdown
 from manyseg.report.groups import ELSEWHERE, SEED, SHARED, Group, Score, group_runs
 from manyseg.report.record import read_record
 from manyseg.templates import render
@@ -75,19 +75,25 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """Render Markdown: scores in percent, the best of a column in bold; what classes gain and lose; the recipes."""
-        lines = [_row(["run", "n", *self.columns]), _row(["---", "---:", *["---:"] * len(self.columns)])]
+        lines = [
+            row_text(["run", "n", *self.columns]),
+            row_text(["---", "---:", *["---:"] * len(self.columns)]),
+        ]
         for group in self.groups:
             cells = [
                 f"**{text}**" if self.is_best(group, column) else text
                 for column, text in zip(self.columns, self.cells(group), strict=True)
             ]
-            lines.append(_row([group.name, group.count, *cells]))
+            lines.append(row_text([group.name, group.count, *cells]))
         lines += ["", "mIoU in %; mean ± standard deviation over runs that differ in the seed only.", self.means_of, ""]
         for name, rows in self.changes.items():
             lines += [to_markdown(rows, self.groups[0].name, name), ""]
         if self.differences:
-            lines += [_row(["recipe", *(g.name for g in self.groups)]), _row(["---"] * (len(self.groups) + 1))]
-            lines += [_row([f"`{key}`", *values]) for key, values in self.differences.items()]
+            lines += [
+                row_text(["recipe", *(g.name for g in self.groups)]),
+                row_text(["---"] * (len(self.groups) + 1)),
+            ]
+            lines += [row_text([f"`{key}`", *values]) for key, values in self.differences.items()]
         lines += ["", self.result]
         return "\n".join(lines).rstrip() + "\n"
 
@@ -187,7 +193,3 @@ def _flatten(tree: Any, prefix: str = "") -> Iterable[tuple[str, str]]:
             yield from _flatten(value, f"{prefix}[{i}]")
     else:
         yield prefix, json.dumps(tree, ensure_ascii=False, default=str)
-
-
-def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
