@@ -10,7 +10,6 @@ and F1. An answer is one question, with its number of classes beside it: up to 8
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -103,11 +102,8 @@ def main():
     if not (DATA / "labels7").exists():
         print("skipped: there is no folder labels7 in the one that the environment variable MANYSEG_DATA names")
         return 0
-    spaces, confusion, _, universal, *_ = labels7()
-    second = json.loads((DATA / "labels7" / "second_opinion.json").read_text())
-    other = {(d, e["class"]): frozenset(e["universal"]) for d, rows in second.items() for e in rows}
-    labelled = {(d, e["class"]) for d, rows in second.items() for e in rows if e.get("labelled", True)}
-    experts = Experts((universal, other), labelled)
+    spaces, confusion, _, groups, (_, _, labelled) = labels7()
+    experts = Experts(groups, labelled)
     encode = TextEncoder().encode
     for by in ("both", "text"):
         problem = Problem.of(spaces, by, encode, confusion)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, TypeAlias
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from manyseg.labels.spaces import ClassKey, LabelClass, LabelSpace
 
-__all__ = ["UniqueNames", "included", "name_groups", "node_names", "normalise"]
+__all__ = ["UniqueNames", "name_groups", "node_names", "normalise"]
 
 NameRule: TypeAlias = "Callable[[LabelClass], list[str]]"
 """Gives the names of a class, as they are compared."""
@@ -26,11 +25,6 @@ def normalise(name: str) -> str:
     if words:
         words[-1] = _singular(words[-1])
     return " ".join(words) or name.casefold().strip()
-
-
-def included(description: str) -> str:
-    """Return what a description says that a class is: all before a sentence that begins with "Not"."""
-    return re.split(r"(?:^|[.;])\s*Not\b", description)[0]
 
 
 def _singular(word: str) -> str:

@@ -109,6 +109,13 @@ def _nearest(classes: JointClasses, distance: np.ndarray, equal: Bool[np.ndarray
     return out
 
 
+def _lies_in(unit: Unit, other: Unit, lex: Lexicon) -> bool:
+    """Say whether one unit is the other or one of its kinds; with qualifiers the other has no kinds that are known."""
+    if other.qualifiers:
+        return other.concept == unit.concept and other.qualifiers <= unit.qualifiers
+    return other.concept in lex.holders[unit.concept]
+
+
 def _held(readings: Sequence[Reading], lex: Lexicon) -> list[tuple[int, int, float, bool]]:
     """List (x, y, distance, whole): reading y holds all (or, if not whole, some) of what x stands for."""
     index: dict[int, list[tuple[int, Unit, float]]] = {}
@@ -124,7 +131,7 @@ def _held(readings: Sequence[Reading], lex: Lexicon) -> list[tuple[int, int, flo
             found: dict[int, float] = {}
             for concept, far in lex.holders[unit.concept].items():
                 for y, other, more in index.get(concept, ()):
-                    if other.qualifiers and (concept != unit.concept or not other.qualifiers <= unit.qualifiers):
+                    if not _lies_in(unit, other, lex) or any(_lies_in(unit, u, lex) for u in readings[y].excluded):
                         continue
                     total = far + more + NARROWER * (len(unit.qualifiers) > len(other.qualifiers))
                     found[y] = min(total, found.get(y, np.inf))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from manyseg.labels import JointClasses, normalise
-from manyseg.labels.names import included
+from manyseg.relate.descriptions import read_description
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
@@ -44,9 +44,9 @@ def _split(pattern: str, name: str, synonyms: Sequence[str]) -> list[str]:
 
 
 def _listed(description: str) -> list[str]:
-    """Split a description into what it lists: "person, animal or rider" has three items."""
-    found = [words(part) for part in re.split(r"[,:;.()/]|\b(?:or|and|such as)\b", included(description))]
-    return list(dict.fromkeys(re.sub(r"^(?:an?|the) ", "", w) for w in found if w))
+    """Return what a description includes: "person, animal or rider" has three items."""
+    phrases = [p.noun for p in read_description(description).includes if not p.narrowed]
+    return list(dict.fromkeys(w for p in phrases for part in re.split(r"\b(?:or|and)\b", p) if (w := words(part))))
 
 
 def name_evidence(classes: JointClasses) -> tuple[Bool[np.ndarray, "T T"], Bool[np.ndarray, "T T"]]:

@@ -10,90 +10,19 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from manyseg.labels import JointClasses, LabelClass
-from manyseg.labels.names import included
+from manyseg.relate.descriptions import COLLECTIVE, PREPOSITIONS, Phrase, read_description, words_of
 from manyseg.relate.lexicon import Lexicon, key, lexicon, tokens
 
 __all__ = ["Reading", "Unit", "read_classes"]
 
-FILLERS = frozenset(
-    {
-        "other",
-        "misc",
-        "miscellaneous",
-        "merged",
-        "stuff",
-        "general",
-        "rest",
-        "various",
-        "generic",
-        "region",
-        "class",
-        "type",
-        "object",
-        "area",
-        "thing",
-        "category",
-        "group",
-        "any",
-        "some",
-        "all",
-        "of",
-        "the",
-        "a",
-        "an",
-        "in",
-        "on",
-        "and",
-        "or",
-        "remaining",
-        "unspecified",
-        "real",
-        "synthetic",
-        "individual",
-    }
+FILLERS = words_of(
+    "other misc miscellaneous merged stuff general rest various generic region class type object area thing category "
+    "group any some all of the a an in on and or remaining unspecified real synthetic individual"
 )
 """Words at either end of a name that say nothing of what is seen."""
-
-COLLECTIVE = frozenset(
-    {
-        "group",
-        "pile",
-        "stack",
-        "heap",
-        "piece",
-        "slice",
-        "row",
-        "pair",
-        "bunch",
-        "part",
-        "set",
-        "bit",
-        "chunk",
-        "patch",
-        "cluster",
-    }
-)
-"""In "a pile of X" it is X that is seen."""
-
-PREPOSITIONS = frozenset(
-    {
-        "with",
-        "without",
-        "on",
-        "in",
-        "at",
-        "for",
-        "from",
-        "by",
-        "near",
-        "under",
-        "over",
-        "behind",
-    }
-)
 
 UNIONS = re.compile(r"[/,;|&+]|\band\b|\bor\b|\bund\b|\boder\b|\bet\b|\bou\b", re.IGNORECASE)
 
@@ -113,7 +42,9 @@ class Reading:
     units: frozenset[Unit] = frozenset()
     whole: bool = True
     listed: frozenset[Unit] = frozenset()
-    """What the description lists: the class holds it too."""
+    """What the description includes: the class holds it too."""
+    excluded: frozenset[Unit] = frozenset()
+    """What the description excludes: nothing of it lies within the class."""
 
 
 Options = tuple[int, ...]
@@ -137,10 +68,7 @@ def read_classes(classes: JointClasses, lex: Lexicon | None = None) -> tuple[Rea
         def fit(concept: int, here: _Company = here) -> float:
             return here.fit(concept) + everywhere.fit(concept) / 4
 
-        read = [
-            Reading(_named(_units(parts, fit), lex), whole, _units(_listed(c.description, lex), fit))
-            for (parts, whole), c in zip(draft, space.classes, strict=True)
-        ]
+        read = [_reading(*d, c.description, fit, lex) for d, c in zip(draft, space.classes, strict=True)]
         taken = {u.concept for r in read for u in r.units if not u.qualifiers}
         out += [_widened(r, taken, lex) for r in read]
     return tuple(out)
@@ -155,15 +83,29 @@ def _named(units: frozenset[Unit], lex: Lexicon) -> frozenset[Unit]:
     return frozenset(u for u in units if u.concept not in lex.umbrellas) or units
 
 
-def _listed(description: str, lex: Lexicon) -> Parts:
-    """Read what a description lists: "person, animal or rider" lists three things."""
-    out: Parts = []
-    for item in re.split(r"[,:;./]|\b(?:or|and|such as|that|which)\b", included(description)):
-        words = item.split()
-        while words and words[0].casefold() in PREPOSITIONS | FILLERS:
-            words = words[1:]
-        out += _read_name(" ".join(words), lex)[0] if words else []
-    return out
+def _reading(parts: Parts, whole: bool, description: str, fit: Callable[[int], float], lex: Lexicon) -> Reading:
+    """Read a class by the parts of its name, or else by what its description says first, and by its description.
+
+    What the description includes and excludes is narrower than the class: wider words say of what kind it is.
+    """
+    said = read_description(description)
+    units = _named(_units(parts, fit), lex)
+    listed, excluded = (
+        _units([p for phrase in phrases for p in _read_noun(phrase, lex)], fit)
+        for phrases in (said.includes, said.excludes)
+    )
+    wider = {h for u in units for h in lex.holders[u.concept]}
+    return Reading(
+        units,
+        whole,
+        frozenset(u for u in listed if u.concept not in wider or u.qualifiers),
+        frozenset(u for u in excluded if u.concept not in wider or u.qualifiers),
+    )
+
+
+def _read_noun(phrase: Phrase, lex: Lexicon) -> Parts:
+    narrowed = frozenset(w for words in phrase.narrowed for w in tokens(words))
+    return [(options, qualifiers | narrowed) for options, qualifiers in _read_name(phrase.noun, lex)[0]]
 
 
 def _widened(reading: Reading, taken: set[int], lex: Lexicon) -> Reading:
@@ -176,7 +118,7 @@ def _widened(reading: Reading, taken: set[int], lex: Lexicon) -> Reading:
                 break
             u = Unit(holder)
         units.add(u)
-    return Reading(frozenset(units), reading.whole, reading.listed)
+    return replace(reading, units=frozenset(units))
 
 
 class _Company:

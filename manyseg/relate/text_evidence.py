@@ -12,6 +12,7 @@ import numpy as np
 
 from manyseg.errors import UserError
 from manyseg.labels import JointClasses
+from manyseg.relate.descriptions import read_description
 from manyseg.relate.name_evidence import alternatives, name_parts
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ def text_similarity(
 
     Two names are as similar as their most similar alternatives. The result is the mean of that and of the most similar
     pair in which one of the names may lose its qualifiers, so that "tree-merged" still resembles "tree". The vector of
-    a class with a description is the mean of that of its name and that of "name: description".
+    a class with a description is the mean of that of its name and that of "name: description", of which only the first
+    clause is read: what follows lists what the class includes and excludes, and is evidence of its own.
     """
     keys: dict[tuple[str, str, str], int] = {}
     whole: list[list[int]] = []
@@ -41,9 +43,10 @@ def text_similarity(
     for space in classes.spaces:
         dataset = space.name if any("{dataset}" in t for t in templates) else ""
         for c in space.classes:
+            said = read_description(c.description).first
             for texts, split in ((whole, alternatives), (parts, name_parts)):
                 names = split(c.name, c.synonyms)
-                texts.append([keys.setdefault((n, dataset, c.description), len(keys)) for n in names])
+                texts.append([keys.setdefault((n, dataset, said), len(keys)) for n in names])
     vectors = _vectors(list(keys), encode, templates)
     wholes, pieces = ([vectors[rows] for rows in texts] for texts in (whole, parts))
     same = best_cosines(wholes, wholes)

@@ -1,8 +1,6 @@
 """Names of nodes that differ from each other."""
 
-import pytest
-
-from manyseg.labels.names import UniqueNames, included, node_names
+from manyseg.labels.names import UniqueNames, node_names
 
 
 def test_names_that_are_taken_are_numbered_through():
@@ -25,16 +23,3 @@ def test_votes_decide_the_name_of_a_node_and_can_be_divided():
     # Of as many votes the shorter name, then the first.
     assert node_names([group[:2]]) == ("car",)
     assert node_names([[("a", "van"), ("b", "car")]]) == ("van",)
-
-
-@pytest.mark.parametrize(
-    ("description", "expected"),
-    [
-        ("people on foot, in a wheelchair. Not people who ride", "people on foot, in a wheelchair"),
-        ("Not a wall; a fence", ""),
-        ("nothing of Nottingham. Note that it is old", "nothing of Nottingham. Note that it is old"),
-        ("", ""),
-    ],
-)
-def test_what_a_description_excludes_is_not_what_a_class_includes(description, expected):
-    assert included(description) == expected
