@@ -29,7 +29,7 @@ from torch.nn import functional as F
 from manyseg.labels import IGNORE
 from manyseg.losses.mean_loss import MeanLoss
 from manyseg.losses.relation_index import padded_lists
-from manyseg.losses.upsampling import PixelLoss, upsampled_losses, upsampled_sum
+from manyseg.losses.upsampling import PixelLoss, hardest_sum, upsampled_sum
 
 __all__ = [
     "BinaryTargets",
@@ -175,9 +175,7 @@ def cross_entropy(
         else:
             labels = torch.where(first == IGNORE, IGNORE, labels)
             pixel_loss = _partial(allowed, normalised)
-    if ohem is not None:
-        labels = _hardest(scores, labels, pixel_loss, ohem, align_corners)
-    return MeanLoss.of(upsampled_sum(scores, labels, pixel_loss, align_corners), (labels != IGNORE).sum())
+    return _labelled_mean(scores, labels, pixel_loss, ohem, align_corners)
 
 
 def binary_cross_entropy(
@@ -193,10 +191,7 @@ def binary_cross_entropy(
     2022, stage 1), with more positives its relational BCE. The divisor counts pixels, not pixels times nodes. `ohem`
     keeps the pixels whose nodes are all right with less than this probability; see `cross_entropy`.
     """
-    pixel_loss = _binary(targets)
-    if ohem is not None:
-        labels = _hardest(scores, labels, pixel_loss, ohem)
-    return MeanLoss.of(upsampled_sum(scores, labels, pixel_loss), (labels != IGNORE).sum())
+    return _labelled_mean(scores, labels, _binary(targets), ohem)
 
 
 def soft_cross_entropy(
@@ -211,18 +206,15 @@ def set_nll(scores: Float[Tensor, "B D h w"], q: Float[Tensor, "B D H W"], *, no
     return MeanLoss.of(upsampled_sum(scores, q, _set(normalised)), (q > 0).any(1).sum())
 
 
-def _hardest(
+def _labelled_mean(
     scores: Float[Tensor, "B D h w"],
     labels: Int[Tensor, "B H W"],
     pixel_loss: PixelLoss,
-    probability: float,
+    ohem: float | None,
     align_corners: bool = False,
-) -> Int[Tensor, "B H W"]:
-    """Set all labels to IGNORE but those of the hardest pixels (OHEM), without waiting for the device."""
-    valid = labels != IGNORE
-    loss = upsampled_losses(scores, labels, pixel_loss, align_corners).masked_fill(~valid, -math.inf)
-    largest = loss.flatten().topk(max(1, loss.numel() // OHEM_SHARE)).values
-    kept = (valid.sum() // OHEM_SHARE).clamp(min=1)
-    # The loss at the given probability or, if too few pixels reach it, the loss of the last pixel to be kept.
-    threshold = largest.gather(0, kept.view(1) - 1).clamp(max=-math.log(probability))
-    return torch.where((loss >= threshold) & valid, labels, IGNORE)
+) -> MeanLoss:
+    """Return the mean over the labelled pixels, or over the hardest of them (OHEM), without waiting for the device."""
+    if ohem is None:
+        return MeanLoss.of(upsampled_sum(scores, labels, pixel_loss, align_corners), (labels != IGNORE).sum())
+    hardest = hardest_sum(scores, labels, pixel_loss, -math.log(ohem), OHEM_SHARE, align_corners)
+    return MeanLoss.of(*hardest)

@@ -1,23 +1,27 @@
-"""The sum of a pixel loss over upsampled scores, in bands of bounded memory.
+"""The sum of a pixel loss over upsampled scores, in bands of bounded memory: of all pixels, or of the hardest.
 
 Scores live at feature resolution, labels at native size. A pixel loss is a function of one band of rows of the
 bilinearly upsampled scores; `upsampled_sum` adds it up over an image so that nothing of size D x H x W is ever held.
 
-Axes: B images, D classes (or channels that compete), R rows of a band, h w feature resolution, H W native size.
+Axes: B images, D classes (or channels that compete), R rows of a band, h w feature resolution, H W native size, K
+single pixels.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-__all__ = ["PixelLoss", "upsampled_losses", "upsampled_sum"]
+from manyseg.labels import IGNORE
+
+__all__ = ["PixelLoss", "hardest_sum", "upsampled_sum"]
 
 BAND_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
 """Size of one band of upsampled scores, by device: a processor's cache, or enough to hide a kernel's launch."""
@@ -47,13 +51,24 @@ def upsampled_sum(
         return torch.stack([pixel_loss(up, part).sum() for _, up, part in bands]).sum()
 
 
-@torch.no_grad()
-def upsampled_losses(
-    scores: Float[Tensor, "B D h w"], target: Tensor, pixel_loss: PixelLoss, align_corners: bool = False
-) -> Float[Tensor, "B H W"]:
-    """Return what `upsampled_sum` adds up, the loss of every pixel, without gradients."""
+def hardest_sum(
+    scores: Float[Tensor, "B D h w"],
+    labels: Int[Tensor, "B H W"],
+    pixel_loss: PixelLoss,
+    least: float,
+    share: int,
+    align_corners: bool = False,
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """Return the sum that `upsampled_sum` gives, of the hardest pixels alone, and their number.
+
+    These are the labelled pixels whose loss is at least `least`; where fewer than one in `share` of the labelled pixels
+    are, so many with the largest losses. The scores are upsampled once: pixels below `least` that are needed are
+    interpolated one by one.
+    """
     with _without_autocast(scores):
-        return torch.cat([pixel_loss(up, part) for _, up, part in _bands(scores, target, align_corners)], 1)
+        differentiates = torch.is_grad_enabled() and scores.requires_grad
+        total, count = _HardestSum.apply(scores, labels, pixel_loss, (least, share), align_corners, differentiates)
+        return total, count
 
 
 class _UpsampledSum(torch.autograd.Function):
@@ -77,11 +92,123 @@ class _UpsampledSum(torch.autograd.Function):
         return (grad * out).to(ctx.dtype), None, None, None
 
 
+class _HardestSum(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        scores: Tensor,
+        labels: Tensor,
+        pixel_loss: PixelLoss,
+        limits: tuple[float, int],
+        align_corners: bool,
+        differentiates: bool,
+    ) -> tuple[Tensor, Tensor]:
+        grad = torch.zeros_like(scores, dtype=_at_least_float32(scores))
+        total, every, later = grad.new_zeros(()), list[Tensor](), list[Tensor]()
+        with torch.set_grad_enabled(differentiates):
+            for source, up, part in _bands(scores.detach(), labels, align_corners, differentiates):
+                loss = pixel_loss(up, part)
+                every.append(loss.detach().masked_fill(part == IGNORE, -math.inf))
+                hard = every[-1] >= limits[0]
+                # The few hard pixels of an easy band cost less one by one. On a device the host does not wait for such
+                # numbers: there a band is always differentiated whole.
+                few = not hard.is_cuda and int(hard.sum()) <= hard.numel() // limits[1]
+                later.append(hard & few)
+                if not few:
+                    chosen = torch.where(hard, loss, 0).sum()
+                    total += chosen.detach()
+                    if differentiates:
+                        grad[:, :, source.rows] += torch.autograd.grad(chosen, source.scores)[0]
+        losses = torch.cat(every, 1).flatten()
+        count, pixels = (losses >= limits[0]).sum(), _positions(torch.cat(later, 1).flatten())
+        counts = torch.ones_like(pixels, dtype=torch.bool)
+        wanted = ((losses > -math.inf).sum() // limits[1]).clamp(min=1)
+        if losses.is_cuda or count < wanted:
+            largest, place = losses.topk(max(1, len(losses) // limits[1]))
+            rank = torch.arange(len(place), device=losses.device)
+            more = (rank >= count) & (rank < wanted) & (largest > -math.inf)
+            pixels, counts, count = torch.cat([pixels, place]), torch.cat([counts, more]), count + more.sum()
+        if len(pixels):
+            single = _SinglePixels(scores.detach(), labels, align_corners)
+            total += single.add_sum(pixels, counts, pixel_loss, grad if differentiates else None)
+        ctx.save_for_backward(grad)
+        ctx.dtype = scores.dtype
+        ctx.mark_non_differentiable(count)
+        return total, count
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, out: Tensor, _: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+        (grad,) = ctx.saved_tensors
+        return (grad * out).to(ctx.dtype), None, None, None, None, None
+
+
+def _positions(mask: Bool[Tensor, " N"]) -> Int[Tensor, " K"]:
+    """List the true entries; none on a device, whose masks are empty here, and for which the host would wait."""
+    return torch.empty(0, dtype=torch.long, device=mask.device) if mask.is_cuda else mask.nonzero()[:, 0]
+
+
+class _SinglePixels:
+    """Scores interpolated at single pixels of the image, exactly where bands have them."""
+
+    def __init__(self, scores: Float[Tensor, "B D h w"], labels: Int[Tensor, "B H W"], align_corners: bool) -> None:
+        self.shape, self.labels, self.align_corners = scores.shape, labels, align_corners
+        self.cells = scores.to(_at_least_float32(scores)).movedim(1, -1).flatten(0, 2)
+        """One row of scores for each cell of the map."""
+
+    def add_sum(
+        self,
+        pixels: Int[Tensor, " K"],
+        counts: Bool[Tensor, " K"],
+        pixel_loss: PixelLoss,
+        grad: Float[Tensor, "B D h w"] | None,
+    ) -> Float[Tensor, ""]:
+        """Return the sum of the losses of those `pixels` that count, and add its gradient to `grad`."""
+        total, added = self.cells.new_zeros(()), torch.zeros_like(self.cells) if grad is not None else None
+        step = max(1, _band_bytes(self.cells) // (self.cells.shape[1] * self.cells.itemsize))
+        for part, kept in zip(pixels.split(step), counts.split(step), strict=True):
+            corners = self._corners(part)
+            up = torch.stack([self.cells[cell] * weight[:, None] for cell, weight in corners]).sum(0)
+            up.requires_grad_(added is not None)
+            with torch.set_grad_enabled(added is not None):
+                loss = pixel_loss(up.T[None, :, None], self.labels.flatten()[part][None, None])
+                chosen = torch.where(kept, loss.flatten(), 0).sum()
+            total += chosen.detach()
+            if added is not None:
+                (rise,) = torch.autograd.grad(chosen, up)
+                for cell, weight in corners:
+                    added.index_add_(0, cell, rise * weight[:, None])
+        if grad is not None and added is not None:
+            b, d, h, w = self.shape
+            grad += added.view(b, h, w, d).movedim(-1, 1)
+        return total
+
+    def _corners(self, pixels: Int[Tensor, " K"]) -> list[tuple[Int[Tensor, " K"], Float[Tensor, " K"]]]:
+        """Return the four cells around each pixel, and their weights."""
+        (h, w), (height, width) = self.shape[2:], self.labels.shape[1:]
+        image, place = pixels // (height * width), pixels % (height * width)
+        across = self._between(w, width, place % width)
+        return [
+            ((image * h + row) * w + column, down * right)
+            for row, down in self._between(h, height, place // width)
+            for column, right in across
+        ]
+
+    def _between(self, cells: int, pixels: int, position: Int[Tensor, " K"]) -> list[tuple[Tensor, Tensor]]:
+        """Return the two cells between which pixels lie on one axis, and their weights."""
+        first, share = _cell(cells, pixels, position, self.align_corners, self.cells.dtype)
+        return [(first, 1 - share), ((first + 1).clamp(max=cells - 1), share)]
+
+
 class _Source(NamedTuple):
     """The rows of the feature map from which a band of the image is interpolated."""
 
     rows: slice
     scores: Float[Tensor, "B D r w"]
+
+
+def _band_bytes(scores: Tensor) -> int:
+    return BAND_BYTES.get(scores.device.type, BAND_BYTES["cuda"])
 
 
 def _without_autocast(scores: Tensor) -> torch.autocast:
@@ -101,8 +228,7 @@ def _bands(
     """
     (h, w), size = scores.shape[2:], (target.shape[-2], target.shape[-1])
     dtype = _at_least_float32(scores)
-    budget = BAND_BYTES.get(scores.device.type, BAND_BYTES["cuda"])
-    step = max(1, budget // max(1, scores.shape[0] * scores.shape[1] * size[1] * dtype.itemsize))
+    step = max(1, _band_bytes(scores) // max(1, scores.shape[0] * scores.shape[1] * size[1] * dtype.itemsize))
     for top in range(0, size[0], step):
         bottom = min(top + step, size[0])
         rows = slice(top, bottom) if (h, w) == size else _source_rows(h, size[0], top, bottom, align_corners)
@@ -124,15 +250,23 @@ def _grid(cells: int, pixels: int, align_corners: bool) -> tuple[int, int, int]:
     return (cells - 1, 0, max(pixels - 1, 1)) if align_corners else (2 * cells, cells - pixels, 2 * pixels)
 
 
+def _cell(
+    cells: int, pixels: int, position: Int[Tensor, " K"], align_corners: bool, dtype: torch.dtype
+) -> tuple[Int[Tensor, " K"], Float[Tensor, " K"]]:
+    """Return the cell before each pixel on one axis, and how far the pixel is on its way to the next one (0..1)."""
+    step, start, unit = _grid(cells, pixels, align_corners)
+    place = (step * position + start).clamp(min=0)
+    first = place // unit
+    return first, (place - first * unit).to(dtype) / unit
+
+
 def _upsample_rows(
     source: _Source, h: int, size: tuple[int, int], top: int, bottom: int, align_corners: bool
 ) -> Float[Tensor, "B D R W"]:
     """Interpolate rows top..bottom of an image of `size` exactly as `F.interpolate` does on the whole map."""
     height, width = size
-    step, start, unit = _grid(h, height, align_corners)
-    position = (step * torch.arange(top, bottom, device=source.scores.device) + start).clamp(min=0)
-    above = position // unit
-    share = (position - above * unit).to(source.scores.dtype) / unit
+    rows_of_image = torch.arange(top, bottom, device=source.scores.device)
+    above, share = _cell(h, height, rows_of_image, align_corners, source.scores.dtype)
     below = (above + 1).clamp(max=h - 1)
     first, second = (source.scores.index_select(2, r - source.rows.start) for r in (above, below))
     rows = torch.lerp(first, second, share[:, None])

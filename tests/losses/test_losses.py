@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from manyseg import losses
 from manyseg.labels import IGNORE
+from manyseg.losses import upsampling
 
 CPU = torch.device("cpu")
 
@@ -367,6 +368,44 @@ def test_ohem_keeps_the_hard_pixels_or_else_the_hardest_sixteenth(scale, sure):
     ours, theirs = cross_entropy(scores, labels, ohem=0.7), reference_ohem(scores, labels, 0.7)
     torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(torch.autograd.grad(ours, scores)[0], torch.autograd.grad(theirs, scores)[0])
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("sure", [0, 60])
+@pytest.mark.parametrize("cells", [(4, 7), (13, 22), (16, 16)])
+def test_ohem_at_any_size_is_that_of_scores_upsampled_whole(monkeypatch, cells, sure, align_corners):
+    monkeypatch.setitem(upsampling.BAND_BYTES, "cpu", 1 << 11)
+    generator = torch.Generator().manual_seed(5)
+    labels = torch.randint(-1, 3, (2, 13, 22), generator=generator)
+    near = F.interpolate(labels[:, None].clamp(min=0).double(), cells)[:, 0].long()
+    scores = torch.randn(2, 3, *cells, generator=generator, dtype=torch.float64) + sure * F.one_hot(near).movedim(-1, 1)
+    scores.requires_grad_()
+    every = plain(scores, labels, align_corners, reduction="none")[labels != IGNORE]
+    least = len(every) // 16
+    hard = every[every > -math.log(0.7)]
+    theirs = (hard if len(hard) >= least else every.topk(least).values).mean()
+    ours = cross_entropy(scores, labels, ohem=0.7, align_corners=align_corners)
+    torch.testing.assert_close(ours, theirs, check_dtype=False)
+    torch.testing.assert_close(torch.autograd.grad(ours, scores)[0], torch.autograd.grad(theirs, scores)[0])
+    with torch.no_grad():
+        torch.testing.assert_close(cross_entropy(scores, labels, ohem=0.7, align_corners=align_corners), ours)
+
+
+@pytest.mark.parametrize(("sure", "pixels"), [(0, 256), (100, 256 + 16)])
+def test_ohem_computes_no_pixel_twice_but_the_sixteenth_that_is_kept_among_easy_ones(sure, pixels):
+    labels = torch.zeros(1, 16, 16, dtype=torch.long)
+    scores = torch.zeros(1, 2, 4, 4)
+    scores[:, 0] = sure
+    seen = []
+
+    def loss(up, part):
+        seen.append(part.numel())
+        return F.cross_entropy(up, part, reduction="none")
+
+    total, count = upsampling.hardest_sum(scores.requires_grad_(), labels, loss, -math.log(0.7), 16)
+    assert sum(seen) == pixels
+    assert count == (16 if sure else 256)
+    total.backward()
 
 
 def test_ohem_drops_exactly_the_pixels_of_more_than_the_given_probability():
