@@ -136,7 +136,8 @@ class Crop(NamedTuple):
         return self._boxes(annotation) if isinstance(annotation, Boxes) else annotation
 
     def _labels(self, plane: Int[Tensor, "h0 w0"]) -> Int[Tensor, "H W"]:
-        labels = _take(plane, *self._sources())
+        # Labels have few bits until here: a crop has fewer pixels than an image.
+        labels = _take(plane, *self._sources()).long()
         if labels.shape == self.size:
             return labels
         out = labels.new_full(self.size, IGNORE)

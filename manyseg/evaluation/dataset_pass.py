@@ -83,7 +83,7 @@ def visit_batches(
     try:
         with _eval_mode(method), progress(f"{doing} '{folder.space.name}'", share, shown=rank == 0) as done:
             for samples in _batches(folder, options, method.device, fault):
-                labels = torch.stack([sample.labels for sample in samples]).to(method.device, non_blocking=True)
+                labels = torch.stack([sample.labels for sample in samples]).to(method.device, non_blocking=True).long()
                 image = torch.stack([sample.image for sample in samples])
                 images = EncodedImages(method, image, options, _size(labels))
                 visit(LabelledBatch(images, labels, tuple(sample.annotation for sample in samples)))

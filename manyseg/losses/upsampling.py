@@ -166,7 +166,7 @@ class _SinglePixels:
         """Return the sum of the losses of those `pixels` that count, and add its gradient to `grad`."""
         total, added = self.cells.new_zeros(()), torch.zeros_like(self.cells) if grad is not None else None
         step = max(1, _band_bytes(self.cells) // (self.cells.shape[1] * self.cells.itemsize))
-        for part, kept in zip(pixels.split(step), counts.split(step), strict=True):
+        for part, kept in zip(torch.split(pixels, step), torch.split(counts, step), strict=True):
             corners = self._corners(part)
             up = torch.stack([self.cells[cell] * weight[:, None] for cell, weight in corners]).sum(0)
             up.requires_grad_(added is not None)

@@ -504,6 +504,20 @@ def test_segments_agree_with_the_dense_labels_wherever_they_are_known(data, regi
         assert int((of == c).sum()) == (len(present) if things[c] else bool(present))
 
 
+@pytest.mark.parametrize("plane", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("last", "bits"), [(127, np.int8), (128, np.int16), (40_000, np.int32)])
+def test_labels_have_the_fewest_bits_that_hold_all_classes(plane, last, bits):
+    regions = np.array([[2, 0, 1], [1, 3, 1]], plane)
+    found = Regions(regions, np.array([0, last, IGNORE, 5]), np.ones(4, bool)).labels()
+    assert found.dtype == bits
+    assert found.tolist() == [[IGNORE, 0, last], [last, 5, last]]
+
+
+def test_a_table_of_more_than_256_regions_reads_a_mask_of_8_bits():
+    classes = np.arange(1000) % 7
+    assert Regions(np.array([[255, 3]], np.uint8), classes, np.ones(1000, bool)).labels().tolist() == [[3, 3]]
+
+
 @pytest.mark.parametrize(("value", "classes"), [(65536 + 300, "b = 300"), (300 - 65536, "b = 300"), (-1, "b = 65535")])
 def test_a_value_of_32_bits_is_not_taken_for_another(dataset, tmp_path, value, classes):
     plane = np.zeros((4, 4), np.int32)

@@ -81,11 +81,12 @@ def test_the_result_has_exactly_the_size_of_the_crop(kind, size, crop, scale, sh
 
 
 def test_a_crop_at_native_size_copies_pixels_and_their_labels():
-    seen = set()
+    seen, (image, dense) = set(), coordinates(9, 12)
     for seed in range(20):
-        _, image, out = augment(Still(*coordinates(9, 12)), seed, crop=(4, 5), **PLAIN)
-        rows, cols = image[0].long(), image[1].long()
+        _, crop, out = augment(Still(image, Dense(dense.labels.to(torch.int8))), seed, crop=(4, 5), **PLAIN)
+        rows, cols = crop[0].long(), crop[1].long()
         assert torch.equal(out.labels, rows * 12 + cols)
+        assert out.labels.dtype == torch.int64  # However few bits the image's labels have.
         top, left = int(rows[0, 0]), int(cols[0, 0])
         assert torch.equal(rows, (top + torch.arange(4))[:, None].expand(4, 5))
         assert torch.equal(cols, (left + torch.arange(5)).expand(4, 5))

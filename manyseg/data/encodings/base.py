@@ -143,10 +143,16 @@ class Regions(NamedTuple):
         counts = value_counts(self.plane) if self.counted is None else self.counted
         return np.pad(counts[: len(self.classes)], (0, max(0, len(self.classes) - len(counts))))
 
-    def labels(self) -> Int[np.ndarray, "H W"]:
-        """Return the class of every pixel, or IGNORE."""
-        # Gathered narrow, widened after: a third of the time of gathering 64 bits.
-        return self.classes.take(self.plane).astype(np.int64)
+    def labels(self) -> Integer[np.ndarray, "H W"]:
+        """Return the class of every pixel, or IGNORE, in the fewest bits that hold all classes."""
+        ends = self.classes.min(initial=IGNORE), self.classes.max(initial=IGNORE)
+        classes = self.classes.astype(np.result_type(*map(_narrowest, ends)))
+        if self.plane.dtype != np.uint8 or classes.itemsize > 1:
+            return classes.take(self.plane)
+        # A third of the time of NumPy's look-up, which widens the plane to 64 bits.
+        table = np.full(256, IGNORE, np.int8)
+        table[: len(classes)] = classes[:256]
+        return np.frombuffer(bytearray(self.plane).translate(table.tobytes()), np.int8).reshape(self.plane.shape)
 
     def segments(self, things: Bool[np.ndarray, " D"]) -> tuple[Int[np.ndarray, "H W"], Int[np.ndarray, " N"]]:
         """Return each pixel's segment, or IGNORE, and the segments' classes; no segment is empty.
@@ -161,6 +167,10 @@ class Regions(NamedTuple):
         table = np.full(len(self.classes), IGNORE, np.int64)
         table[rows] = segment
         return table[self.plane], classes[first]
+
+
+def _narrowest(value: int) -> np.dtype:
+    return np.min_scalar_type(min(int(value), -int(value) - 1))
 
 
 class ObjectBoxes(NamedTuple):

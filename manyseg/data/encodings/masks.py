@@ -42,7 +42,7 @@ class _Mask(Encoding):
     least_entries: ClassVar[int] = 1
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "table"}
+        return {k: v for k, v in self.__dict__.items() if k not in ("table", "known_bytes")}
 
     def entries(self, value: Any) -> np.ndarray:
         """Return the entries of the table that mean the card's `value`."""
@@ -58,9 +58,17 @@ class _Mask(Encoding):
             table[entries[value]] = position
         return table
 
+    @cached_property
+    def known_bytes(self) -> bytes:
+        """The values of 8 bits that the card knows."""
+        return np.flatnonzero(self.table[:256] != UNKNOWN).astype(np.uint8).tobytes()
+
     def check(self, mask: Path, plane: np.ndarray) -> np.ndarray | None:
         """Raise DataError if there are values that the card does not know; return how often each occurs, if counted."""
-        if plane.dtype.itemsize <= 2:
+        if plane.dtype == np.uint8:
+            if not bytearray(plane).translate(None, self.known_bytes):
+                return None
+        elif plane.dtype.itemsize == 2:
             counts = value_counts(plane)
             values = np.flatnonzero(counts)
             known = values[values < len(self.table)]
