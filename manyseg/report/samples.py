@@ -30,11 +30,14 @@ from manyseg.labels import IGNORE, LabelSpace
 from manyseg.methods.base import Method
 from manyseg.relate.unseen import relate_by_names
 
-__all__ = ["PARTS", "Picture", "Shown", "predict_samples", "read_samples", "write_samples"]
+__all__ = ["PARTS", "Picture", "Shown", "predict_samples", "read_samples", "samples_each", "write_samples"]
 
 PARTS = ("image", "truth", "prediction", "unified")
 SAMPLES = 3
-"""The number of pictures of each dataset in a report."""
+"""The largest number of samples of a dataset."""
+
+ALL_SAMPLES = 60
+"""The number of samples of all datasets of a run, of which each has at least one."""
 
 MAX_WIDTH = 480
 """The largest width of a picture in pixels; a report of a dozen samples stays below two megabytes."""
@@ -63,8 +66,15 @@ class Picture(NamedTuple):
     legend: dict[str, list[dict[str, Any]]]
 
 
-def predict_samples(method: Method, folder: Folder, options: TestOptions, skipped: Collection[str] = ()) -> list[Shown]:
-    """Read a few images spread evenly over a folder; predict each in the folder's labels and in the unified ones.
+def samples_each(datasets: int) -> int:
+    """Return how many samples each of so many datasets has."""
+    return max(1, min(SAMPLES, ALL_SAMPLES // datasets))
+
+
+def predict_samples(
+    method: Method, folder: Folder, options: TestOptions, skipped: Collection[str] = (), number: int = SAMPLES
+) -> list[Shown]:
+    """Read `number` images spread evenly over a folder; predict each in the folder's labels and in the unified ones.
 
     Images whose ids are in `skipped` are left out. The labels of a dataset that was not trained on are related by
     names. The method is put into eval mode.
@@ -75,7 +85,7 @@ def predict_samples(method: Method, folder: Folder, options: TestOptions, skippe
     outputs = [OutputSpace(folder.space, relation), OutputSpace(method.taxonomy.unified)]
     out = []
     known = [i for i, name in enumerate(folder.ids) if name not in skipped]
-    for place in sorted({round(i * (len(known) - 1) / max(SAMPLES - 1, 1)) for i in range(SAMPLES)}):
+    for place in sorted({round(i * (len(known) - 1) / max(number - 1, 1)) for i in range(number)}):
         sample = folder.read(known[place])
         assert isinstance(sample.annotation, Dense | Segments)
         maps = EncodedImages(method, sample.image[None], options.of(folder.space.name)).label_maps(outputs)

@@ -24,8 +24,9 @@ __all__ = ["NAME", "only_writer"]
 
 NAME = "lock"
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL}
-_held: set[str] = set()
-"""Locks of this process: to itself the kernel refuses nothing."""
+_held: dict[str, str] = {}
+"""Locks of this process and what is in their files: to itself the kernel refuses nothing, and gives a lock back where
+its process closes another descriptor of the file, so that it must not be read."""
 
 
 @contextmanager
@@ -37,15 +38,16 @@ def only_writer(folder: Path) -> Iterator[None]:
     new, file = not folder.exists(), folder / NAME
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = _take(folder, file)
+        key = os.path.realpath(file)
+        if key in _held:
+            raise _refusal(folder, _held[key])
+        descriptor, _held[key] = _take(folder, file)
     except OSError as e:
         raise atomic.cannot_write(folder, e) from e
-    key = os.path.realpath(file)
-    _held.add(key)
     try:
         yield
     finally:
-        _held.discard(key)
+        del _held[key]
         file.unlink(missing_ok=True)  # Before it is given up: whoever waits for it looks again.
         os.close(descriptor)
         if new:
@@ -53,10 +55,8 @@ def only_writer(folder: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _take(folder: Path, file: Path) -> int:
-    """Lock the file and put this process's name into it; return its open descriptor."""
-    if os.path.realpath(file) in _held:
-        raise _refusal(folder, file)
+def _take(folder: Path, file: Path) -> tuple[int, str]:
+    """Lock the file and put this process's name into it; return its open descriptor, and the name."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -64,10 +64,10 @@ def _take(folder: Path, file: Path) -> int:
             # Else the one who held it until now has removed it: this would be a lock that nobody sees.
             if file.exists() and os.path.samestat(os.stat(file), os.fstat(descriptor)):
                 now = datetime.now().astimezone()
-                name = f"process {os.getpid()} on {socket.gethostname()} since {now:%Y-%m-%d %H:%M:%S %z}\n"
+                name = f"process {os.getpid()} on {socket.gethostname()} since {now:%Y-%m-%d %H:%M:%S %z}"
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, name.encode())
-                return descriptor
+                os.write(descriptor, f"{name}\n".encode())
+                return descriptor, name
         except OSError:
             file.unlink(missing_ok=True)
             os.close(descriptor)
@@ -83,17 +83,17 @@ def _lock(descriptor: int, folder: Path, file: Path) -> None:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
         if e.errno in (errno.EAGAIN, errno.EACCES):
-            raise _refusal(folder, file) from None
+            raise _refusal(folder, _holder(file)) from None
         if e.errno not in NO_LOCKS:
             raise
         if _alive(file):
-            raise _refusal(folder, file, f"; if it is there no more, remove {file}") from None
+            raise _refusal(folder, _holder(file), f"; if it is there no more, remove {file}") from None
 
 
-def _refusal(folder: Path, file: Path, more: str = "") -> UserError:
-    holder = _holder(file) or "another process"
+def _refusal(folder: Path, holder: str, more: str = "") -> UserError:
     return UserError(
-        f"{folder}: {holder} is writing this run; wait for its end, or end it, then go on with --resume{more}"
+        f"{folder}: {holder or 'another process'} is writing this run; wait for its end, or end it, then go on with "
+        f"--resume{more}"
     )
 
 

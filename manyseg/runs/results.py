@@ -16,7 +16,7 @@ from manyseg.progress import progress
 from manyseg.report.change import changes, class_ious, to_markdown
 from manyseg.report.page import write_report
 from manyseg.report.record import read_record
-from manyseg.report.samples import predict_samples, write_samples
+from manyseg.report.samples import predict_samples, samples_each, write_samples
 from manyseg.runs.folder import RunFolder
 from manyseg.runs.hub import hub_address
 
@@ -37,7 +37,7 @@ def write_results(
             unified = method.taxonomy.painted(method.taxonomy.unified)
             for dataset in datasets:
                 skipped = scores.datasets[dataset.space.name].skipped
-                shown = predict_samples(method, dataset, options, skipped)
+                shown = predict_samples(method, dataset, options, skipped, samples_each(len(datasets)))
                 write_samples(folder.path, method.taxonomy.painted(dataset.space), unified, shown)
                 done()
             write_report(folder.path)

@@ -174,7 +174,7 @@ def train_recipe(
     from manyseg.runs.stages import Training
     from manyseg.runs.start import Start
     from manyseg.stop_signals import StopSignals
-    from manyseg.training.processes import find_processes
+    from manyseg.training.processes import find_processes, lost_another
 
     folder = Path(out) if out is not None else Path("runs") / read.file.stem
     accelerator = find_processes()
@@ -206,7 +206,7 @@ def train_recipe(
             command = shlex.join(words) if isinstance(recipe, str | Path) else "the same call with resume=True"
             raise Interrupted(e.signal, f"{e}: {training.outcome(command)}" if training.main else "") from None
         except RuntimeError as e:
-            if training.accelerator.num_processes == 1 or not _lost_another(e):
+            if training.accelerator.num_processes == 1 or not lost_another(e):
                 raise
             raise UserError(f"{folder}: another process of this run has ended, and says why; this one ends too") from e
         except OSError as e:
@@ -214,13 +214,6 @@ def train_recipe(
                 raise
             raise UserError(f"{folder}: cannot be written ({e}); make room there, then go on with --resume") from e
     return folder
-
-
-def _lost_another(error: RuntimeError) -> bool:
-    """Say whether a collective operation failed because another process is there no more."""
-    from torch.distributed import DistError
-
-    return isinstance(error, DistError) or "gloo" in str(error)
 
 
 def evaluate_run(

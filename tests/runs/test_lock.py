@@ -73,11 +73,26 @@ def test_a_lock_ends_with_its_process_even_if_its_workers_live_on(tmp_path, fork
 
 
 def test_within_one_process_there_is_one_writer_too(tmp_path):
+    """To be refused does not give the lock back, as the kernel would where its file were opened and closed."""
+    me = os.getpid()
+
+    def refused():
+        with pytest.raises(UserError, match=f"process {me} on"), only_writer(tmp_path):
+            pass
+
     with only_writer(tmp_path):
         for _ in range(2):
-            with pytest.raises(UserError, match=f"process {os.getpid()} on"), only_writer(tmp_path):
-                pass
+            refused()
         assert (tmp_path / "lock").exists()
+        lock._held.clear()  # as in another process: what follows asks the kernel
+
+        def other():
+            refused()
+            (tmp_path / "refused").touch()
+
+        os.waitpid(fork(other), 0)
+        assert (tmp_path / "refused").exists()
+        lock._held[os.path.realpath(tmp_path / "lock")] = ""
     with only_writer(tmp_path):
         pass
 

@@ -20,6 +20,7 @@ from manyseg.methods import METHODS
 from manyseg.methods.baselines import Manual, MultiHead
 from manyseg.methods.plan import StagePlan
 from manyseg.methods.sources import StageTaxonomy
+from manyseg.report import samples
 from manyseg.runs import results, stages
 from manyseg.runs.recipe import read_recipe
 from manyseg.runs.run import Run, evaluate_run, predict_run, train_recipe
@@ -223,6 +224,13 @@ def test_a_run_is_a_folder_that_anyone_can_read(trained):
         "best", "checkpoint", "confusion.npz", "environment.json", "manifest.json", "metrics.jsonl", "recipe.toml",
         "report.html", "samples", "scores.json", "spaces.json", "taxonomy.tsv",
     }  # fmt: skip
+
+
+def test_the_samples_of_many_datasets_are_bounded(recipe, tmp_path, monkeypatch):
+    assert [samples.samples_each(n) for n in (1, 20, 21, 60, 61, 1000)] == [3, 3, 2, 1, 1, 1]
+    monkeypatch.setattr(samples, "ALL_SAMPLES", 6)
+    run = train_recipe(recipe, out=tmp_path / "run", overrides=["train.steps=1"])
+    assert len(list((run / "samples").glob("*-image.jpg"))) == 6  # of three datasets
 
 
 def test_the_resolved_recipe_reads_as_the_same_recipe(trained, world):
