@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-__all__ = ["READERS", "available_cores", "share_cores", "threads_for"]
+__all__ = ["READERS", "available_cores", "readers", "share_cores", "threads_for"]
 
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 """A container's limit: microseconds of the processor in a period, or `max`, and the period."""
@@ -26,6 +29,18 @@ def available_cores() -> int:
 
 READERS = min(8, available_cores())
 """Threads that read, decode and write files; decoders release the interpreter's lock."""
+
+
+@contextmanager
+def readers() -> Iterator[ThreadPoolExecutor]:
+    """Yield `READERS` threads; where the block fails or a signal ends it, what they have not begun is left."""
+    pool = ThreadPoolExecutor(READERS)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 PIXELS_A_THREAD = 100_000

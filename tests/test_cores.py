@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -50,3 +51,27 @@ def test_the_command_line_sets_threads_that_sleep_while_they_wait_and_keeps_what
 
     assert said() == [str(cores.available_cores()), "PASSIVE"]
     assert said(OMP_NUM_THREADS="3", OMP_WAIT_POLICY="ACTIVE") == ["3", "ACTIVE"]
+
+
+def test_what_threads_have_not_begun_is_left_where_the_work_ends_early():
+    begun, gate = [], threading.Event()
+
+    def work(number):
+        begun.append(number)
+        gate.wait(20)
+
+    def fail():
+        with cores.readers() as pool:
+            futures.extend(pool.submit(work, i) for i in range(100))
+            threading.Timer(0.1, gate.set).start()
+            raise KeyboardInterrupt
+
+    futures = []
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert len(begun) <= cores.READERS
+    assert sum(f.cancelled() for f in futures) == 100 - len(begun)
+    gate.set()
+    with cores.readers() as pool:
+        futures = [pool.submit(work, i) for i in range(100)]
+    assert all(f.done() and not f.cancelled() for f in futures)

@@ -1,7 +1,9 @@
 """Every verb that writes, at every place where writing cannot succeed: one line, and the old file as it was."""
 
 import os
+import re
 import shutil
+import signal
 import stat
 import subprocess
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from tiny import tiny_recipe
 from typer.testing import CliRunner
 
+from manyseg import atomic
 from manyseg.cli import app
 from manyseg.errors import UserError
 
@@ -102,6 +105,57 @@ def test_a_link_is_followed(given, tmp_path, verb):
     say(*VERBS[verb](given, tmp_path / "link.png"))
     assert (tmp_path / "link.png").is_symlink()
     assert (tmp_path / "far/t").stat().st_size > 0
+
+
+def stopping(monkeypatch, number, at=1):
+    """Send this process a signal when a file is synced for the nth time."""
+    calls, sync = [], os.fsync
+
+    def fsync(descriptor):
+        calls.append(descriptor)
+        if len(calls) == at:
+            os.kill(os.getpid(), number)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_a_file_is_written_ends_it_in_one_line_and_the_old_file_is_kept(
+    given, tmp_path, verb, number, monkeypatch
+):
+    to = tmp_path / "x.png"
+    if verb in FILES:
+        to.write_text("old")
+    before = signal.getsignal(number)
+    stopping(monkeypatch, number)
+    result = CliRunner().invoke(app, [str(w) for w in VERBS[verb](given, to)])
+    assert result.exit_code == 128 + number
+    assert result.stderr.splitlines()[-1].startswith(f"stopped by {number.name}")
+    assert "Traceback" not in result.output
+    assert not list(tmp_path.rglob(f"{atomic.PREFIX}*"))
+    assert verb in FOLDERS or to.read_text() == "old"
+    assert signal.getsignal(number) is before
+
+
+def test_what_was_predicted_before_a_signal_stays_and_resume_goes_on(given, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    for i in range(4):
+        shutil.copy(given["image"], tmp_path / f"{i}.png")
+    words = ["predict", given["run"], tmp_path, "--out", out, "--write", "masks"]
+    with monkeypatch.context() as patch:
+        stopping(patch, signal.SIGTERM, at=4)  # Two of labels.json: the file and its folder.
+        result = CliRunner().invoke(app, [str(w) for w in words])
+    assert result.exit_code == 143
+    done = re.fullmatch(
+        rf"stopped by SIGTERM: (\d) of 4 images are done, in {out}; --resume goes on with the others",
+        result.stderr.splitlines()[-1],
+    )
+    there = list((out / "masks").iterdir())
+    assert int(done[1]) <= len(there) < 4
+    assert say(*words, "--resume")
+    assert len(list((out / "masks").iterdir())) == 4
+    assert all(file.stat().st_size for file in there)
 
 
 @pytest.fixture

@@ -34,10 +34,10 @@ from typing import Any, NamedTuple
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "tests")]
 
-HANGS_AFTER = 120
+HANGS_AFTER = 300
 """Seconds after which a process that should have ended hangs."""
 
-MEETING = timedelta(seconds=20)
+MEETING = timedelta(seconds=30)
 """How long processes wait for others that were killed before they came."""
 
 RECIPE = """

@@ -3,20 +3,35 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from manyseg import __version__
 from manyseg.errors import Interrupted
+from manyseg.stop_signals import StopSignals
 
-__all__ = ["RunFolder", "TestOverrides", "app", "ended_by_signals"]
+__all__ = ["RunFolder", "TestOverrides", "app"]
+
+
+class _Verbs(TyperGroup):
+    """The verbs, each of which a signal ends with a line that says so and the signal's status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            with StopSignals():
+                return super().invoke(ctx)
+        except Interrupted as e:
+            if str(e):  # The first of several processes speaks for all.
+                print(e, file=sys.stderr)
+            raise typer.Exit(e.status) from None
+
 
 app = typer.Typer(
     name="manyseg",
+    cls=_Verbs,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,17 +43,6 @@ TestOverrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="TEST.B=V", help="How images are predicted: test.flip=true, test.scales=[0.75,1.5]."),
 ]
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """Say what a signal left behind, and exit with its status; typer would say "Aborted"."""
-    try:
-        yield
-    except Interrupted as e:
-        if str(e):  # The first of several processes speaks for all.
-            print(e, file=sys.stderr)
-        raise typer.Exit(e.status) from None
 
 
 def _version(asked: bool) -> None:

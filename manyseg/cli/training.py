@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from manyseg import atomic
-from manyseg.cli.app import RunFolder, TestOverrides, app, ended_by_signals
+from manyseg.cli.app import RunFolder, TestOverrides, app
 
 __all__: list[str] = []
 
@@ -58,11 +58,10 @@ def train(
     """Train one model on the datasets of a recipe, evaluate it, and write a report."""
     from manyseg.runs.run import train_recipe
 
-    with ended_by_signals():
-        train_recipe(
-            recipe, out=out, resume=resume, data_root=data_root, start=start, overrides=overrides or [],
-            check=check is not False, dry_run=bool(check),
-        )  # fmt: skip
+    train_recipe(
+        recipe, out=out, resume=resume, data_root=data_root, start=start, overrides=overrides or [],
+        check=check is not False, dry_run=bool(check),
+    )  # fmt: skip
 
 
 @app.command(name="eval")

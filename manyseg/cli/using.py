@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from manyseg.cli.app import RunFolder, TestOverrides, app, ended_by_signals
+from manyseg.cli.app import RunFolder, TestOverrides, app
 from manyseg.errors import UserError
 
 __all__: list[str] = []
@@ -107,12 +107,11 @@ def predict(
 
     kinds = [kind.value for kind in dict.fromkeys(write or (Maps.masks, Maps.overlays))]
     kinds += [segments.value] if segments else []
-    with ended_by_signals():
-        done = predict_run(
-            run, images, labels=labels, out=out, overrides=overrides or [], kinds=kinds,
-            values=values.value if values else None, relate=relate, resume=resume, bands=_bands(bands),
-            value_range=_range(value_range), sequence=sequence, smooth=smooth,
-        )  # fmt: skip
+    done = predict_run(
+        run, images, labels=labels, out=out, overrides=overrides or [], kinds=kinds,
+        values=values.value if values else None, relate=relate, resume=resume, bands=_bands(bands),
+        value_range=_range(value_range), sequence=sequence, smooth=smooth,
+    )  # fmt: skip
     print(done.to_text())
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from manyseg.cores import READERS
+from manyseg.cores import readers
 from manyseg.data.encodings import Found, Regions, found_size
 from manyseg.data.files import stream
 from manyseg.data.finding import Finding, of_error
@@ -41,7 +40,7 @@ def inspect_all(
     """Inspect images in parallel, in order; `done` is called after each."""
     out = []
     # Decoding releases the interpreter's lock, so threads are enough.
-    with ThreadPoolExecutor(READERS) as pool:
+    with readers() as pool:
         for i, future in [(i, pool.submit(inspect, folder, i, decode=decode)) for i in indices]:
             with folder.named(i):
                 out.append(future.result())

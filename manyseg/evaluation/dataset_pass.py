@@ -10,7 +10,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from itertools import groupby
 from typing import NamedTuple, TypeVar, cast
@@ -21,7 +21,7 @@ import torch.distributed as dist
 from jaxtyping import Int, UInt64
 from torch import Tensor
 
-from manyseg.cores import READERS
+from manyseg.cores import READERS, readers
 from manyseg.data.annotation import Dense, Segments
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
@@ -140,7 +140,7 @@ def _batches(
     for (height, width), group in groupby(sorted(sizes, key=lambda i: sizes[i]), key=lambda i: sizes[i]):
         indices, limit = list(group), images_at_once(device, options.input_size((height, width)))
         batches += [indices[i : i + limit] for i in range(0, len(indices), limit)]
-    with ThreadPoolExecutor(READERS) as pool:
+    with readers() as pool:
         ahead: deque[list[tuple[int, Future[_Sample]]]] = deque()
         queued = 0
         for batch in batches:

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from manyseg.cores import READERS
+from manyseg.cores import READERS, readers
 from manyseg.data.files import DataError
 from manyseg.inference.encoded_images import OutputSpace, images_at_once
 from manyseg.inference.options import Size
@@ -76,26 +76,21 @@ class Pipeline:
     def finished(self, jobs: Sequence[Job]) -> Iterator[None]:
         """Do all jobs, and yield once for each; images that cannot be read are logged and left out."""
         pending: deque[Future[list[Any]]] = deque()
-        with ThreadPoolExecutor(READERS) as readers, ThreadPoolExecutor(READERS) as writers:
-            try:
-                for batch in self._batches(jobs, readers):
-                    if isinstance(batch, DataError):
-                        log.warning("%s", batch)
-                        self.failed.append(batch)
-                        yield
-                        continue
-                    for job, found in zip((job for job, _ in batch), self._predicted(batch), strict=True):
-                        pending.append(writers.submit(self._write, job, found))
-                    while len(pending) > WAITING:
-                        self.written.append(pending.popleft().result())
-                        yield
-                for write in pending:
-                    self.written.append(write.result())
+        with readers() as reading, readers() as writing:
+            for batch in self._batches(jobs, reading):
+                if isinstance(batch, DataError):
+                    log.warning("%s", batch)
+                    self.failed.append(batch)
                     yield
-            except BaseException:
-                for pool in (readers, writers):
-                    pool.shutdown(wait=False, cancel_futures=True)
-                raise
+                    continue
+                for job, found in zip((job for job, _ in batch), self._predicted(batch), strict=True):
+                    pending.append(writing.submit(self._write, job, found))
+                while len(pending) > WAITING:
+                    self.written.append(pending.popleft().result())
+                    yield
+            for write in pending:
+                self.written.append(write.result())
+                yield
 
     def add_large(self, job: Job, kinds: Sequence[str]) -> None:
         """Do an image that is read by windows."""
@@ -111,16 +106,14 @@ class Pipeline:
         self.images += counts.pixels > 0
         self.busy += counts.seconds
 
-    def _batches(
-        self, jobs: Sequence[Job], readers: ThreadPoolExecutor
-    ) -> Iterator[list[tuple[Job, _Shown]] | DataError]:
+    def _batches(self, jobs: Sequence[Job], pool: ThreadPoolExecutor) -> Iterator[list[tuple[Job, _Shown]] | DataError]:
         """Yield consecutive images of one size, as many as pay on the device, or the error of an image."""
         waiting = iter(jobs)
         ahead: deque[tuple[Job, Future[_Shown | DataError]]] = deque()
         batch: list[tuple[Job, _Shown]] = []
         while True:
             while len(ahead) < WAITING and (job := next(waiting, None)) is not None:
-                ahead.append((job, readers.submit(self._read, job.path)))
+                ahead.append((job, pool.submit(self._read, job.path)))
             if not ahead:
                 break
             job, reading = ahead.popleft()

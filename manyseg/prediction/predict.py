@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from manyseg import atomic
-from manyseg.errors import UserError
+from manyseg.errors import Interrupted, UserError
 from manyseg.inference.encoded_images import OutputSpace
 from manyseg.prediction.drawing import PixelValues
 from manyseg.prediction.large_images import is_large, large_target
@@ -79,6 +79,7 @@ def predict_paths(
     itself is left as it is; `source` says what the model is, so that an earlier model's files are not taken for its.
     Where datasets share no unified node it is logged that "unified" says little.
 
+    A signal that `StopSignals` takes ends the work with Interrupted, which says how many images are done.
     Raises UserError before anything is written if a path does not exist, a folder holds no image, an input would be
     overwritten, or `resume` does not fit what is there; and at the end if images could not be read, each of which was
     logged, the others being done.
@@ -107,16 +108,24 @@ def predict_paths(
     # The old description would be wrong for the first new file, and this one is right before it.
     atomic.write(index, description)
     work = Pipeline(model, output, writers, reading)
-    with progress("predicting", len(jobs)) as step:
-        for _ in done:
-            step()
-        left = [job for job in jobs if job.name not in done]
-        for _ in work.finished([job for job in left if job.path not in large]):
-            step()
-        for job in left:
-            if job.path in large:
-                work.add_large(job, kinds)
+    ended = len(done)
+    try:
+        with progress("predicting", len(jobs)) as step:
+            for _ in done:
                 step()
+            left = [job for job in jobs if job.name not in done]
+            for _ in work.finished([job for job in left if job.path not in large]):
+                ended += 1
+                step()
+            for job in left:
+                if job.path in large:
+                    work.add_large(job, kinds)
+                    ended += 1
+                    step()
+    except Interrupted as e:
+        late = [name for writer in writers for name in writer.at_end]
+        rest = f"{late[0]} is written at the end, and is not" if late else "--resume goes on with the others"
+        raise Interrupted(e.signal, f"{e}: {ended} of {len(jobs)} images are done, in {out}; {rest}") from None
     if work.written:
         for writer, parts in zip(writers, zip(*work.written, strict=True), strict=True):
             writer.finish(parts)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from manyseg.cores import READERS
+from manyseg.cores import readers
 from manyseg.data.class_tables import ClassTable, TableRow, class_tables, hex_color
 from manyseg.data.encodings import Raw
 from manyseg.data.files import opened
@@ -120,7 +119,7 @@ def mask_draft(tree: Tree, pair: Pairing, tables: Sequence[ClassTable]) -> Draft
 
 def _scanned(paths: Sequence[Path]) -> _Scan:
     scan = _Scan()
-    with ThreadPoolExecutor(READERS) as pool, progress("reading masks", len(paths)) as done:
+    with readers() as pool, progress("reading masks", len(paths)) as done:
         for mode, palette, values in pool.map(_values, paths):
             done()
             scan.modes[mode] += 1
