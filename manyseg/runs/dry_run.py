@@ -18,9 +18,9 @@ from manyseg.errors import UserError
 from manyseg.methods.base import Method
 from manyseg.methods.sources import ProposedTaxonomy, StageStatistics, StageTaxonomy
 from manyseg.runs.folder import RunFolder
-from manyseg.runs.kept_tensors import kept_bytes
 from manyseg.runs.recipe import Recipe, Stage, build_method
 from manyseg.runs.stages import Training, console, mix_table
+from manyseg.training.kept_tensors import kept_bytes
 
 __all__ = ["dry_run"]
 

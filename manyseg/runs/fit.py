@@ -22,8 +22,8 @@ from manyseg.inference.options import GRID
 from manyseg.models import PixelEncoder, timm_networks
 from manyseg.models.text import has_offline_encoder
 from manyseg.runs.folder import RunFolder
-from manyseg.runs.kept_tensors import kept_bytes
 from manyseg.runs.recipe import Recipe
+from manyseg.training.kept_tensors import kept_bytes
 
 __all__ = ["ChosenOption", "Machine", "choose", "fitted"]
 

@@ -27,6 +27,7 @@ from manyseg.errors import Interrupted, UserError
 from manyseg.methods.base import Method
 from manyseg.stop_signals import StopSignals
 from manyseg.training import checkpoint
+from manyseg.training.first_steps import FirstSteps, memory_named
 from manyseg.training.loss_accumulator import LossAccumulator
 from manyseg.training.metrics_log import MetricsLog, check_trackers, cut, evaluated_steps
 from manyseg.training.optimizer import rate, seed_everything
@@ -109,6 +110,7 @@ class _Stage:
         self.seconds = 0.0
         self.agreement = Agreement(accelerator)
         self.losses = LossAccumulator()
+        self.first_steps = FirstSteps(method, self.device, options.compile)
         self.waited = 0.0
 
     def run(self) -> None:
@@ -129,6 +131,7 @@ class _Stage:
                 while self.step < self.end:
                     self._update(draws)
                     self.step += 1
+                    self.first_steps.stepped()
                     self._report()
 
     # One step.
@@ -146,8 +149,8 @@ class _Stage:
                 batches = self._next(draws)
                 # After the batch is there: a loader that starts draws a number too.
                 seed_everything(self.seed, self.step, 1 + self.accelerator.process_index, draw)
-                with _threads(batches):
-                    with self._autocast():
+                with _threads(batches), memory_named(self.step, batches):
+                    with self._autocast(), self.first_steps.forward():
                         losses = self.model(batches)
                     self.state.backward(self.losses.add(self.step, losses, batches) / self.options.accumulate)
         self.state.update(local)
@@ -207,6 +210,8 @@ class _Stage:
             "seconds": round(now - self.started, 3),
         }
         self.log.write(line)
+        if measured := self.first_steps.line():
+            self.log.say(measured)
         self.waited, self.window = 0.0, now
 
     def _check_weights(self) -> None:

@@ -583,6 +583,40 @@ def test_a_pipe_gets_plain_lines(mixture, tmp_path, capsys):
     assert last == "after 2 steps  mIoU a 0.5000  mean 0.5000"
 
 
+def test_the_first_steps_say_how_long_a_step_takes_and_what_its_activations_need(mixture, tmp_path, capsys):
+    fit(mixture, tmp_path, steps=6, log_every=2)
+    said = [line for line in capsys.readouterr().out.splitlines() if line.startswith("a step takes ")]
+    assert len(said) == 1
+    # Four images of 3 x 32 x 32 numbers are the least that is kept.
+    assert 0.04 < float(said[0].split("activations ")[1].split(" MiB")[0]) < 100
+
+
+FULL = [torch.OutOfMemoryError("CUDA"), RuntimeError("can't allocate memory"), MemoryError()]
+
+
+@pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)
+def test_memory_that_runs_out_says_what_to_lower(mixture, tmp_path, monkeypatch, error):
+    method = build(mixture)
+
+    def fails(*args):
+        raise error
+
+    monkeypatch.setattr(method.pixel_encoder, "forward", fails)
+    with pytest.raises(UserError, match=r"step 0: memory ran out .* 2 of 'fine' \(32x32\), .*lower per_step"):
+        fit(mixture, tmp_path, method=method, steps=1)
+
+
+def test_another_fault_in_a_step_stays_what_it_is(mixture, tmp_path, monkeypatch):
+    method = build(mixture)
+
+    def fails(*args):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(method.pixel_encoder, "forward", fails)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        fit(mixture, tmp_path, method=method, steps=1)
+
+
 def test_a_tracker_that_is_not_installed_is_named_before_training(mixture, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"wandb is not installed; pip install .manyseg\[track\]"):
