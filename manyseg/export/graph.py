@@ -43,11 +43,17 @@ class ExportGraph(nn.Module):
     then has the words that the description names first.
 
     Height and width are multiples of the network's coarsest stride, at least two (`multiple` in the description): a
-    caller resizes other images to the nearest ones, and large images to no more than `max_side`.
+    caller resizes other images to the nearest ones, and large images to no more than `max_side`. `logit_adjustment` is
+    that of the recipe's [test] table; words have none.
     """
 
     def __init__(
-        self, method: Method, spaces: Sequence[LabelSpace], output: Output = "label_map", words: bool = False
+        self,
+        method: Method,
+        spaces: Sequence[LabelSpace],
+        output: Output = "label_map",
+        words: bool = False,
+        logit_adjustment: float = 0.0,
     ) -> None:
         super().__init__()
         if words and not method.reads_words:
@@ -55,6 +61,7 @@ class ExportGraph(nn.Module):
         if words and len(spaces) != 1:
             raise UserError(f"with words as input the file has one output, but {len(spaces)} label spaces were given")
         self.method, self.spaces, self.output, self.words = method.eval(), tuple(spaces), output, words
+        self.logit_adjustment = logit_adjustment
         for space in self.spaces:
             if method.hierarchy is not None and space == method.hierarchy.space:
                 raise UserError("the hierarchy cannot be exported; export 'unified', whose classes are its leaves")
@@ -76,6 +83,12 @@ class ExportGraph(nn.Module):
             scores = [self.method.predict_words(features, words)]
         else:
             scores = [self.method.predict(features, space) for space in self.spaces]
+            if self.logit_adjustment:
+                shares = [self.method.log_shares(space) for space in self.spaces]
+                scores = [
+                    s - self.logit_adjustment * log_share[:, None, None]
+                    for s, log_share in zip(scores, shares, strict=True)
+                ]
         return tuple(self._answer(s, (image.shape[1], image.shape[2])) for s in scores)
 
     def _answer(self, scores: Float[Tensor, "B D h w"], size: tuple[int, int]) -> Tensor:

@@ -64,6 +64,9 @@ class Predictor(Protocol):
     ) -> Float[Tensor, "B D h w"]:
         """Return scores in a label space."""
 
+    def log_shares(self, space: LabelSpace, relation: Bool[Tensor, "D U"] | None = None) -> Float[Tensor, " D"]:
+        """Return the log of the share of pixels that each class had in training."""
+
     def segments(self, features: Features, space: LabelSpace, size: Size, options: SegmentOptions) -> list[SegmentMap]:
         """Return things and stuff of every image."""
 
@@ -170,9 +173,13 @@ class EncodedImages:
         if self._is_hierarchy(output):
             assert self.method.hierarchy is not None
             relation = self.method.hierarchy.leaves
-        return self.method.predict(
-            features, output.space, None if relation is None else torch.from_numpy(relation)
-        ).float()
+        related = None if relation is None else torch.from_numpy(relation)
+        scores = self.method.predict(features, output.space, related).float()
+        strength = self.options.logit_adjustment
+        # Classes of a hierarchy contain each other: their probabilities are thresholds, not rivals.
+        if strength and not self._is_hierarchy(output):
+            scores = scores - strength * self.method.log_shares(output.space, related)[:, None, None]
+        return scores
 
     def _each_scores(self, outputs: Sequence[OutputSpace]) -> Iterator[Float[Tensor, "B _ h w"]]:
         """Yield what `scores` returns, with a single view one space at a time."""

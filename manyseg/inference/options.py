@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
 
-__all__ = ["GRID", "PHOTOS", "SegmentOptions", "Size", "TestOptions", "ViewOptions"]
+__all__ = ["GRID", "PHOTOS", "DecisionOptions", "SegmentOptions", "Size", "TestOptions", "ViewOptions"]
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -42,7 +42,20 @@ class SegmentOptions(BaseModel):
     )
 
 
-class ViewOptions(SegmentOptions):
+class DecisionOptions(SegmentOptions):
+    """How scores become classes, and masks segments."""
+
+    logit_adjustment: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="This part of the log of a class's share of the training's pixels is subtracted from its "
+        "log-probability, so that rare classes are called more often: 0 as the network says, 1 as if all were frequent "
+        "alike. About 0.2 raises the mean IoU; confidences are those after it.",
+    )
+
+
+class ViewOptions(DecisionOptions):
     """How an image is given to a network at test time; by default once, the whole image at native size."""
 
     window: tuple[WindowSide, WindowSide] | None = Field(

@@ -21,9 +21,10 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError, close
 from manyseg.inference.options import SegmentOptions
 from manyseg.inference.segments import SegmentMap
-from manyseg.labels import LabelSpace, Taxonomy
+from manyseg.labels import JointClasses, LabelSpace, Taxonomy
 from manyseg.labels.hierarchy import Hierarchy
 from manyseg.losses import Averaging, MeanLoss, RelationIndex
+from manyseg.methods.class_shares import class_log_shares, count_pixels, node_shares, related_log_shares
 from manyseg.methods.continuation import Continuation, LabelRows, continue_from
 from manyseg.methods.plan import Schedule, StagePlan
 from manyseg.models import Features, PixelEncoder
@@ -69,10 +70,14 @@ class Method(nn.Module, ABC):
     renamed: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """Options of earlier versions with their present names; `{"old": "new"}`: the error `method.old: is now new`."""
 
+    class_pixels: Tensor
+    """Int64[T]: pixels of every class of all datasets that training has seen, on every fourth row and column."""
+
     def __init__(self, pixel_encoder: PixelEncoder, spaces: Sequence[LabelSpace]) -> None:
         super().__init__()
         self.pixel_encoder = pixel_encoder
         self.spaces = tuple(spaces)
+        self.register_buffer("class_pixels", torch.zeros(sum(map(len, self.spaces)), dtype=torch.int64))
 
     @property
     def device(self) -> torch.device:
@@ -111,6 +116,20 @@ class Method(nn.Module, ABC):
         of the recipe's [test] table: which masks are kept, and which pixels are theirs.
         """
         raise UserError(f"{type(self).__name__} finds classes, not objects; panoptic results need the method lmseg")
+
+    def log_shares(self, space: LabelSpace, relation: Bool[Tensor, "D U"] | None = None) -> Float[Tensor, " D"]:
+        """Return the log of each class's share of the pixels that training has seen, by which scores are adjusted.
+
+        `space` and `relation` are as for `predict`. It is 0 for a class that was never seen, and for all classes of a
+        space of other words.
+        """
+        classes = JointClasses(self.spaces)
+        if relation is None and space in self.spaces:
+            return class_log_shares(self.class_pixels[classes.rows[space.name]])
+        if relation is None and space != self.taxonomy.unified:
+            return self.class_pixels.new_zeros(len(space), dtype=torch.float32)
+        relation = torch.eye(len(space), dtype=torch.bool) if relation is None else relation
+        return related_log_shares(node_shares(self.taxonomy, self.class_pixels), relation)
 
     def word_vectors(self, space: LabelSpace) -> Float[Tensor, "K C"]:
         """Return what classes and "no object" (last) of a list of words are to the network, for `predict_words`.
@@ -214,6 +233,8 @@ class Method(nn.Module, ABC):
         Batches of equal image size pass the backbone together. The total is the sum of the values, a mean over what
         `mean` says. Losses of several batches of one dataset add up.
         """
+        if self.training:
+            count_pixels(JointClasses(self.spaces), batches, self.class_pixels)
         named = self.step_losses(self._encode(batches), batches)
         images = [len(b.image) for b in batches]
         out: dict[str, Tensor] = {}

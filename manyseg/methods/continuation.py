@@ -125,8 +125,8 @@ def continue_from(method: Method, old: Method) -> Continuation:
     fresh = [[row.clone() for row in rows.rows] for rows in mine]
     equal = _signature(mine) == _signature(theirs) and method.spaces == old.spaces
     own, given = method.state_dict(), old.state_dict()
-    depends = tuple(method.label_tensors)
-    free = [k for k in own if not k.startswith(depends)] if depends else list(own)
+    depends = ("class_pixels", *method.label_tensors)
+    free = [k for k in own if not k.startswith(depends)]
     usable = own if equal else dict.fromkeys(free)
     fits = {k: given[k] for k in usable if k in given and given[k].shape == own[k].shape}
     method.load_state_dict(fits, strict=False)

@@ -175,7 +175,8 @@ class Model:
         """
         path, shown = Path(path), [self._shown(image, self.options)[0].permute(1, 2, 0).numpy() for image in images]
         every = [self.taxonomy.unified] if words else [*self.spaces, self.taxonomy.unified]
-        graph = ExportGraph(self.method, [self.space(one) for one in labels or every], output, words)
+        spaces = [self.space(one) for one in labels or every]
+        graph = ExportGraph(self.method, spaces, output, words, self.options.logit_adjustment)
         if path.suffix == ".onnx":
             write_onnx(graph, path, self.options, precision=precision, images=shown)
             return agreement(graph, path, shown) if shown else {}

@@ -21,7 +21,7 @@ from manyseg.config import toml_value
 from manyseg.data.card import Card, builtin_cards, read_card
 from manyseg.data.folder import Folder
 from manyseg.errors import Interrupted, UserError
-from manyseg.inference.options import PHOTOS, SegmentOptions, TestOptions, ViewOptions
+from manyseg.inference.options import PHOTOS, DecisionOptions, TestOptions, ViewOptions
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.labels.files import read_spaces
 from manyseg.runs.folder import RunFolder
@@ -89,12 +89,12 @@ class Run:
     def photo_options(self) -> TestOptions:
         """How photos of any size are seen: as the recipe's [test] says, else made smaller where they are large."""
         test = self.recipe.test
-        segments = {key: getattr(test, key) for key in SegmentOptions.model_fields}
-        if test.of("") != TestOptions(**segments):
+        decisions = {key: getattr(test, key) for key in DecisionOptions.model_fields}
+        if test.of("") != TestOptions(**decisions):
             return test
         # With every key, so that what is chosen here for photos is nothing to a dataset with a table of its own.
         sets = {name: ViewOptions(**test.of(name).model_dump(exclude={"sets"})) for name in test.sets}
-        return PHOTOS.model_copy(update={**segments, "sets": sets})
+        return PHOTOS.model_copy(update={**decisions, "sets": sets})
 
     def load_model(self, which: str = "best") -> Method:
         """Load the model, ready to predict, onto the GPU if there is one.

@@ -152,6 +152,16 @@ def test_probabilities_can_be_asked_for(tmp_path):
     assert (predictor.predict(photo) == found[0].argmax(0)).all()
 
 
+def test_label_maps_are_adjusted_as_those_of_the_run(multihead):
+    spaces, image = _spaces(multihead)[:2], torch.from_numpy(_photo((32, 64))[None])
+    plain = ExportGraph(multihead, spaces, "scores")(image)
+    adjusted = ExportGraph(multihead, spaces, "scores", logit_adjustment=0.3)(image)
+    for space, before, after in zip(spaces, plain, adjusted, strict=True):
+        shares = multihead.log_shares(space)
+        assert (shares < 0).any()
+        torch.testing.assert_close(after, before - 0.3 * shares[:, None, None])
+
+
 def test_the_answers_follow_from_the_scores_of_the_network(multihead):
     space, image = multihead.spaces[0], torch.from_numpy(_photo((32, 64))[None])
     scores = multihead.predict(multihead.pixel_encoder(image.permute(0, 3, 1, 2)), space)

@@ -23,6 +23,9 @@ class Scorer:
     def predict(self, features, space, relation=None):
         return features
 
+    def log_shares(self, space, relation=None):
+        return torch.tensor([0.9, 0.1]).log()
+
 
 ANY = [OutputSpace(LabelSpace.of("any", ["a", "b"]))]
 
@@ -45,6 +48,21 @@ class Strided:
         self.sizes.append(tuple(image.shape[-2:]))
         level = F.avg_pool2d(image[:, :1].float(), 4, ceil_mode=True) / 50
         return torch.cat([level, 3 - level], 1)
+
+
+@pytest.mark.parametrize("view", [{}, {"flip": True}, {"window": (32, 32)}], ids=["whole", "flip", "windows"])
+def test_a_part_of_the_log_shares_is_taken_off_every_log_probability(view):
+    # The first class is 1.5 times as probable, and 9 times as frequent: at half of the log, the second one wins.
+    def score(image):
+        return torch.tensor([0.6, 0.4]).log()[:, None, None].expand(len(image), 2, 8, 8)
+
+    image, options = torch.zeros(1, 3, 32, 32, dtype=torch.uint8), TestOptions(logit_adjustment=0.5, **view)
+    assert (predict_map(score, image, TestOptions(**view)) == 0).all()
+    assert (predict_map(score, image, options) == 1).all()
+    images = EncodedImages(Scorer(score), image, options)
+    weights = torch.tensor([0.6 / 0.9**0.5, 0.4 / 0.1**0.5])
+    confidence = images.confidences(images.scores(ANY)[0])
+    torch.testing.assert_close(confidence, torch.full_like(confidence, weights[1] / weights.sum()))
 
 
 @pytest.mark.parametrize("overlap", [0.0, 1 / 3, 0.5])

@@ -34,6 +34,7 @@ def chosen(recipe, machine, *overrides):
 def test_a_recipe_of_data_alone_is_completed(recipe):
     assert chosen(recipe, CPU) == {
         "method.name": "joint",
+        "test.logit_adjustment": 0.2,
         "data.crop": [32, 64],
         "data.sets.0.per_step": 4,
         "data.sets.1.per_step": 4,
@@ -45,6 +46,8 @@ def test_one_dataset_trains_the_ordinary_model(recipe):
     path = recipe.parent / "one.toml"
     path.write_text(DATA.replace(', { card = "partial.toml", root = "partial" }', ""))
     assert chosen(path, CPU)["method.name"] == "multihead"
+    assert chosen(path, CPU, "test.logit_adjustment=0")["method.name"] == "multihead"
+    assert "test.logit_adjustment" not in chosen(path, CPU, "test.logit_adjustment=0")
 
 
 def test_without_a_text_encoder_the_label_space_starts_from_equal_names(recipe, monkeypatch):
