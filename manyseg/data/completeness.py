@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from manyseg.data import locate, pattern
 from manyseg.data.card import is_list
@@ -40,7 +41,8 @@ def unread(folders: Sequence[Folder]) -> Iterator[Finding]:
     if not folders or ".parquet/" in folders[0].card.image:
         return
     card, root = folders[0].card, folders[0].root
-    read = {str(PurePosixPath(folder.own_paths(i)[0])) for folder in folders for i in range(len(folder))}
+    read = {os.path.normpath(folder.own_paths(i)[0]) for folder in folders for i in range(len(folder))}
+    start = os.path.normpath(root) + "/"
     wholes = {card.whole(f.split) for f in folders}
     splits = {whole if is_list(card.splits[whole]) else card.splits[whole] for whole in wholes}
     for split in sorted(splits) if "{split}" in card.image else sorted(splits)[:1]:
@@ -50,9 +52,9 @@ def unread(folders: Sequence[Folder]) -> Iterator[Finding]:
         others = [pattern.fill(t, known) for t in (card.mask, card.instances) if t is not None]
         annotations = [re.compile(pattern.regex(t)) for t in others]
         for path in sorted(locate.walk(root, locate.fixed_folder(text))):
-            suffix = PurePosixPath(path).suffix
             name = path.rpartition("/")[2]
-            if suffix.lower() not in SUFFIXES or name.startswith(".") or str(root / path) in read:
+            suffix = os.path.splitext(name)[1]
+            if suffix.lower() not in SUFFIXES or name.startswith(".") or os.path.normpath(start + path) in read:
                 continue
             if any(a.fullmatch(path) for a in annotations) or not similar.fullmatch(path):
                 continue

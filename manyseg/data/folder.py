@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,6 +66,7 @@ class Folder:
 
     def __init__(self, card: Card, root: str | Path, split: str = "train", annotation: str = "native") -> None:
         self.card, self.root, self.split = card, Path(root), split
+        self._root = str(self.root)
         self.annotation = card.kind if annotation == "native" else annotation
         if self.annotation not in WEAKER[card.kind]:
             known = ", ".join(("native", *WEAKER[card.kind]))
@@ -96,22 +98,15 @@ class Folder:
 
     def image_path(self, index: int) -> Path:
         """Return where the image is."""
-        return self._path(self.card.image, index)
-
-    def mask_path(self, index: int) -> Path | None:
-        """Return where the mask is, or None if the card has none."""
-        return None if self.card.mask is None else self._path(self.card.mask, index)
-
-    def instances_path(self, index: int) -> Path | None:
-        """Return where the map of instances is, or None if the card has none."""
-        return None if self.card.instances is None else self._path(self.card.instances, index)
+        return self.root / self._resolved(self.card.image, index)
 
     def size(self, index: int) -> Size:
         """Return the image's (height, width) from its header."""
+        files = self.files(index)
         if self.card.bands is not None:
-            return band_size(self.image_path(index))
-        with opened(self.image_path(index)) as image:
-            return shown_size(image, self._is_turned(index, image, self._annotated_size(index, image)))
+            return band_size(files.image)
+        with opened(files.image) as image:
+            return shown_size(image, self._is_turned(files, image, self._annotated_size(files, image)))
 
     def read(self, index: int, target: Callable[[Size], Size] | None = None) -> Sample:
         """Read one image with its annotation, which is always at native size.
@@ -136,22 +131,19 @@ class Folder:
         """Read the image alone, with its native size; `annotated` is the size it must have, `target` as in `read`."""
         from manyseg.data.batch import image_tensor
 
-        with self.opened(index, annotated) as photo:
+        with self.opened(self.files(index), annotated) as photo:
             return image_tensor(photo.rgb(None if target is None else target(photo.size))), photo.size
 
     @contextmanager
-    def opened(self, index: int, annotated: Size | None = None) -> Iterator[OpenedImage]:
-        """Open the image without decoding it; `annotated` is the size that it must have."""
-        with self._photo(index) as file:
-            turn = self._is_turned(index, file, annotated)
+    def opened(self, files: ImageFiles, annotated: Size | None = None) -> Iterator[OpenedImage]:
+        """Open an image without decoding it; `annotated` is the size that it must have."""
+        card = self.card
+        with opened(files.image) if card.bands is None else opened_bands(files.image, card.bands, card.range) as file:
+            turn = self._is_turned(files, file, annotated)
             native = shown_size(file, turn)
             if annotated is not None and annotated != native:
-                raise self.files(index).unlike(annotated, native)
-            yield OpenedImage(file, turn, native, None if self.card.bands else self.card.range)
-
-    def _photo(self, index: int) -> AbstractContextManager[Image.Image]:
-        path, card = self.image_path(index), self.card
-        return opened(path) if card.bands is None else opened_bands(path, card.bands, card.range)
+                raise files.unlike(annotated, native)
+            yield OpenedImage(file, turn, native, None if card.bands else card.range)
 
     def read_annotation(self, index: int) -> Annotation:
         """Read the annotation alone."""
@@ -161,24 +153,24 @@ class Folder:
         """Read the annotation, weakened as asked, and the size (height, width) that it was made for, if it says."""
         from manyseg.data.annotation import as_annotation
 
-        found = self.found(index)
+        found = self.found(self.files(index))
         things = np.array([c.thing for c in self.space.classes])
         return as_annotation(found, self.annotation, things), found_size(found)
 
-    def found(self, index: int) -> Found:
+    def found(self, files: ImageFiles) -> Found:
         """Read what the files say of one image, before it is weakened."""
         self.prepare()
-        return self._encoding.read(self.files(index))
+        return self._encoding.read(files)
 
-    def _is_turned(self, index: int, image: Image.Image, annotated: Size | None) -> bool:
-        return turned(self.image_path(index), image, self.card.exif, annotated, self.card.reader.sized)
+    def _is_turned(self, files: ImageFiles, image: Image.Image, annotated: Size | None) -> bool:
+        return turned(files.image, image, self.card.exif, annotated, self.card.reader.sized)
 
-    def _annotated_size(self, index: int, image: Image.Image) -> Size | None:
+    def _annotated_size(self, files: ImageFiles, image: Image.Image) -> Size | None:
         """Return the annotation's size, without decoding, where the EXIF orientation is judged by it."""
         if orientation(image) == 1 or self.card.exif is not None or self.card.kind == "tags":
             return None
         self.prepare()
-        return self._encoding.size(self.files(index)) or image_size(image)
+        return self._encoding.size(files) or image_size(image)
 
     def _find_ids(self) -> list[str]:
         splits = self.card.splits
@@ -210,46 +202,48 @@ class Folder:
             )
         return ids
 
-    def _fill(self, text: str, index: int) -> str:
-        return pattern.fill(text, self._known(index))
-
-    def _known(self, index: int) -> dict[str, str]:
-        """Return what the names in braces stand for."""
+    @cached_property
+    def _split_text(self) -> str:
+        """What `{split}` stands for."""
         whole = self.card.whole(self.split)
         value = self.card.splits[whole]
-        split = whole if is_list(value) else value
-        return {"split": split, **pattern.values(pattern.fields(self.card.image), self.ids[index])}
+        return whole if is_list(value) else value
+
+    def _fill(self, text: str, index: int) -> str:
+        names = pattern.fields(self.card.image)
+        return pattern.fill(text, {"split": self._split_text, **pattern.values(names, self.ids[index])})
 
     def _resolved(self, text: str, index: int) -> str:
-        return locate.resolve(self.root, self._fill(text, index))
-
-    def _path(self, text: str, index: int) -> Path:
-        return self.root / self._resolved(text, index)
+        return locate.resolve(self._root, self._fill(text, index))
 
     def own_paths(self, index: int) -> list[str]:
         """Return where the files are that are of one image alone, as text: for much work on many images."""
-        card, known = self.card, self._known(index)
+        card = self.card
         own = [card.image, card.mask, card.instances, card.annotations if card.reader.per_image else None]
         out = []
         for text in own:
             if text is not None:
-                filled = pattern.fill(text, known)
+                filled = self._fill(text, index)
                 with suppress(UserError):  # Two files: reading the image says so.
-                    filled = locate.resolve(self.root, filled)
-                out.append(f"{self.root}/{filled}")
+                    filled = locate.resolve(self._root, filled)
+                out.append(f"{self._root}/{filled}")
         return out
 
     def files(self, index: int) -> ImageFiles:
         """Return where the files of an image are."""
         card = self.card
         separate = self.annotation not in ("dense", "tags")  # Whether objects are to be told apart.
+        image = self._resolved(card.image, index)
+        mask = None if card.mask is None else self._resolved(card.mask, index)
+        own = [card.instances if separate else None, card.annotations]
+        instances, annotations = (None if text is None else self.root / self._resolved(text, index) for text in own)
         return ImageFiles(
             self.ids[index],
-            self._resolved(card.mask or card.image, index),
-            self.image_path(index),
-            self.mask_path(index),
-            self.instances_path(index) if separate else None,
-            None if card.annotations is None else self._path(card.annotations, index),
+            mask or image,
+            self.root / image,
+            None if mask is None else self.root / mask,
+            instances,
+            annotations,
             card.bands is not None,
             card.exif == "applied",
         )
@@ -260,7 +254,7 @@ class Folder:
             return
         name = self.card.mask or self.card.image
         images = [self._called(name, i) for i in range(len(self))] if self.card.reader.by_name else self.ids
-        self._encoding.prepare(self._path(self.card.annotations, 0), images)
+        self._encoding.prepare(self.root / self._resolved(self.card.annotations, 0), images)
         self._prepared = True
 
     def _called(self, name: str, index: int) -> str:
@@ -288,9 +282,9 @@ class Folder:
         self.prepare()
         yield from self._encoding.findings()
 
-    def warnings(self, index: int) -> Sequence[Finding]:
+    def warnings(self, files: ImageFiles) -> Sequence[Finding]:
         """Say what is worth a look in the annotation of one image, which was read without an error."""
-        return self._encoding.warnings(self.files(index))
+        return self._encoding.warnings(files)
 
     def unused(self) -> list[str]:
         """List the names of entries of the annotation file that belong to no image of the split."""

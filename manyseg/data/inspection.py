@@ -54,20 +54,23 @@ def inspect(folder: Folder, index: int, *, decode: bool) -> Inspection:
     pixels: dict[int, int] = {}
     size = None
     try:
-        found = folder.found(index)
+        files = folder.files(index)
+    except UserError as e:
+        return Inspection(list(of_error(e, folder.ids[index])), pixels)
+    try:
+        found = folder.found(files)
         size = found_size(found)
         pixels = _count(found, objects=folder.annotation == "segments")
         if not pixels and isinstance(found, Regions):
-            where = str(folder.mask_path(index) or folder.ids[index])
+            where = str(files.mask or folder.ids[index])
             findings.append(Finding("warning", "no pixel has a label", where, "remove the image, or check `ignore`"))
-        findings += folder.warnings(index)
+        findings += folder.warnings(files)
     except UserError as e:
         findings += of_error(e, folder.ids[index])
     try:
-        path = folder.image_path(index)
-        with folder.opened(index, size) as image:
-            findings += _decisions(image, path)
-            if decode or not _is_whole(path, image.file.format or ""):
+        with folder.opened(files, size) as image:
+            findings += _decisions(image, files.image)
+            if decode or not _is_whole(files.image, image.file.format or ""):
                 # The smallest scale of a JPEG is enough to find it truncated.
                 image.rgb((1, 1))
     except UserError as e:

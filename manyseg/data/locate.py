@@ -79,7 +79,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False  # A link to itself.
 
 
-def resolve(root: Path, text: str) -> str:
+def resolve(root: Path | str, text: str) -> str:
     """Return the path of the file that a filled pattern means, or the first choice where there is none.
 
     Its suffix may be written in capital letters. Raises DataError where there is more than one file.
@@ -89,11 +89,11 @@ def resolve(root: Path, text: str) -> str:
     found = found or [path for option in options for path in _other_case(root, option)]
     if len(found) > 1:
         what = f"an image has two files (also {found[1]})"
-        raise DataError(root / found[0], what, "keep one of them, or name one suffix alone in the card")
+        raise DataError(Path(root, found[0]), what, "keep one of them, or name one suffix alone in the card")
     return found[0] if found else options[0]
 
 
-def _other_case(root: Path, text: str) -> list[str]:
+def _other_case(root: Path | str, text: str) -> list[str]:
     """List the files beside `text` whose names differ from its own by the case of their suffix."""
     folder, slash, name = text.rpartition("/")
     try:

@@ -37,8 +37,7 @@ class Cell(NamedTuple):
 
 def cell_of(path: Path) -> Cell | None:
     """Return the cell that a path stands for, or None if it is the path of an ordinary file."""
-    file = path.parent.parent
-    if file.suffix.lower() != ENDING or not path.name.isdecimal():
+    if not path.name.isdecimal() or (file := path.parent.parent).suffix.lower() != ENDING:
         return None
     return Cell(file, path.parent.name, int(path.name))
 

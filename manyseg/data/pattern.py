@@ -74,11 +74,21 @@ def values(names: tuple[str, ...], image_id: str) -> dict[str, str]:
 
 def fill(pattern: str, known: Mapping[str, str]) -> str:
     """Put the known values in; names that are not known stay in braces."""
-    return FIELD.sub(lambda m: known.get(m[1], m[0]), pattern)
+    pieces = list(_pieces(pattern))
+    pieces[1::2] = [known.get(name, f"{{{name}}}") for name in pieces[1::2]]
+    return "".join(pieces)
+
+
+@lru_cache
+def _pieces(pattern: str) -> tuple[str, ...]:
+    """Take a pattern apart: every second piece is a name."""
+    return tuple(FIELD.split(pattern))
 
 
 def choices(text: str) -> list[str]:
     """List what a pattern with choices can mean: `{id}.{jpg,png}` is `{id}.jpg` or `{id}.png`."""
+    if "," not in text:
+        return [text]
     match = CHOICE.search(text)
     if match is None:
         return [text]

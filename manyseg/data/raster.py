@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from manyseg.data.files import DataError, opened, stream
+from manyseg.data.files import DataError, opened
 
 __all__ = ["read_colors", "read_index", "value_counts"]
 
@@ -20,10 +20,11 @@ def read_index(path: Path, *, wide: bool) -> np.ndarray:
     """
     with opened(path) as image:
         _refuse_lossy(path, image)
+        # Pillow spreads grey PNGs of 2 and 4 bits over 0..255.
+        spread = {"L;2": 85, "L;4": 17}.get(str(image.tile[0][3]), 1) if image.format == "PNG" and image.tile else 1
         image.load()
         if image.mode in ("L", "P"):
-            # Pillow spreads grey PNGs of 2 and 4 bits over 0..255.
-            return np.asarray(image) // _spread(path) if image.mode == "L" else np.asarray(image)
+            return np.asarray(image) // spread if spread > 1 else np.asarray(image)
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8)
         if image.mode.startswith("I"):
@@ -37,13 +38,6 @@ def read_index(path: Path, *, wide: bool) -> np.ndarray:
         if image.mode in ("RGB", "RGBA"):
             fix = 'give the index PNG, or use encoding = "color" and write the colours as values'
         raise DataError(path, f"{image.mode} mask where an index was promised", fix)
-
-
-def _spread(path: Path) -> int:
-    with stream(path) as file:
-        head = file.read(25)
-    bits = head[24] if head.startswith(b"\x89PNG") and len(head) == 25 else 8
-    return {2: 85, 4: 17}.get(bits, 1)
 
 
 def read_colors(path: Path) -> np.ndarray:

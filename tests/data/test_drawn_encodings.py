@@ -370,7 +370,7 @@ def test_the_short_export_of_label_studio_is_read_too(tmp_path):
 
 def test_full_ade_masks_tell_objects_apart_by_blue_and_name_unknown_values(tmp_path):
     folder = opened(tmp_path, "ade_full")
-    path = folder.mask_path(0)
+    path = folder.files(0).mask
     seg = np.zeros((H, W, 3), np.uint8)
     seg[:5] = (10, 145, 3)
     seg[5:9] = (15, 145, 9)  # red 15 is the same class as red 10

@@ -1,5 +1,6 @@
 """How annotation files spell labels: one file for each family of formats, and the table of their names."""
 
+from functools import cache
 from importlib import import_module
 
 from manyseg.data.encodings.base import (
@@ -56,6 +57,7 @@ ENCODINGS = {
 """Where the class of each encoding is, in this folder; it is imported when a card names it."""
 
 
+@cache
 def find_encoding(name: str) -> type[Encoding]:
     """Return the class of an encoding by its name in ENCODINGS."""
     module, _, attribute = ENCODINGS[name].partition(":")

@@ -141,7 +141,9 @@ class Regions(NamedTuple):
     def pixels(self) -> Integer[np.ndarray, " R"]:
         """How many pixels each region has."""
         counts = value_counts(self.plane) if self.counted is None else self.counted
-        return np.pad(counts[: len(self.classes)], (0, max(0, len(self.classes) - len(counts))))
+        pixels = np.zeros(len(self.classes), counts.dtype)
+        pixels[: len(counts)] = counts[: len(pixels)]
+        return pixels
 
     def labels(self) -> Integer[np.ndarray, "H W"]:
         """Return the class of every pixel, or IGNORE, in the fewest bits that hold all classes."""
