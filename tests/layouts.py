@@ -435,3 +435,42 @@ def voc_boxes(root):
         text(root / f"Annotations/{name}.xml", f"<annotation>{size}{objects}</annotation>")
     text(root / "ImageSets/Main/train.txt", "\n".join(NAMES[:4]) + "\n")
     text(root / "ImageSets/Main/val.txt", "\n".join(NAMES[4:]) + "\n")
+
+
+def voc_masks(root):
+    """PASCAL VOC's own tree: palette masks, white borders of objects, lists, and no table of classes."""
+    photos(root, "JPEGImages/{}.jpg")
+    names = [(0, 0, 0), ROAD, CAR] + [(0, 0, 0)] * 252 + [(224, 224, 192)]
+    for i, name in enumerate(NAMES):
+        mask(root / f"SegmentationClass/{name}.png", index(i, (1, 2), 255), names)
+        mask(root / f"SegmentationObject/{name}.png", index(i, (1, 2), 255), names)
+        text(root / f"Annotations/{name}.xml", "<annotation/>")
+    for split, listed in (("train", NAMES[:4]), ("val", NAMES[4:]), ("trainval", NAMES)):
+        text(root / f"ImageSets/Segmentation/{split}.txt", "\n".join(listed) + "\n")
+
+
+def cityscapes(root):
+    """The tree of Cityscapes with all its files of labels, of which class values, and values of objects, are two."""
+    for i, name in enumerate(NAMES):
+        split, city = ("train", "aachen") if i < 4 else ("val", "ulm")
+        stem = f"{split}/{city}/{city}_{name[-2:]:0>6}_000019"
+        photo(root / f"leftImg8bit/{stem}_leftImg8bit.png", i)
+        masks = {"labelIds": index(i, (7, 26)), "labelTrainIds": index(i, (0, 13), 255), "color": colors(i)}
+        numbered = index(i, (7, 26)).astype(np.uint16)
+        numbered[numbered == 26] = 26000
+        masks["instanceIds"] = numbered
+        for kind, values in masks.items():
+            mask(root / f"gtFine/{stem}_gtFine_{kind}.png", values)
+        shapes = [{"label": name, "polygon": corners(box(i))} for name, box in OBJECTS]
+        text(root / f"gtFine/{stem}_gtFine_polygons.json", {"imgHeight": H, "imgWidth": W, "objects": shapes})
+
+
+def label_studio_coco(root):
+    """Label Studio's COCO export of polygons: one JSON, and the photos below `images` with a prefix of the upload."""
+    names = {name: f"{i:08x}-{name}" for i, name in enumerate(NAMES)}
+    for i, name in enumerate(NAMES):
+        photo(root / f"images/{names[name]}.jpg", i)
+    data = coco_json(NAMES, first=0)
+    for image in data["images"]:
+        image["file_name"] = f"images/{names[image['file_name'].removesuffix('.jpg')]}.jpg"
+    text(root / "result.json", data)

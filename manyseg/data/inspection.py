@@ -18,7 +18,7 @@ from manyseg.data.photo import orientation
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE
 
-__all__ = ["Inspection", "inspect", "inspect_all"]
+__all__ = ["Inspection", "class_counts", "inspect", "inspect_all"]
 
 ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 """What stands near the end of a file that is all there."""
@@ -60,7 +60,7 @@ def inspect(folder: Folder, index: int, *, decode: bool) -> Inspection:
     try:
         found = folder.found(files)
         size = found_size(found)
-        pixels = _count(found, objects=folder.annotation == "segments")
+        pixels = class_counts(found, objects=folder.annotation == "segments")
         if not pixels and isinstance(found, Regions):
             where = str(files.mask or folder.ids[index])
             findings.append(Finding("warning", "no pixel has a label", where, "remove the image, or check `ignore`"))
@@ -78,7 +78,7 @@ def inspect(folder: Folder, index: int, *, decode: bool) -> Inspection:
     return Inspection(findings, pixels)
 
 
-def _count(found: Found, *, objects: bool) -> dict[int, int]:
+def class_counts(found: Found, *, objects: bool) -> dict[int, int]:
     """Count what each class has; with `objects` only pixels of which it is known whose they are."""
     if isinstance(found, Regions):
         classes = np.where(found.known, found.classes, IGNORE) if objects else found.classes

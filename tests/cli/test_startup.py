@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,3 +115,15 @@ def test_a_dataset_is_checked_without_a_framework(folder):
     assert code == 1
     assert "masks/1.png" in out
     assert errors[1:] == [""]
+
+
+def test_a_folder_is_guessed_without_them(folder):
+    for place, value in (("images", "RGB"), ("masks", "L")):
+        (folder / "d" / place).mkdir(parents=True)
+        for i in range(3):
+            noise = np.random.default_rng(i).integers(0, 2, (16, 16, 3), np.uint8)
+            picture = Image.fromarray(noise * 99 if value == "RGB" else np.zeros((16, 16), np.uint8) + (i > 0))
+            picture.save(folder / "d" / place / f"{i}.png")
+    code, out, errors = run(folder, "data", "--guess", "d")
+    assert (code, errors[-1]) == (0, "")
+    assert "grey masks" in out

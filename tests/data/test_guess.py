@@ -1,6 +1,7 @@
 """From a folder to a card: every layout is read as it is, checked, and trained on."""
 
 import json
+import re
 import tomllib
 import zlib
 
@@ -46,6 +47,9 @@ LAYOUTS = {
     "cvat_images": ("cvat_images", ("road", "car"), IGNORE),
     "label_studio": ("label_studio", ("road", "car"), IGNORE),
     "voc_boxes": ("voc_boxes", ("road", "car"), IGNORE),
+    "voc_masks": ("index", ("class 1", "class 2"), IGNORE),
+    "cityscapes": ("polygon_json", ("road", "car"), IGNORE),
+    "label_studio_coco": ("coco_instances", ("road", "car"), IGNORE),
 }
 
 TRAINED = (*LAYOUTS, "parquet")
@@ -74,7 +78,7 @@ def test_the_card_of_a_layout_passes_the_check_and_gives_the_labels_that_were_dr
     for split in card.splits:
         folder = load(path, root, split, "boxes" if card.kind == "boxes" else "dense")
         for i in range(len(folder)):
-            k = next(k for k, n in enumerate(NAMES) if n in folder.ids[i])
+            k = next(k for k, n in enumerate(NAMES) if n[-2:] in folder.ids[i])
             seen.append(k)
             annotation = folder.read(i).annotation
             if card.kind == "boxes":
@@ -402,3 +406,33 @@ def test_masks_of_black_and_white_are_background_and_foreground(tmp_path):
         mask(tmp_path / f"d/masks/{name}.png", layouts.index(i, (255, 255)))
     card = read_card(guess(tmp_path / "d")[0].write(tmp_path / "c.toml")[-1])
     assert (card.values("background"), card.values("foreground")) == ((0,), (255,))
+
+
+def test_values_of_class_and_object_are_read_as_instance_ids_and_photos_are_never_masks_of_others(guessed):
+    found = {(c.draft.encoding, c.draft.arrangement.patterns.get("mask", "")): c for c in guess(guessed / "cityscapes")}
+    assert {c.draft.arrangement.patterns["image"] for c in found.values()} == {
+        "leftImg8bit/{split}/{id}_leftImg8bit.png"
+    }
+    numbered = found["instance_ids", "gtFine/{split}/{id}_gtFine_instanceIds.png"]
+    assert [(c.name, c.values, c.thing) for c in numbered.draft.classes] == [
+        ("background", (0,), False),
+        ("class 7", (7,), False),
+        ("class 26", (26,), True),
+    ]
+    assert ("index", "gtFine/{split}/{id}_gtFine_labelIds.png") in found
+    assert (
+        "(gtFine/{split}/{id}_gtFine_labelIds.png)"
+        in found["index", "gtFine/{split}/{id}_gtFine_labelIds.png"].summary()
+    )
+
+
+def test_a_builtin_card_that_reads_the_files_is_named_and_no_other(guessed):
+    for layout, cards in (
+        ("cityscapes", ["cityscapes", "cityscapes_panoptic"]),
+        ("voc_masks", ["voc2012"]),
+        ("grey", []),
+    ):
+        said = [line for line in guess(guessed / layout)[0].unsure if "built-in" in line]
+        assert [re.search("built-in card '(.+)'", line)[1] for line in said] == cards
+        for name in cards:  # As advised.
+            assert not [f for f in check(name, guessed / layout) if f.severity == "error"]

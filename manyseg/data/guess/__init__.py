@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from manyseg.data import pattern
+from manyseg.data.card import builtin_cards, read_card
+from manyseg.data.folder import Folder
 from manyseg.data.guess.cells import cell_drafts
 from manyseg.data.guess.draft import Candidate, Draft, tried
 from manyseg.data.guess.drawn import drawn_drafts
@@ -29,8 +31,12 @@ READERS: Sequence[Callable[[Tree], Iterator[Draft]]] = (
 )
 """Each finds one family of layouts."""
 
-BRUSH = re.compile(r"task-\d+-annotation-\d+-by-\d+-tag-.+\.png")
+BRUSH = re.compile(r"task-\d+-annotation-\d+-by-.*-\d+\.png")
 """Names of the pictures that one labelling tool makes of brush strokes, one for each label of each task."""
+
+
+READ_AS_BUILTIN = 4
+"""Images of each split that a built-in card must read, to be named."""
 
 
 def guess(folder: str | Path) -> list[Candidate]:
@@ -43,7 +49,8 @@ def guess(folder: str | Path) -> list[Candidate]:
         raise UserError(f"{root}: there is no such folder; give the folder that holds images and annotations")
     tree = Tree(root)
     drafts = sorted((d for reader in READERS for d in reader(tree)), key=lambda d: d.rank)
-    drafts = [_with_photos(tree, draft) for draft in drafts]
+    known = tuple(_builtin_hints(root))
+    drafts = [replace(d, unsure=(*d.unsure, *known)) for d in (_with_photos(tree, draft) for draft in drafts)]
     results = [tried(draft, root) for draft in drafts]
     found = [r for r in results if isinstance(r, Candidate)]
     if found:
@@ -75,6 +82,21 @@ def _with_photos(tree: Tree, draft: Draft) -> Draft:
         fix = "give all photos one ending"
         unsure = (*unsure, f"{len(left_out)} pictures with another ending are left out, such as {left_out[0]}; {fix}")
     return replace(draft, keys={**keys, **draft.keys}, unsure=(*draft.unsure, *unsure))
+
+
+def _builtin_hints(root: Path) -> Iterator[str]:
+    """Name the built-in cards that read images of the folder; others may have laid out their files alike."""
+    for name in builtin_cards():
+        card = read_card(name)
+        try:
+            for split in card.splits:
+                folder = Folder(card, root, split)
+                folder.prepare()
+                for index in spread(range(len(folder)), READ_AS_BUILTIN):
+                    folder.found(folder.files(index))
+        except UserError:
+            continue
+        yield f"the built-in card '{name}' reads these files; if this is that dataset: manyseg data {name} {root}"
 
 
 def print_guess(folder: Path, out: Path | None, choice: int | None, *, force: bool = False) -> None:

@@ -13,12 +13,12 @@ import numpy as np
 
 from manyseg import atomic
 from manyseg.config import toml_key, toml_value
-from manyseg.data.annotation import Dense, Segments
 from manyseg.data.card import read_card
-from manyseg.data.encodings import Raw
+from manyseg.data.encodings import Raw, Regions, found_size
 from manyseg.data.folder import Folder
 from manyseg.data.guess.splits import Arrangement
 from manyseg.data.guess.tree import spread
+from manyseg.data.inspection import class_counts
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE
 from manyseg.progress import progress
@@ -147,7 +147,11 @@ class Candidate:
     def summary(self) -> str:
         """Say in one line what it is."""
         draft = self.draft
-        return f"{draft.title}: encoding {draft.encoding}, {len(draft.classes)} classes, splits {' '.join(self.splits)}"
+        *_, labels = draft.arrangement.patterns.values()
+        return (
+            f"{draft.title} ({labels}): encoding {draft.encoding}, {len(draft.classes)} classes, "
+            f"splits {' '.join(self.splits)}"
+        )
 
     def text(self, card: Path) -> str:
         """Return the text of the card that is to be written at `card`."""
@@ -205,25 +209,32 @@ def _countable(draft: Draft, folder: Folder) -> Draft:
 def _counted(folders: Sequence[Folder]) -> Counts:
     places = [(k, i) for k, folder in enumerate(folders) for i in range(len(folder))]
     chosen = spread(places, COUNTED)
-    classes = len(folders[0].space)
     rows, errors = [], []
     with progress("counting pixels", len(chosen)) as done:
         for k, index in chosen:
             done()
             try:
-                annotation = folders[k].read(index).annotation
+                rows.append(_row(folders[k], index))
             except UserError as e:
                 errors.append(e)
-                continue
-            dense = isinstance(annotation, Dense | Segments)
-            labels = annotation.labels if isinstance(annotation, Dense | Segments) else annotation.classes
-            row = np.bincount(labels.numpy().ravel().astype(np.int64) + 1, minlength=classes + 1)
-            rows.append(np.roll(row, -1))  # IGNORE is the last.
     if not rows:
         raise errors[0]
     unsure = [f"{len(errors)} of {len(chosen)} images cannot be read, the first: {errors[0]}"] if errors else []
     if len(chosen) < len(places):
         unsure.append(f"counts are of {len(chosen)} of the {len(places)} images")
     table = np.array(rows)
-    unit = "pixels" if dense else "boxes" if folders[0].annotation == "boxes" else "images"
+    unit = {"boxes": "boxes", "tags": "images"}.get(folders[0].annotation, "pixels")
     return Counts(table.sum(0), (table > 0).sum(0), len(rows), unit, tuple(unsure))
+
+
+def _row(folder: Folder, index: int) -> np.ndarray:
+    """Count the pixels (boxes, tags) of each class of an image, those without a label last; checks the image's size."""
+    files = folder.files(index)
+    found = folder.found(files)
+    with folder.opened(files, found_size(found)):
+        row = np.zeros(len(folder.space) + 1, np.int64)
+    for position, count in class_counts(found, objects=folder.annotation == "segments").items():
+        row[position] = count
+    if isinstance(found, Regions):
+        row[IGNORE] = found.plane.size - row.sum()
+    return row

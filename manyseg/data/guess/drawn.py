@@ -13,6 +13,7 @@ from manyseg.data.class_tables import ClassTable, class_tables, is_void
 from manyseg.data.encodings import Encoding, ImageFiles, Raw, RawValues, find_encoding
 from manyseg.data.encodings.drawn import DrawnEncoding
 from manyseg.data.guess.draft import Draft, FoundClass, joined_by_name
+from manyseg.data.guess.masks import photos_of
 from manyseg.data.guess.splits import arranged
 from manyseg.data.guess.tree import Pairing, Place, Tree, pairings, spread
 from manyseg.errors import UserError
@@ -74,7 +75,7 @@ def drawn_drafts(tree: Tree) -> Iterator[Draft]:
     tables = class_tables(tree.root, tree.files)
     for suffix, tools in TOOLS.items():
         others = tree.ending_in(suffix)
-        for pair in pairings(tree.images, others) if others else []:
+        for pair in pairings(photos_of(tree), others) if others else []:
             for name, title, rank in tools:
                 draft = _draft(tree, pair, name, title, rank, tables)
                 if draft is not None:

@@ -6,7 +6,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +24,7 @@ from manyseg.data.raster import read_colors, read_index
 from manyseg.errors import UserError
 from manyseg.progress import progress
 
-__all__ = ["is_masks_of_photos", "mask_draft", "mask_drafts"]
+__all__ = ["is_masks_of_photos", "mask_draft", "mask_drafts", "photos_of"]
 
 JUDGED = 4
 """Pairs that are looked at, to tell photos from masks."""
@@ -55,14 +57,12 @@ class _Scan:
 def mask_drafts(tree: Tree) -> Iterator[Draft]:
     """Yield a draft for every folder or kind of masks that photos have."""
     tables = class_tables(tree.root, tree.files)
-    judged = [(pair, _likeness(tree, pair)) for pair in pairings(tree.images, tree.images)]
-    most = max((likeness for _, likeness in judged), default=0)
-    found = [pair for pair, likeness in judged if likeness == most > 0]
+    found = _mask_pairs(tree)
     for pair in found:
         draft = mask_draft(tree, pair, tables)
         others = [p.other for p in found if p.image == pair.image and p is not pair]
         numbers = [other for other in others if OBJECT_WORDS.search(other)]
-        if draft is not None and others and OBJECT_WORDS.search(pair.other):
+        if draft is not None and others and draft.encoding == "index" and OBJECT_WORDS.search(pair.other):
             yield replace(draft, rank=draft.rank + 10, title=f"{draft.title}, which may number objects")
         elif draft is not None and numbers and draft.encoding == "index":
             what = f'{numbers[0]} may number objects; then add `instances = "{numbers[0]}"`'
@@ -70,6 +70,21 @@ def mask_drafts(tree: Tree) -> Iterator[Draft]:
             yield replace(draft, unsure=(*draft.unsure, hint))
         elif draft is not None:
             yield draft
+
+
+@lru_cache(maxsize=1)
+def _mask_pairs(tree: Tree) -> list[Pairing]:
+    judged = [(pair, _likeness(tree, pair)) for pair in pairings(tree.images, tree.images)]
+    most = max((likeness for _, likeness in judged), default=0)
+    return [pair for pair, likeness in judged if likeness == most > 0]
+
+
+def photos_of(tree: Tree) -> list[str]:
+    """Return the pictures that are not the masks of others."""
+    pairs = _mask_pairs(tree)
+    photos = {pair.images[place] for pair in pairs for place in pair.both}
+    masks = {pair.others[place] for pair in pairs for place in pair.both} - photos
+    return [file for file in tree.images if file not in masks]
 
 
 def is_masks_of_photos(tree: Tree, pair: Pairing) -> bool:
@@ -106,6 +121,9 @@ def mask_draft(tree: Tree, pair: Pairing, tables: Sequence[ClassTable]) -> Draft
     """Return the draft of masks by the values that they hold, or None if these are no classes."""
     files = spread([pair.others[p] for p in pair.both], SCANNED)
     scan = _scanned([tree.path(f) for f in files])
+    numbered = None if scan.colors or not OBJECT_WORDS.search(pair.other) else _class_numbers(scan.pixels)
+    if numbered is not None:
+        scan.pixels = numbered.pixels
     if not scan.pixels or len(scan.pixels) > MOST_COLORS:
         return None
     place = arranged(tree, {"image": pair.image, "mask": pair.other}, pair.images, pair.both)
@@ -114,7 +132,33 @@ def mask_draft(tree: Tree, pair: Pairing, tables: Sequence[ClassTable]) -> Draft
         unsure.append(f"values are those of {len(files)} of {len(pair.both)} masks; the others may have more")
     modes = ", ".join(f"{count} {mode}" for mode, count in scan.modes.most_common())
     saw = [f"{len(pair.both)} pairs {pair.image} and {pair.other}; modes of the masks: {modes}"]
-    return _colored(scan, place, tables, saw, unsure) if scan.colors else _indexed(scan, place, tables, saw, unsure)
+    if scan.colors:
+        return _colored(scan, place, tables, saw, unsure)
+    draft = _indexed(scan, place, tables, saw, unsure)
+    return draft if numbered is None else _of_objects(draft, numbered)
+
+
+class _Numbered(NamedTuple):
+    """Pixels of each class, where values are a class or a class x 1000 + the number of an object; countable classes."""
+
+    pixels: Counter[int]
+    things: frozenset[int]
+
+
+def _class_numbers(values: Counter[int]) -> _Numbered | None:
+    things = frozenset(v // 1000 for v in values if v >= 1000)
+    if not things:
+        return None
+    pixels = Counter[int]()
+    for value, count in values.items():
+        pixels[value if value < 1000 else value // 1000] += count
+    return _Numbered(pixels, things)
+
+
+def _of_objects(draft: Draft, found: _Numbered) -> Draft:
+    classes = [c._replace(thing=not found.things.isdisjoint(c.values)) for c in draft.classes]
+    title = draft.title.replace("masks", "masks of class x 1000 + object")
+    return replace(draft, title=title, encoding="instance_ids", classes=classes)
 
 
 def _scanned(paths: Sequence[Path]) -> _Scan:
