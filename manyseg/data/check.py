@@ -18,6 +18,7 @@ from manyseg.data.files import stream, write_image
 from manyseg.data.finding import Finding, merged, of_error
 from manyseg.data.folder import Folder
 from manyseg.data.histogram import Histogram, absences, single
+from manyseg.data.hub_sets import local_root
 from manyseg.data.inspection import inspect_all
 from manyseg.data.parquet import cell_of
 from manyseg.data.table_check import compared_tables
@@ -38,8 +39,8 @@ def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], di
     Raises UserError if `root` is no folder, or the card is at fault.
     """
     card = card if isinstance(card, Card) else read_card(card)
-    if not Path(root).is_dir():
-        raise UserError(f"{root}: there is no such folder; give the root of dataset '{card.name}'")
+    if not (place := local_root(root)).is_dir():
+        raise UserError(f"{place}: there is no such folder; give the root of dataset '{card.name}'")
     findings: list[Finding] = []
     folders: list[Folder] = []
     histograms = {}

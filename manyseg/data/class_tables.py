@@ -14,7 +14,7 @@ from manyseg.data.encodings import Raw
 from manyseg.data.encodings.schema import load_json, read_bytes
 from manyseg.errors import UserError
 
-__all__ = ["ClassTable", "TableRow", "class_tables", "hex_color", "is_void"]
+__all__ = ["ClassTable", "TableRow", "class_tables", "hex_color", "is_void", "may_be_table"]
 
 LARGEST = 1 << 20
 """Bytes; a longer file is no table of classes."""
@@ -77,7 +77,8 @@ def is_void(name: str) -> bool:
 def class_tables(root: Path, files: Iterable[str]) -> list[ClassTable]:
     """Read the tables of classes among files below `root`, those nearest to it first; of equal ones the first."""
     found: list[ClassTable] = []
-    for file in sorted((f for f in files if _may_be(root, f)), key=lambda f: (f.count("/"), f)):
+    small = (f for f in files if may_be_table(f) and (root / f).stat().st_size <= LARGEST)
+    for file in sorted(small, key=lambda f: (f.count("/"), f)):
         path = root / file
         try:
             rows = list(_json_rows(load_json(path)) if path.suffix.lower() == ".json" else _text_rows(path))
@@ -89,14 +90,12 @@ def class_tables(root: Path, files: Iterable[str]) -> list[ClassTable]:
     return found
 
 
-def _may_be(root: Path, file: str) -> bool:
+def may_be_table(file: str) -> bool:
+    """Say whether a file has the name of a table of classes."""
     if not file.lower().endswith(SUFFIXES):  # As most: there are as many masks as images.
         return False
     path = PurePosixPath(file)
-    return (
-        NAMES.search(path.stem + path.suffix.replace(".names", "names")) is not None
-        and (root / file).stat().st_size <= LARGEST
-    )
+    return NAMES.search(path.stem + path.suffix.replace(".names", "names")) is not None
 
 
 def _text_rows(path: Path) -> Iterator[TableRow]:

@@ -21,6 +21,7 @@ from manyseg.data.card import Card, is_list
 from manyseg.data.encodings import Found, ImageFiles, found_size
 from manyseg.data.files import DataError, Size, image_size, opened
 from manyseg.data.finding import Finding
+from manyseg.data.hub_sets import local_root
 from manyseg.data.photo import orientation, read_rgb, shown_size, turned
 from manyseg.errors import UserError, close
 from manyseg.labels import LabelSpace
@@ -65,7 +66,7 @@ class Folder:
     """
 
     def __init__(self, card: Card, root: str | Path, split: str = "train", annotation: str = "native") -> None:
-        self.card, self.root, self.split = card, Path(root), split
+        self.card, self.root, self.split = card, local_root(root), split
         self._root = str(self.root)
         self.annotation = card.kind if annotation == "native" else annotation
         if self.annotation not in WEAKER[card.kind]:

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from manyseg.data.card import Card, builtin_cards, read_card
+from manyseg.data.hub_sets import local_root, set_address
 from manyseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class DatasetOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     card: str = Field(description="Name of a built-in card, or path of a card.")
-    root: str = Field(description="The folder that the card's patterns are relative to.")
+    root: str = Field(description="The folder that the card's patterns are relative to, or `hf://datasets/user/name`.")
     eval_split: str = Field(default="val", description="Split that is evaluated.")
     merge: dict[str, tuple[str, ...]] = Field(
         default={},
@@ -142,7 +143,7 @@ class DatasetOptions(BaseModel):
         from manyseg.data.folder import Folder
 
         card = self.read_card(base)
-        root = base / self.root
+        root = local_root(self.root, base)
         if not root.is_dir():
             raise UserError(
                 f"{root}: there is no such folder for dataset '{card.name}'; correct its root, or say where "
@@ -272,7 +273,7 @@ def _below(root: str, entries: Any) -> Any:
         return entries
     return [
         {**e, "root": (Path(root) / e["root"]).as_posix()}
-        if isinstance(e, dict) and isinstance(e.get("root"), str)
+        if isinstance(e, dict) and isinstance(e.get("root"), str) and set_address(e["root"]) is None
         else e
         for e in entries
     ]

@@ -21,7 +21,8 @@ def read_index(path: Path, *, wide: bool) -> np.ndarray:
     with opened(path) as image:
         _refuse_lossy(path, image)
         # Pillow spreads grey PNGs of 2 and 4 bits over 0..255.
-        spread = {"L;2": 85, "L;4": 17}.get(str(image.tile[0][3]), 1) if image.format == "PNG" and image.tile else 1
+        stored = getattr(image, "tile", None) if image.format == "PNG" else None
+        spread = {"L;2": 85, "L;4": 17}.get(str(stored[0][3]), 1) if stored else 1
         image.load()
         if image.mode in ("L", "P"):
             return np.asarray(image) // spread if spread > 1 else np.asarray(image)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from manyseg import atomic
 from manyseg.config import read_toml, to_toml
 from manyseg.data.card import builtin_cards
+from manyseg.data.hub_sets import asking, set_address
 from manyseg.errors import UserError
 from manyseg.runs.folder import RunFolder
 
@@ -28,8 +28,6 @@ NEEDED = ("recipe.toml", "spaces.json", "taxonomy.tsv", "files/*", "stages/*.tsv
 """What a run needs beside its best weights to predict; its manifest has the sums."""
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-
-T = TypeVar("T")
 
 
 def push(folder: str | Path, name: str, licence: str, *, private: bool = False) -> str:
@@ -45,8 +43,8 @@ def push(folder: str | Path, name: str, licence: str, *, private: bool = False) 
     api = HfApi()
     with tempfile.TemporaryDirectory() as place:
         packed = pack(folder, Path(place) / "model", name, licence)
-        url = _asking(lambda: api.create_repo(name, private=private, exist_ok=True), name)
-        _asking(lambda: api.upload_folder(repo_id=name, folder_path=packed, commit_message="manyseg push"), name)
+        url = asking(lambda: api.create_repo(name, private=private, exist_ok=True), name)
+        asking(lambda: api.upload_folder(repo_id=name, folder_path=packed, commit_message="manyseg push"), name)
     return str(url)
 
 
@@ -90,7 +88,7 @@ def download(address: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = [*NEEDED, "manifest.json", "best/*"]
-    folder = Path(_asking(lambda: snapshot_download(name, revision=revision or None, allow_patterns=wanted), name))
+    folder = Path(asking(lambda: snapshot_download(name, revision=revision or None, allow_patterns=wanted), name))
     if not (folder / "recipe.toml").is_file():
         raise UserError(f"{address}: no run of manyseg is there (no recipe.toml); check the name")
     tree = read_toml(folder / "recipe.toml")
@@ -118,7 +116,8 @@ def _without_paths(tree: dict[str, Any]) -> dict[str, Any]:
     if not hub_address(tree.get("start", PREFIX)):
         del tree["start"]
     for entry in (*data.get("sets", []), *data.get("unseen", [])):
-        entry["root"] = Path(entry["root"]).name
+        if set_address(entry["root"]) is None:
+            entry["root"] = Path(entry["root"]).name
         if entry["card"] not in builtin_cards():
             entry["card"] = Path(entry["card"]).name
     if isinstance(tree.get("model", {}).get("pretrained"), str):
@@ -128,29 +127,3 @@ def _without_paths(tree: dict[str, Any]) -> dict[str, Any]:
         if "track" in stage.get("train", {}):
             stage["train"]["track"] = []
     return tree
-
-
-def _asking(request: Callable[[], T], name: str) -> T:
-    """Ask the hub, and say in one line what went wrong."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
-
-    try:
-        return request()
-    except LocalTokenNotFoundError:
-        raise UserError("not logged in to the hub; run `hf auth login`, or set HF_TOKEN") from None
-    except GatedRepoError:
-        raise UserError(f"hf://{name}: its owner gives access one by one; ask for it on its page, and log in") from None
-    except RepositoryNotFoundError:
-        raise UserError(
-            f"hf://{name}: there is no such repository, or it is private; check the name, or log in"
-        ) from None
-    except HfHubHTTPError as e:
-        status = getattr(e.response, "status_code", None)
-        if status in (401, 403):
-            raise UserError(
-                f"hf://{name}: the hub refuses this ({status}); log in with a token that may write there"
-            ) from None
-        raise UserError(f"hf://{name}: the hub answers {status or e}; try again later") from None
-    except OSError as e:
-        reason = " ".join(str(e).split())[:200]
-        raise UserError(f"hf://{name}: the hub cannot be reached ({reason}); check the network") from None

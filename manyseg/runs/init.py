@@ -15,6 +15,7 @@ from manyseg.config import toml_value
 from manyseg.data.card import read_card
 from manyseg.data.folder import Folder
 from manyseg.data.guess import Candidate, guess
+from manyseg.data.hub_sets import set_address
 from manyseg.errors import UserError
 
 __all__ = ["asked_folders", "init_recipe"]
@@ -49,7 +50,7 @@ def asked_folders() -> list[Path]:
         if not line:
             break
         folder = Path(line).expanduser()
-        if folder.is_dir():
+        if folder.is_dir() or set_address(line):
             folders.append(folder)
         else:
             print(f"{folder}: there is no such folder")
@@ -142,5 +143,7 @@ def _recipe(found: Sequence[_Found], sizes: Mapping[str, int], out: Path) -> str
 
 def _root(folder: Path, base: Path) -> str:
     """Write a dataset's folder: from the recipe on if it lies below the recipe's folder, else in full."""
+    if (address := set_address(folder)) is not None:
+        return address
     place, start = folder.resolve(), base.resolve()
     return Path(os.path.relpath(place, start)).as_posix() if place.is_relative_to(start) else place.as_posix()

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from manyseg.config import check, keywords, merge_tables, override, read_toml, replace_values
 from manyseg.data.card import builtin_cards
+from manyseg.data.hub_sets import set_address
 from manyseg.data.options import DataOptions
 from manyseg.errors import UserError, close
 from manyseg.inference.options import TestOptions
@@ -140,6 +141,8 @@ class Recipe(BaseModel):
         return self.model_copy(update={"model": model} | ({"stage": plans} if first else {}))
 
     def _relative(self, path: str, folder: Path) -> str:
+        if set_address(path) is not None:
+            return path
         return Path(os.path.relpath(self.base / path, folder)).as_posix()
 
     def _spelt_stage(self, stage: Stage, files: dict[str, Path | None]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from hub_stand_in import TOKEN, HubStandIn
+from hub_stand_in import connected
 from huggingface_hub import constants
 
 import manyseg
@@ -50,16 +50,7 @@ def _spaces(world):
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    """A hub that this process talks to, and is logged in to."""
-    stand_in = HubStandIn()
-    with stand_in.running() as address:
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        url = address + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with connected(monkeypatch, tmp_path) as stand_in:
         yield stand_in
 
 

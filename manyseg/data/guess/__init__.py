@@ -18,6 +18,7 @@ from manyseg.data.guess.photos import photo_keys
 from manyseg.data.guess.records import record_drafts
 from manyseg.data.guess.red_green import red_green_drafts
 from manyseg.data.guess.tree import Tree, ending, spread
+from manyseg.data.hub_sets import local_root, set_address
 from manyseg.errors import UserError
 
 __all__ = ["Candidate", "guess", "print_guess"]
@@ -44,14 +45,14 @@ def guess(folder: str | Path) -> list[Candidate]:
 
     Raises UserError if there is no such folder, or nothing in it is known.
     """
-    root = Path(folder)
+    root, said = local_root(folder), set_address(folder) or Path(folder)
     if not root.is_dir():
         raise UserError(f"{root}: there is no such folder; give the folder that holds images and annotations")
     tree = Tree(root)
     drafts = sorted((d for reader in READERS for d in reader(tree)), key=lambda d: d.rank)
-    known = tuple(_builtin_hints(root))
+    known = tuple(_builtin_hints(root, said))
     drafts = [replace(d, unsure=(*d.unsure, *known)) for d in (_with_photos(tree, draft) for draft in drafts)]
-    results = [tried(draft, root) for draft in drafts]
+    results = [tried(draft, root, said) for draft in drafts]
     found = [r for r in results if isinstance(r, Candidate)]
     if found:
         return found
@@ -84,7 +85,7 @@ def _with_photos(tree: Tree, draft: Draft) -> Draft:
     return replace(draft, keys={**keys, **draft.keys}, unsure=(*draft.unsure, *unsure))
 
 
-def _builtin_hints(root: Path) -> Iterator[str]:
+def _builtin_hints(root: Path, said: str | Path) -> Iterator[str]:
     """Name the built-in cards that read images of the folder; others may have laid out their files alike."""
     for name in builtin_cards():
         card = read_card(name)
@@ -96,12 +97,13 @@ def _builtin_hints(root: Path) -> Iterator[str]:
                     folder.found(folder.files(index))
         except UserError:
             continue
-        yield f"the built-in card '{name}' reads these files; if this is that dataset: manyseg data {name} {root}"
+        yield f"the built-in card '{name}' reads these files; if this is that dataset: manyseg data {name} {said}"
 
 
-def print_guess(folder: Path, out: Path | None, choice: int | None, *, force: bool = False) -> None:
+def print_guess(folder: str | Path, out: Path | None, choice: int | None, *, force: bool = False) -> None:
     """Print what a folder may be; write the card of candidate `choice` (from 1) to `out`, or print it."""
     found = guess(folder)
+    folder = set_address(folder) or folder
     number = 1 if choice is None else choice
     if not 1 <= number <= len(found):
         raise UserError(f"--choice {number}: there are {len(found)} candidates; give a number from 1 to {len(found)}")
@@ -110,7 +112,7 @@ def print_guess(folder: Path, out: Path | None, choice: int | None, *, force: bo
             print(f"{'*' if n == number else ' '} {n}. {candidate.summary()}")
     chosen = found[number - 1]
     if out is None:
-        name = (folder.resolve().name or "dataset").replace(" ", "-")
+        name = (Path(folder).resolve().name or "dataset").replace(" ", "-")
         print(chosen.text(Path(f"{name}.toml")))
         print(f"to write it with its lists: manyseg data --guess {folder} -o {name}.toml")
         return

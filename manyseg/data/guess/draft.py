@@ -73,7 +73,7 @@ class Draft:
         lists = self.arrangement.lists
         return {card.with_name(_list_name(card, split)): "\n".join(ids) + "\n" for split, ids in lists.items()}
 
-    def text(self, name: str, card: Path, root: Path, counts: Counts | None = None) -> str:
+    def text(self, name: str, card: Path, root: str | Path, counts: Counts | None = None) -> str:
         """Return the card as TOML, with comments."""
         place = self.arrangement
         splits = {**place.splits, **{split: _list_name(card, split) for split in place.lists}}
@@ -138,10 +138,10 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A draft that was tried on the folder, with what was counted."""
+    """A draft that was tried on the folder, with what was counted; `root` is the folder as it was given."""
 
     draft: Draft
-    root: Path
+    root: str | Path
     counts: Counts
 
     def summary(self) -> str:
@@ -155,7 +155,7 @@ class Candidate:
 
     def text(self, card: Path) -> str:
         """Return the text of the card that is to be written at `card`."""
-        name = card.stem or self.root.name
+        name = card.stem or Path(self.root).name
         return self.draft.text(name, card, self.root, self.counts)
 
     @property
@@ -183,8 +183,8 @@ class Candidate:
         return list(files)
 
 
-def tried(draft: Draft, root: Path) -> Candidate | UserError:
-    """Read some images as the draft says; returns the first error if none can be read."""
+def tried(draft: Draft, root: Path, said: str | Path) -> Candidate | UserError:
+    """Read some images as the draft says; returns the first error if none can be read. `root` is called as `said`."""
     with TemporaryDirectory() as place:
         card = Path(place) / "card.toml"
         try:
@@ -195,7 +195,7 @@ def tried(draft: Draft, root: Path) -> Candidate | UserError:
             counts = _counted(folders)
         except UserError as e:
             return UserError(str(e).replace(f"{card}: ", ""))
-    return Candidate(_countable(draft, folders[0]), root, counts)
+    return Candidate(_countable(draft, folders[0]), said, counts)
 
 
 def _countable(draft: Draft, folder: Folder) -> Draft:

@@ -8,13 +8,33 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
-__all__ = ["HubStandIn"]
+from huggingface_hub import constants
+
+__all__ = ["TOKEN", "HubStandIn", "connected"]
 
 TOKEN = "hf_token_of_a_writer"
 
 
+@contextmanager
+def connected(monkeypatch, tmp_path):
+    """Yield a hub that this process talks to, and is logged in to."""
+    stand_in = HubStandIn()
+    with stand_in.running() as address:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        url = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        yield stand_in
+
+
 class HubStandIn:
-    """Repositories by name, each a mapping from paths to bytes; `requests` lists method and path of every request."""
+    """Repositories by name, each a mapping from paths to bytes; `requests` lists method and path of every request.
+
+    Datasets are called `datasets/user/name`; revisions other than `main` have `@revision` after that.
+    """
 
     def __init__(self):
         self.repositories, self.private, self.requests = {}, set(), []
@@ -94,9 +114,20 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append((self.command, self.path))
         path = unquote(self.path.partition("?")[0]).strip("/")
         parts = path.split("/")
-        name = "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
+        kind = "datasets/" if "datasets" in parts[:2] else ""
+        if kind:
+            parts.remove("datasets")
+            parts[:0] = [] if parts[0] != "api" else [parts.pop(0), "datasets"]
+        name = kind + "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
         if name not in hub.repositories:
             return self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+        asked = "/".join(parts[5:] if parts[0] == "api" else parts[3:4])
+        main = self.commit(name)
+        others = {self.commit(n): n for n in hub.repositories if n.startswith(f"{name}@")}
+        if f"{name}@{asked}" in hub.repositories or asked in others:
+            name = others.get(asked, f"{name}@{asked}")
+        elif asked not in ("", "main", main):
+            return self.answer(404, {"error": "Revision not found"}, X_Error_Code="RevisionNotFound")
         files, oid = hub.repositories[name], self.commit(name)
         if parts[0] == "api" and "tree" in parts:
             tree = [{"type": "file", "path": p, "size": len(c), "oid": self.sum(c)} for p, c in files.items()]
