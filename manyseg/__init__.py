@@ -9,8 +9,9 @@
 Everything is loaded when it is first used, so that `import manyseg` itself loads no deep-learning framework.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from manyseg.lazy import first_use
 
 if TYPE_CHECKING:
     from manyseg.errors import UserError as UserError
@@ -28,19 +29,20 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PLACES = {
-    "LabelSpace": ("manyseg.labels", "LabelSpace"),
-    "Method": ("manyseg.methods.base", "Method"),
-    "Model": ("manyseg.prediction.model", "Model"),
-    "PixelMethod": ("manyseg.methods.base", "PixelMethod"),
-    "Prediction": ("manyseg.prediction.model", "Prediction"),
-    "Taxonomy": ("manyseg.labels", "Taxonomy"),
-    "UserError": ("manyseg.errors", "UserError"),
-    "evaluate": ("manyseg.runs.run", "evaluate_run"),
-    "load": ("manyseg.runs.run", "load"),
-    "propose_labels": ("manyseg.runs.propose", "propose_labels"),
-    "train": ("manyseg.runs.run", "train_recipe"),
+    "LabelSpace": "manyseg.labels",
+    "Method": "manyseg.methods.base",
+    "Model": "manyseg.prediction.model",
+    "PixelMethod": "manyseg.methods.base",
+    "Prediction": "manyseg.prediction.model",
+    "Taxonomy": "manyseg.labels",
+    "UserError": "manyseg.errors",
+    "evaluate": "manyseg.runs.run:evaluate_run",
+    "load": "manyseg.runs.run",
+    "propose_labels": "manyseg.runs.propose",
+    "train": "manyseg.runs.run:train_recipe",
 }
-"""The module in which each public name is defined, and its name there."""
+
+__getattr__ = first_use(__name__, _PLACES)
 
 __all__ = [  # noqa: RUF022  # sorted by what a reader looks for first
     "__version__",
@@ -56,15 +58,6 @@ __all__ = [  # noqa: RUF022  # sorted by what a reader looks for first
     "Taxonomy",
     "UserError",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Load a public name from its module (PEP 562)."""
-    if name not in _PLACES:
-        raise AttributeError(f"module 'manyseg' has no attribute '{name}'")
-    module, there = _PLACES[name]
-    globals()[name] = getattr(import_module(module), there)
-    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 from manyseg.cli import datasets, training, using  # noqa: F401  (their verbs register with the application, in this order)
@@ -16,6 +17,8 @@ __all__ = ["app", "main"]
 def main() -> None:
     """Run the command line; a user's mistake ends in one line on stderr and exit code 1."""
     share_cores()
+    # Looking for plugins reads the metadata of every package that is installed.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # Characters that a terminal cannot show are spelled by their numbers.

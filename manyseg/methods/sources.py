@@ -16,7 +16,6 @@ from pydantic import GetPydanticSchema, PlainSerializer, PlainValidator
 
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
-from manyseg.relate import propose
 from manyseg.relate.statistics import Statistics
 
 __all__ = [
@@ -136,5 +135,6 @@ def resolve_statistics(source: StatisticsSource | str) -> Statistics:
 def propose_by_text(spaces: Sequence[LabelSpace], encoder: str | None = None) -> Taxonomy:
     """Return what `manyseg labels` proposes by text, with parts in their wholes."""
     from manyseg.models.text import TextEncoder
+    from manyseg.relate import propose
 
     return propose(spaces, by="text", encode=TextEncoder(encoder).encode).taxonomy
