@@ -163,7 +163,8 @@ class EncodedImages:
         hierarchy = self.method.hierarchy
         assert hierarchy is not None
         # A class is never less probable than the classes it contains, so that an argmax would never choose a finer one.
-        return deepest(self._predict(self.features, OutputSpace(hierarchy.space)), hierarchy, self.size)
+        scores = self._predict(self.features, OutputSpace(hierarchy.space))
+        return deepest(scores, hierarchy, self.size, self.method.align_corners)
 
     def _resized(self, scale: float) -> UInt8[Tensor, "B 3 _ _"]:
         return resize(self._image, self.options.input_size(self.size, scale))

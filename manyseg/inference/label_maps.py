@@ -6,6 +6,7 @@ Axes: B images, D classes, h w feature resolution, H W native size.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -14,7 +15,7 @@ from torch import Tensor
 from manyseg.inference.options import Size
 from manyseg.labels import IGNORE
 
-__all__ = ["argmax_map", "class_sums"]
+__all__ = ["argmax_map", "class_sums", "label_map"]
 
 BAND_PIXELS = 1 << 20
 """Pixels at native size that are processed at once."""
@@ -24,30 +25,48 @@ GATHERED = {"cpu": 1 << 17, "cuda": 1 << 26}
 
 
 def argmax_map(scores: Float[Tensor, "B D h w"], size: Size, align_corners: bool = False) -> Int[Tensor, "B H W"]:
-    """Return the argmax of the bilinearly upsampled scores, without upsampling them.
+    """Return the argmax of the bilinearly upsampled scores, or IGNORE where the nearest cell excludes every class.
 
-    Interpolation is a convex combination of four cells: where one class is best at all four it is best between them.
-    Only the pixels whose four cells disagree are interpolated, in bounded memory. Exact but for ties. A pixel whose
-    nearest cell excludes every class (-inf) becomes IGNORE. Pixels have half-pixel centres unless `align_corners`.
+    A class is excluded by -inf; the others follow as `label_map` says.
+    """
+    return label_map(scores, size, _argmax, align_corners)
+
+
+def label_map(
+    scores: Float[Tensor, "B D h w"],
+    size: Size,
+    decide: Callable[[Float[Tensor, "P D"]], Int[Tensor, " P"]],
+    align_corners: bool = False,
+) -> Int[Tensor, "B H W"]:
+    """Return what `decide` says of the bilinearly upsampled scores, without upsampling them.
+
+    Interpolation is a convex combination of four cells. `decide` must be such that what it says at all four it says
+    between them too: where one class is best at four cells, it is best between them. So only the pixels whose four
+    cells disagree are interpolated, in bounded memory. Exact but for ties. A pixel whose nearest cell excludes every
+    class (-inf) becomes IGNORE. Pixels have half-pixel centres unless `align_corners`.
     """
     b, d, h, w = scores.shape
     # Cells as rows of D: a pixel's scores are then gathered from four contiguous runs.
     cells = scores.permute(0, 2, 3, 1).reshape(-1, d).contiguous()
-    value, index = cells.max(1)
-    nothing, best = (value == -math.inf).view(b, h, w), index.view(b, h, w)
+    nothing = (cells.amax(1) == -math.inf).view(b, h, w)
     # A constant over all classes does not change an argmax: cells without a class leave the result to the others.
     cells = cells.masked_fill(nothing.view(-1, 1), 0.0).clamp_(min=torch.finfo(cells.dtype).min / 4)
     rows, columns = (_Axis.of(n, side, scores.device, align_corners) for n, side in zip((h, w), size, strict=True))
     # Columns are repeated before rows: rows can then be copied whole.
-    agreed = _agreed(best).index_select(2, columns.before)
-    out = best.new_empty(b, *size)
+    agreed = _agreed(decide(cells).view(b, h, w)).index_select(2, columns.before)
+    out = agreed.new_empty(b, *size)
     step = max(1, BAND_PIXELS // max(1, b * size[1]))
     for start in range(0, size[0], step):
         band = rows.part(slice(start, start + step))
-        out[:, start : start + step] = _interpolated(cells, (h, w), agreed.index_select(1, band.before), band, columns)
+        part = agreed.index_select(1, band.before)
+        out[:, start : start + step] = _interpolated(cells, (h, w), part, band, columns, decide)
     if nothing.any():
         out.masked_fill_(nothing.index_select(2, columns.nearest).index_select(1, rows.nearest), IGNORE)
     return out
+
+
+def _argmax(scores: Float[Tensor, "P D"]) -> Int[Tensor, " P"]:
+    return scores.argmax(1)
 
 
 def _agreed(best: Int[Tensor, "B h w"]) -> Int[Tensor, "B h w"]:
@@ -108,9 +127,14 @@ class _Axis:
 
 
 def _interpolated(
-    cells: Float[Tensor, "cells D"], low: Size, agreed: Int[Tensor, "B R W"], rows: _Axis, columns: _Axis
+    cells: Float[Tensor, "cells D"],
+    low: Size,
+    agreed: Int[Tensor, "B R W"],
+    rows: _Axis,
+    columns: _Axis,
+    decide: Callable[[Float[Tensor, "P D"]], Int[Tensor, " P"]],
 ) -> Int[Tensor, "B R W"]:
-    """Fill in the pixels of IGNORE: interpolate their scores between four cells, and take the best class."""
+    """Fill in the pixels of IGNORE: interpolate their scores between four cells, and decide."""
     pixels = (agreed == IGNORE).view(-1).nonzero().view(-1)
     found = []
     for pixel in torch.split(pixels, max(1, GATHERED.get(cells.device.type, GATHERED["cuda"]) // cells.shape[1])):
@@ -120,5 +144,5 @@ def _interpolated(
         left, right, share = columns.before[j], columns.after[j], columns.share[j][:, None]
         first = torch.lerp(cells[upper + left], cells[upper + right], share)
         second = torch.lerp(cells[lower + left], cells[lower + right], share)
-        found.append(torch.lerp(first, second, rows.share[i][:, None]).argmax(1))
+        found.append(decide(torch.lerp(first, second, rows.share[i][:, None])))
     return agreed.view(-1).index_copy_(0, pixels, torch.cat(found)).view_as(agreed)

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from manyseg.data.bands import ValueRange
 from manyseg.data.card import builtin_cards, read_card
 from manyseg.data.files import write_image
 from manyseg.errors import UserError
@@ -29,7 +30,7 @@ from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.methods.base import Method
 from manyseg.models.text import TextEncoder
 from manyseg.prediction.drawing import mask_image, overlay
-from manyseg.prediction.photo import read_photo
+from manyseg.prediction.photo import PLAIN, Reading, read_photo
 from manyseg.relate.unseen import relate_by_names, relate_by_table, relate_by_text, unmapped
 
 __all__ = ["Labels", "Model", "Picture", "Prediction", "Relate", "find_space"]
@@ -118,7 +119,15 @@ class Model:
 
     @overload
     def predict(
-        self, image: Picture, labels: Labels = ..., *, relate: Relate = ..., scores: bool = ..., segments: bool = ...
+        self,
+        image: Picture,
+        labels: Labels = ...,
+        *,
+        relate: Relate = ...,
+        scores: bool = ...,
+        segments: bool = ...,
+        bands: tuple[int, ...] | None = ...,
+        value_range: ValueRange | None = ...,
     ) -> Prediction: ...
     @overload
     def predict(
@@ -129,6 +138,8 @@ class Model:
         relate: Relate = ...,
         scores: bool = ...,
         segments: bool = ...,
+        bands: tuple[int, ...] | None = ...,
+        value_range: ValueRange | None = ...,
     ) -> list[Prediction]: ...
     def predict(
         self,
@@ -138,6 +149,8 @@ class Model:
         relate: Relate = "names",
         scores: bool = False,
         segments: bool = False,
+        bands: tuple[int, ...] | None = None,
+        value_range: ValueRange | None = None,
     ) -> Prediction | list[Prediction]:
         """Segment an image, or each of a list of images, and return a label map at its own size.
 
@@ -148,12 +161,24 @@ class Model:
         words, and else found among the unified nodes as `relate` says: by "names", by "text", or by the table of a
         taxonomy that has both label spaces.
         `scores` and `segments` request more than the label map; segments need a method that tells objects apart
-        (`lmseg`). Raises UserError for an image that cannot be read, and for what the model cannot predict.
+        (`lmseg`). `bands` says which bands of a file are red, green and blue (or the one that is grey), counted from 1,
+        and `value_range` which values are black and white; by default they are those of a card that `labels` names.
+        Raises UserError for an image that cannot be read, and for what the model cannot predict.
         """
-        output = self.output(labels, relate)
+        output, reading = self.output(labels, relate), self._reading(labels, bands, value_range)
         if isinstance(image, list):
-            return [self._predict(one, output, scores, segments) for one in image]
-        return self._predict(image, output, scores, segments)
+            return [self._predict(one, output, scores, segments, reading) for one in image]
+        return self._predict(image, output, scores, segments, reading)
+
+    def _reading(self, labels: Labels, bands: tuple[int, ...] | None, value_range: ValueRange | None) -> Reading:
+        """Return how files are read: as is asked for, else as the card says that `labels` names."""
+        if bands is not None and (len(bands) not in (1, 3) or min(bands) < 1):
+            raise UserError(f"bands are {bands}; give three numbers from 1 on, as (4, 3, 2), or one")
+        if value_range is not None and not value_range[0] < value_range[1]:
+            raise UserError(f"value_range is {value_range}; give the values of black and white, as (0, 4095)")
+        known = read_card(labels) if isinstance(labels, str | Path) and self._is_card(labels) else None
+        of_card = PLAIN if known is None else Reading(known.bands, known.range)
+        return Reading(bands or of_card.bands, value_range or of_card.value_range)
 
     def export(
         self,
@@ -193,14 +218,16 @@ class Model:
         """Return the label space that `labels` stands for, in the colours of the taxonomy; see `predict`."""
         if isinstance(labels, LabelSpace):
             space = labels
-        elif isinstance(labels, Path) or (isinstance(labels, str) and self._is_card(labels)):
+        elif isinstance(labels, str | Path) and self._is_card(labels):
             space = read_card(labels).space
         else:
             space = find_space(self.method, self.spaces, labels)
         return self.taxonomy.painted(space)
 
-    def _is_card(self, labels: str) -> bool:
-        """Say whether a text is a card: the path of one, or a built-in one's name that no training dataset has."""
+    def _is_card(self, labels: str | Path) -> bool:
+        """Say whether labels are a card: the path of one, or a built-in one's name that no training dataset has."""
+        if isinstance(labels, Path):
+            return True
         known = {s.name for s in self.spaces}
         return labels.endswith(".toml") or (labels not in known and labels in builtin_cards())
 
@@ -285,14 +312,20 @@ class Model:
                 each.append(Prediction(labels, output.space, image, confidence=confidence))
         return out
 
-    def _predict(self, image: Picture, output: OutputSpace, scores: bool, segments: bool) -> Prediction:
-        shown, size = self._shown(image, self.options.of(output.space.name))
+    def _predict(
+        self, image: Picture, output: OutputSpace, scores: bool, segments: bool, reading: Reading
+    ) -> Prediction:
+        shown, size = self._shown(image, self.options.of(output.space.name), reading)
         return self.predict_batch(shown[None], size, output, scores, segments)[0]
 
-    def _shown(self, image: Picture, options: TestOptions) -> tuple[UInt8[Tensor, "3 _ _"], Size]:
+    def _shown(
+        self, image: Picture, options: TestOptions, reading: Reading = PLAIN
+    ) -> tuple[UInt8[Tensor, "3 _ _"], Size]:
         """Return an image as the model is shown it, perhaps made smaller, and its own (height, width)."""
         if isinstance(image, str | Path):
-            return read_photo(Path(image), options.input_size)
+            return read_photo(Path(image), options.input_size, reading)
+        if reading != PLAIN:
+            raise UserError("bands and a range of values are for files; give the image's path, or choose them yourself")
         shown = _pixels(image)
         return shown, (shown.shape[-2], shown.shape[-1])
 

@@ -93,3 +93,42 @@ def test_predict_reads_images_as_it_is_told(tmp_path):
         assert (read(mask)[1] == value).all()
     with pytest.raises(UserError, match="1 of 1 images could not be read"):
         predict_paths(model, [path], "street", tmp_path / "out", kinds=["masks"])
+
+
+CARD = """
+name = "street"
+image = "{id}.tif"
+mask = "{id}.png"
+encoding = "index"
+splits = { train = "train.txt" }
+bands = [2]
+range = [0, 1000]
+[classes]
+dark = { value = 0, color = "#0a141e" }
+bright = { value = 1, color = "#c86400" }
+"""
+
+
+def test_from_python_a_file_is_read_as_it_is_told_or_as_the_card_says(tmp_path):
+    path = bands(tmp_path / "a.tif", np.stack([np.zeros((4, 4)), np.full((4, 4), 900)]).astype(np.uint16))
+    (tmp_path / "street.toml").write_text(CARD)
+    model = Model(Brightness(), [STREET, PARK], TestOptions())
+    for given, value in (
+        ({"labels": "street", "bands": (2,), "value_range": (0, 1000)}, 1),
+        ({"labels": "street", "bands": (1,), "value_range": (0, 1000)}, 0),
+        ({"labels": tmp_path / "street.toml"}, 1),
+        ({"labels": str(tmp_path / "street.toml"), "bands": (1,)}, 0),
+        ({"labels": str(tmp_path / "street.toml"), "value_range": (0, 9000)}, 0),
+    ):
+        first, second = model.predict([path, path], **given)
+        assert (first.labels == value).all()
+        assert (second.labels == value).all()
+    for given, message in (
+        ({"bands": (4, 3)}, r"bands are \(4, 3\); give three numbers from 1 on"),
+        ({"bands": (0,)}, "give three numbers from 1 on"),
+        ({"value_range": (5, 5)}, r"value_range is \(5, 5\); give the values of black and white"),
+    ):
+        with pytest.raises(UserError, match=message):
+            model.predict(path, "street", **given)
+    with pytest.raises(UserError, match="bands and a range of values are for files"):
+        model.predict(np.zeros((4, 4), np.uint8), "street", bands=(1,))
