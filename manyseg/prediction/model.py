@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from manyseg.data.bands import ValueRange
-from manyseg.data.card import builtin_cards, read_card
+from manyseg.data.card import Card, builtin_cards, read_card
 from manyseg.data.files import write_image
 from manyseg.errors import UserError
 from manyseg.export.files import Precision, agreement, write_onnx, write_torch
@@ -176,8 +176,8 @@ class Model:
             raise UserError(f"bands are {bands}; give three numbers from 1 on, as (4, 3, 2), or one")
         if value_range is not None and not value_range[0] < value_range[1]:
             raise UserError(f"value_range is {value_range}; give the values of black and white, as (0, 4095)")
-        known = read_card(labels) if isinstance(labels, str | Path) and self._is_card(labels) else None
-        of_card = PLAIN if known is None else Reading(known.bands, known.range)
+        card = None if isinstance(labels, LabelSpace) else self._card(labels)
+        of_card = PLAIN if card is None else Reading(card.bands, card.range)
         return Reading(bands or of_card.bands, value_range or of_card.value_range)
 
     def export(
@@ -218,18 +218,22 @@ class Model:
         """Return the label space that `labels` stands for, in the colours of the taxonomy; see `predict`."""
         if isinstance(labels, LabelSpace):
             space = labels
-        elif isinstance(labels, str | Path) and self._is_card(labels):
-            space = read_card(labels).space
+        elif (card := self._card(labels)) is not None:
+            space = card.space
         else:
+            assert not isinstance(labels, Path)
             space = find_space(self.method, self.spaces, labels)
         return self.taxonomy.painted(space)
 
-    def _is_card(self, labels: str | Path) -> bool:
-        """Say whether labels are a card: the path of one, or a built-in one's name that no training dataset has."""
+    def _card(self, labels: str | Path | Sequence[str]) -> Card | None:
+        """Read the card that labels are: the path of one, or a built-in one's name that no training dataset has."""
         if isinstance(labels, Path):
-            return True
+            return read_card(labels)
+        if not isinstance(labels, str):
+            return None
         known = {s.name for s in self.spaces}
-        return labels.endswith(".toml") or (labels not in known and labels in builtin_cards())
+        named = labels.endswith(".toml") or (labels not in known and labels in builtin_cards())
+        return read_card(labels) if named else None
 
     def output(self, labels: Labels, relate: Relate = "names") -> OutputSpace:
         """Return the label space that `labels` stands for, with the relation to the unified nodes if it needs one.
