@@ -70,6 +70,7 @@ def test_a_partial_schema_asks_for_no_option():
         ("data.scale=[nan, 1.0]", r"data.scale\[0\]: .*"),
         ("data.crop=[1000000, 32]", r"data.crop\[0\]: .*16384"),
         ("test.scales=[1e9]", r"test.scales\[0\]: .*16"),
+        ("model.channels=100000000", "model.channels: .*16384"),
         ("train.lr=inf", "train.lr: .*finite"),
         ("seed=99999999999999999999999", "seed: "),
         ("data.sets.-1.per_step=3", "--set data.sets.-1.per_step=3: the recipe has no place"),

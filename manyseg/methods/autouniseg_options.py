@@ -34,7 +34,7 @@ class GraphOptions(BaseModel):
         default=False, description="Add a learned vector of the dataset (equation 1); the authors' code: false."
     )
     hidden: int = Field(
-        default=2048, gt=0, description="Width of the graph's three layers; 512 is enough for 60 labels."
+        default=2048, gt=0, le=65536, description="Width of the graph's three layers; 512 is enough for 60 labels."
     )
     dropout: float = Field(default=0.1, ge=0, lt=1, description="Of the graph's layers; the authors: 0.5.")
     saturated: bool = Field(

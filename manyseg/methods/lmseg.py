@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, cast, final
+from typing import Annotated, Any, ClassVar, Literal, cast, final
 
 import torch
 from jaxtyping import Bool, Float
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -111,20 +112,20 @@ class LMSeg(Method):
         taxonomy: TaxonomySource | None = None,
         text: str | None = None,
         template: str = "{}",
-        prompt_tokens: int = 8,
+        prompt_tokens: Annotated[int, Field(le=1024)] = 8,
         temperature: float = 0.07,
         learn_temperature: bool = True,
         guidance: Guidance = "image_first",
         other_words: float = 0.0,
         decoder: Literal["maskformer", "mask2former", "eomt"] = "maskformer",
-        queries: int = 100,
-        blocks: int | None = None,
+        queries: Annotated[int, Field(le=16384)] = 100,
+        blocks: Annotated[int, Field(le=1024)] | None = None,
         annealing_steps: int = 0,
         attention_heads: int = 8,
         focal_weight: float = 20.0,
         dice_weight: float = 1.0,
         background_weight: float = 0.1,
-        points: int = 0,
+        points: Annotated[int, Field(ge=0, le=1 << 24)] = 0,
         decoder_lr: float = 0.3,
         semantic: Literal["log", "sum"] = "log",
     ) -> None:

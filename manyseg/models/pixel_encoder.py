@@ -79,11 +79,11 @@ class PixelEncoder(nn.Module):
         frozen_batch_norm: bool = False,
         drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0,
         checkpointing: bool = False,
-        patch_size: Annotated[int, Field(ge=1)] | None = None,
-        image_size: Annotated[int, Field(ge=1)] | None = None,
+        patch_size: Annotated[int, Field(ge=1, le=1024)] | None = None,
+        image_size: Annotated[int, Field(ge=1, le=16384)] | None = None,
         level_norm: bool = False,
         init: str | None = None,
-        channels: int = 256,
+        channels: Annotated[int, Field(le=16384)] = 256,
         neck: Neck = "fpn",
     ) -> PixelEncoder:
         """Build from the `[model]` table of a recipe; `backbone` and `pretrained` are those of `Backbone`.
