@@ -69,6 +69,9 @@ def _largest(scores: Float[Tensor, "B E h w"], index: RelationIndex) -> Float[Te
 
 def padded_lists(mask: Bool[Tensor, "L A"], min_length: int = 0) -> Int[Tensor, "L K"]:
     """List the positions of the true entries of every row; shorter lists than the longest one end in IGNORE."""
-    length = max(min_length, int(mask.sum(1).max()))
-    order: Tensor = mask.int().argsort(stable=True, dim=1, descending=True)[:, :length]
-    return order.masked_fill(~mask.gather(1, order), IGNORE)
+    counts = mask.sum(1)
+    rows, positions = mask.nonzero().unbind(1)
+    place = torch.arange(len(rows), device=mask.device) - (counts.cumsum(0) - counts)[rows]
+    lists = torch.full((len(mask), max(min_length, int(counts.max()))), IGNORE, device=mask.device)
+    lists[rows, place] = positions
+    return lists

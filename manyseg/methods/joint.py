@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Float
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -297,8 +298,9 @@ def _prior(start: Taxonomy) -> Float[np.ndarray, "T T"]:
     """
     if not start.shared:
         return np.zeros((len(start.classes),) * 2)
-    R = start.joint_relation.astype(int)
-    common, size = R @ R.T, R.sum(1)
+    # Sparse: a class has few nodes.
+    R = csr_array(start.joint_relation.astype(np.int32))
+    common, size = (R @ R.T).toarray(), start.joint_relation.sum(1)
     within = common == size[:, None]
     return np.where(within, RELATED, np.where(common > 0, 0.0, UNRELATED))
 

@@ -34,11 +34,12 @@ class NodeGroups(NamedTuple):
         same group, classes that share some nodes have several groups each. Groups never overlap, so a softmax over them
         counts every node once.
         """
-        members: dict[tuple[int, ...], list[int]] = {}
-        for u, column in enumerate(relation.T):
-            classes = tuple(np.flatnonzero(column).tolist())
-            if classes or others[u]:
-                members.setdefault(classes, []).append(u)
+        # Nodes of no class are most of them where there are many datasets, and are one group.
+        own = relation.any(0)
+        rest: list[int] = np.flatnonzero(others & ~own).tolist()
+        members: dict[tuple[int, ...], list[int]] = {(): rest} if rest else {}
+        for u in np.flatnonzero(own).tolist():
+            members.setdefault(tuple(np.flatnonzero(relation[:, u]).tolist()), []).append(u)
         keys = sorted(members, key=lambda classes: (not classes, classes))
         nodes = np.zeros((len(keys), relation.shape[1]), bool)
         of_class = np.zeros((len(relation), len(keys)), bool)

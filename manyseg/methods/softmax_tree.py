@@ -57,9 +57,10 @@ def classifiers_of(hierarchy: Hierarchy, void: bool, deeper_weight: float) -> tu
 def paths_to_leaves(hierarchy: Hierarchy, order: Sequence[int]) -> Int[Tensor, "L U"]:
     """List the positions, in `order`, of the concepts on the path to every leaf; short paths are filled with N."""
     paths = [hierarchy.path(u) for u in range(len(hierarchy.taxonomy.unified))]
+    place = {n: i for i, n in enumerate(order)}
     out = torch.full((max(map(len, paths)), len(paths)), len(order))
     for u, path in enumerate(paths):
-        out[: len(path), u] = torch.tensor([order.index(n) for n in path])
+        out[: len(path), u] = torch.tensor([place[n] for n in path])
     return out
 
 

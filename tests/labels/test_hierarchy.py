@@ -132,6 +132,16 @@ def test_split_classes_are_listed_under_the_tree():
     assert tree.to_text().splitlines()[-1] == "split: two:y is any of b, c (overlaps one:x in part)"
 
 
+def test_the_work_for_a_concept_is_that_of_its_own_nodes_not_of_all():
+    nodes = [f"n{u}" for u in range(40)]
+    wholes = {f"w{k}": nodes[3 * k : 3 * k + 3] for k in range(10)}
+    tree = Hierarchy.of(taxonomy(nodes, fine={n: [n] for n in nodes}, coarse=wholes | {n: [n] for n in nodes[30:]}))
+    sizes = {v: len(leaves) for v, (leaves, _) in tree._leaves_of_children.items()}
+    assert sizes == {tree.root: 40} | dict.fromkeys(tree.inner[1:], 3)
+    leaves, child = tree._leaves_of_children[tree.space.positions["w1"]]
+    assert (leaves.tolist(), child.tolist()) == ([3, 4, 5], [0, 1, 2])
+
+
 relation = st.integers(1, 5).flatmap(
     lambda u: st.lists(st.lists(st.lists(st.booleans(), min_size=u, max_size=u), min_size=1, max_size=4), max_size=3)
 )
