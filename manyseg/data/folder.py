@@ -184,9 +184,12 @@ class Folder:
         value, names = splits[whole], pattern.fields(image)
         if is_list(value):
             file = self.card.list_path(self.root, whole)
-            ids = []
+            ids, what = [], f"{file}: an id"
             for line in pattern.read_list(file):
-                pattern.check_below(f"{file}: an id", line)
+                pattern.check_below(what, line)
+                if len(names) == 1:
+                    ids.append(line)
+                    continue
                 # A list may name folders: fewer parts than the pattern has names, and all images there are meant.
                 known = {"split": whole, **pattern.values(names, line)}
                 ids += [line] if len(known) > len(names) else locate.find(self.root, image, known, names)

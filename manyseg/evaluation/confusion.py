@@ -16,7 +16,7 @@ from torch import Tensor
 
 from manyseg.labels import LabelSpace
 
-__all__ = ["Confusion", "count_pairs"]
+__all__ = ["Confusion", "add_pairs", "count_pairs"]
 
 
 def count_pairs(
@@ -30,6 +30,22 @@ def count_pairs(
     pairs = torch.add(predicted.int(), truth.int(), alpha=columns + 1).add_(columns + 2)
     counts = torch.bincount(pairs.flatten(), minlength=(rows + 1) * (columns + 1)).view(rows + 1, columns + 1)
     return counts[1:].roll(-1, 1)
+
+
+def add_pairs(
+    counts: Int64[Tensor, "rows columns"], truth: Int[Tensor, "*pixels"], predicted: Int[Tensor, "*pixels"]
+) -> None:
+    """Add the pixels of every pair to `counts`, in place; its columns are those of `count_pairs`.
+
+    Where there are more pairs than pixels, the table is touched only at pairs that occur.
+    """
+    rows, columns = counts.shape
+    if truth.numel() > counts.numel():
+        counts += count_pairs(truth, predicted, rows, columns - 1)
+        return
+    column = torch.where(predicted < 0, columns - 1, predicted).long()
+    place = truth.long().clamp(min=0) * columns + column
+    counts.view(-1).scatter_add_(0, place.flatten(), (truth >= 0).long().flatten())
 
 
 @dataclass(frozen=True)

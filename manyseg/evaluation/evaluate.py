@@ -20,7 +20,7 @@ from torch import Tensor
 from manyseg.data.annotation import Segments
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
-from manyseg.evaluation.confusion import Confusion, count_pairs
+from manyseg.evaluation.confusion import Confusion, add_pairs, count_pairs
 from manyseg.evaluation.dataset_pass import LabelledBatch, all_reduce, image_hashes, visit_batches
 from manyseg.evaluation.knowledge import Knowledge
 from manyseg.evaluation.panoptic_quality import Panoptic, count_segments
@@ -287,7 +287,7 @@ def _confusion(
     counts = torch.zeros(classes, classes + 1, dtype=torch.int64, device=method.device)
 
     def visit(batch: LabelledBatch) -> None:
-        counts.add_(count_pairs(batch.labels, label_maps(batch), classes, classes))
+        add_pairs(counts, batch.labels, label_maps(batch))
 
     skipped = visit_batches(method, folder, options, visit, skip_bad)
     all_reduce([counts])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import confusion_matrix
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-from manyseg.evaluation.confusion import Confusion, count_pairs
+from manyseg.evaluation.confusion import Confusion, add_pairs, count_pairs
 from manyseg.labels import IGNORE, LabelSpace
 
 
@@ -79,3 +79,12 @@ def test_more_classes_than_a_byte_can_count():
     space = LabelSpace.of("s", [str(i) for i in range(300)])
     truth = torch.arange(300)
     assert Confusion.of(space, truth, truth).miou == 1
+
+
+@pytest.mark.parametrize("pixels", [3, 100])
+def test_adding_pairs_is_counting_them_whether_the_table_or_the_image_is_larger(pixels):
+    generator = torch.Generator().manual_seed(pixels)
+    truth, predicted = (torch.randint(-1, n, (2, pixels), generator=generator) for n in (5, 7))
+    counts = torch.ones(5, 8, dtype=torch.int64)
+    add_pairs(counts, truth, predicted)
+    assert torch.equal(counts, 1 + count_pairs(truth, predicted, 5, 7))
