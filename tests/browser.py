@@ -173,6 +173,11 @@ class Tab:
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(f) for f in files])
 
+    def drag(self, kind: str, files: Sequence[Path], x: float, y: float) -> None:
+        """Move files over the page as from another window: "dragEnter", "dragOver", then "drop"."""
+        data = {"items": [], "files": [str(f) for f in files], "dragOperationsMask": 1}
+        self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
     def press(self, key: str, code: int = 0, shift: bool = False) -> None:
         """Press and release a key."""
         text = {"text": key} if len(key) == 1 else {}

@@ -1,7 +1,7 @@
 """Images are read and files are written in threads while the network works on what was read before.
 
-The network sees consecutive images of one size together, as many as pay on the device. Memory holds a few images,
-however many there are.
+The network sees images of one size together, as many as pay on the device; small ones wait for others of their size.
+Memory holds a few images, however many there are.
 
 Axes: D classes, h w the size that is shown to the network.
 """
@@ -36,6 +36,9 @@ __all__ = ["Job", "Pipeline"]
 WAITING = 2 * READERS
 """Images that are read in advance, and images whose files are still to be written."""
 
+COMPANY = 32
+"""Images that wait for others of their size at once, at most; only those wait of which several fit a batch."""
+
 log = logging.getLogger(__name__)
 
 
@@ -58,8 +61,8 @@ class Pipeline:
     """Reads, predicts and writes, and counts what came out.
 
     `failed` are the errors of images that could not be read, `written` what the outputs returned for each of the
-    others, in order. `pixels` and `images` count, for every class, its pixels and the images in which it occurs; `busy`
-    are the seconds in which the network worked.
+    others, by the name of its job. `pixels` and `images` count, for every class, its pixels and the images in which it
+    occurs; `busy` are the seconds in which the network worked.
     """
 
     def __init__(self, model: Model, output: OutputSpace, writers: Sequence[Output], reading: Reading) -> None:
@@ -68,14 +71,14 @@ class Pipeline:
         self.scores = any(w.needs_scores for w in writers)
         self.segments = any(w.needs_segments for w in writers)
         self.failed: list[DataError] = []
-        self.written: list[list[Any]] = []
+        self.written: dict[str, list[Any]] = {}
         self.pixels = np.zeros(len(output.space), np.int64)
         self.images = np.zeros(len(output.space), np.int64)
         self.busy = 0.0
 
     def finished(self, jobs: Sequence[Job]) -> Iterator[None]:
         """Do all jobs, and yield once for each; images that cannot be read are logged and left out."""
-        pending: deque[Future[list[Any]]] = deque()
+        pending: deque[tuple[str, Future[list[Any]]]] = deque()
         with readers() as reading, readers() as writing:
             for batch in self._batches(jobs, reading):
                 if isinstance(batch, DataError):
@@ -84,13 +87,16 @@ class Pipeline:
                     yield
                     continue
                 for job, found in zip((job for job, _ in batch), self._predicted(batch), strict=True):
-                    pending.append(writing.submit(self._write, job, found))
+                    pending.append((job.name, writing.submit(self._write, job, found)))
                 while len(pending) > WAITING:
-                    self.written.append(pending.popleft().result())
+                    self._end(*pending.popleft())
                     yield
-            for write in pending:
-                self.written.append(write.result())
+            for name, write in pending:
+                self._end(name, write)
                 yield
+
+    def _end(self, name: str, write: Future[list[Any]]) -> None:
+        self.written[name] = write.result()
 
     def add_large(self, job: Job, kinds: Sequence[str]) -> None:
         """Do an image that is read by windows."""
@@ -107,10 +113,10 @@ class Pipeline:
         self.busy += counts.seconds
 
     def _batches(self, jobs: Sequence[Job], pool: ThreadPoolExecutor) -> Iterator[list[tuple[Job, _Shown]] | DataError]:
-        """Yield consecutive images of one size, as many as pay on the device, or the error of an image."""
+        """Yield images of one size, as many as pay on the device, or the error of an image."""
         waiting = iter(jobs)
         ahead: deque[tuple[Job, Future[_Shown | DataError]]] = deque()
-        batch: list[tuple[Job, _Shown]] = []
+        held: dict[Size, list[tuple[Job, _Shown]]] = {}
         while True:
             while len(ahead) < WAITING and (job := next(waiting, None)) is not None:
                 ahead.append((job, pool.submit(self._read, job.path)))
@@ -118,18 +124,16 @@ class Pipeline:
                 break
             job, reading = ahead.popleft()
             found = reading.result()
-            full = batch and len(batch) >= images_at_once(
-                self.model.method.device, self.options.input_size(batch[0][1].size)
-            )
-            if batch and (full or isinstance(found, DataError) or found.size != batch[0][1].size):
-                yield batch
-                batch = []
             if isinstance(found, DataError):
                 yield found
-            else:
-                batch.append((job, found))
-        if batch:
-            yield batch
+                continue
+            batch = held.setdefault(found.size, [])
+            batch.append((job, found))
+            if len(batch) >= images_at_once(self.model.method.device, self.options.input_size(found.size)):
+                yield held.pop(found.size)
+            elif sum(map(len, held.values())) > COMPANY:
+                yield held.pop(next(iter(held)))
+        yield from held.values()
 
     def _read(self, path: Path) -> _Shown | DataError:
         try:

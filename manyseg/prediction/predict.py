@@ -1,7 +1,7 @@
 """Images and folders to files, in any of a model's label spaces: label maps, overlays and what else is asked for.
 
-Images are read and files are written in threads while the network works, which sees consecutive images of one size
-together. The EXIF orientation of photos is respected, and folders keep their tree.
+Images are read and files are written in threads while the network works, which sees images of one size together. The
+EXIF orientation of photos is respected, and folders keep their tree.
 """
 
 from __future__ import annotations
@@ -126,8 +126,8 @@ def predict_paths(
         late = [name for writer in writers for name in writer.at_end]
         rest = f"{late[0]} is written at the end, and is not" if late else "--resume goes on with the others"
         raise Interrupted(e.signal, f"{e}: {ended} of {len(jobs)} images are done, in {out}; {rest}") from None
-    if work.written:
-        for writer, parts in zip(writers, zip(*work.written, strict=True), strict=True):
+    if written := [work.written[job.name] for job in jobs if job.name in work.written]:
+        for writer, parts in zip(writers, zip(*written, strict=True), strict=True):
             writer.finish(parts)
     if work.failed:
         raise UserError(

@@ -193,14 +193,22 @@ def test_what_cannot_be_written_is_said_before_any_image_is_read(tmp_path, model
     assert not (tmp_path / "out").exists()
 
 
-def test_consecutive_images_of_one_size_pass_the_network_together(tmp_path, model):
+def test_images_of_one_size_pass_the_network_together(tmp_path, model, monkeypatch):
     sizes = [(8, 12)] * 3 + [(8, 14)] + [(8, 12)] * 2
     photos = [photo(tmp_path / "in" / f"{i}.png", size) for i, size in enumerate(sizes)]
     batches = []
     encode = model.method.pixel_encoder
     model.method.pixel_encoder = lambda image: (batches.append(len(image)), encode(image))[1]
     done = predict_paths(model, photos, "street", tmp_path / "out", kinds=["masks"])
-    assert batches == [3, 1, 2]
+    assert batches == [5, 1]
+    monkeypatch.setattr("manyseg.prediction.pipeline.COMPANY", 2)
+    predict_paths(model, photos, "street", tmp_path / "out", kinds=["masks"])
+    assert batches[2:] == [3, 1, 2]
+    monkeypatch.setattr("manyseg.prediction.pipeline.images_at_once", lambda *_: 2)
+    predict_paths(model, photos, "street", tmp_path / "out", kinds=["coco"])
+    assert batches[5:] == [2, 2, 1, 1]
+    images = json.loads((tmp_path / "out/coco.json").read_text())["images"]
+    assert [image["width"] for image in images] == [12, 12, 12, 14, 12, 12]
     assert done.images.tolist() == [6, 6]
     assert done.pixels.tolist() == [48 * 5 + 56] * 2
     assert images_at_once(torch.device("cpu"), (4000, 6000)) == 1

@@ -207,6 +207,21 @@ def test_it_fits_a_phone(one):
     assert tops[0] < tops[1]
 
 
+def test_photos_are_dropped_anywhere_on_the_page(site, tab, photos):
+    tab.open(site.address)
+    tab.until("runs.length")
+    assert tab.run("at('drop').hidden") is True
+    for kind in ("dragEnter", "dragOver"):
+        tab.drag(kind, photos, 300, 400)
+    tab.until("!at('drop').hidden")
+    assert tab.run("photos.length") == 0
+    tab.drag("drop", photos, 300, 400)
+    tab.until(f"photos.length === 2 && {DONE}")
+    assert tab.run("at('drop').hidden") is True
+    assert tab.run("photos.map((p) => p.name)") == ["street one", "zwei"]
+    assert [e for e in tab.errors if "Canvas2D" not in e] == []
+
+
 def test_a_photo_is_pasted_and_what_fails_is_said(site, tab, photo):
     tab.open(site.address)
     tab.until("runs.length")
