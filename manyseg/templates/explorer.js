@@ -175,10 +175,28 @@ function filter() {
   }
   document.querySelector("#count").textContent = count === rows.length ? `${count} nodes` : `${count} of ${rows.length} nodes`;
   document.querySelector("#nothing").hidden = count > 0;
+  unfold(BATCH);
   join();
   const shown = visible();
   if (shown.length && !shown.some((row) => button(row).tabIndex === 0)) rove(shown[0], false);
 }
+
+// Of a long table only the first rows are laid out; the next ones follow when somebody scrolls or moves to them.
+const BATCH = 200, frame = document.querySelector(".lanes-frame");
+let laidOut = BATCH;
+function unfold(count) {
+  laidOut = count;
+  visible().forEach((row, i) => {
+    row.classList.toggle("later", i >= laidOut);
+    opened(row)?.classList.toggle("later", i >= laidOut);
+  });
+}
+function unfoldTo(row) {
+  if (row.classList.contains("later")) unfold(visible().indexOf(row) + BATCH);
+}
+frame.addEventListener("scroll", () => {
+  if (frame.scrollTop + 2 * frame.clientHeight > frame.scrollHeight && body.querySelector(".later:not([hidden])")) unfold(laidOut + BATCH);
+});
 
 // A class of several nodes is one box over the rows that stand together.
 function join() {
@@ -195,6 +213,7 @@ function join() {
 }
 
 function rove(row, focus = true) {
+  unfoldTo(row);
   for (const other of rows) button(other).tabIndex = other === row ? 0 : -1;
   if (focus) { button(row).focus(); row.scrollIntoView({ block: "nearest" }); }
 }

@@ -270,6 +270,35 @@ def test_a_browser_searches_448_classes_and_unfolds_a_node(tmp_path: Path) -> No
 
 
 @needs_chromium
+def test_of_a_long_table_a_browser_lays_out_what_somebody_looks_at(tmp_path: Path) -> None:
+    spaces = [LabelSpace.of(f"set{k}", [f"thing {k} {i:03}" for i in range(500)]) for k in range(4)]
+    taxonomy = Taxonomy.disjoint(spaces)
+    page = write_explorer(tmp_path / "x.html", taxonomy)
+    result = browse(
+        page,
+        """
+        const laid = () => rows.filter((row) => row.getBoundingClientRect().height > 0).length;
+        const event = (key) => new KeyboardEvent("keydown", {key, bubbles: true, cancelable: true});
+        const press = (key) => document.activeElement.dispatchEvent(event(key));
+        found.first = [visible().length, laid()];
+        frame.scrollTop = frame.scrollHeight; frame.dispatchEvent(new Event("scroll"));
+        found.scrolled = laid();
+        search.value = "thing 3 499"; search.dispatchEvent(new Event("input"));
+        found.searched = laid();
+        search.value = ""; search.dispatchEvent(new Event("input"));
+        found.cleared = laid();
+        search.focus(); press("ArrowDown"); press("End");
+        found.end = [document.activeElement === button(visible().at(-1)), laid()];
+        """,
+    )
+    assert result["errors"] == []
+    assert result["first"] == [2000, 200]
+    assert result["scrolled"] == 400
+    assert (result["searched"], result["cleared"]) == (1, 200)
+    assert result["end"] == [True, 2000]
+
+
+@needs_chromium
 def test_a_browser_runs_no_script_that_a_class_name_holds(tmp_path: Path) -> None:
     relation = pair(("park", EVIL), ("lane", "animal"), "equal", 0.5, **{EVIL: EVIL})
     page = write_explorer(tmp_path / "x.html", toy(), [relation], other=Taxonomy.disjoint(toy().spaces))
