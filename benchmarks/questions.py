@@ -1,6 +1,6 @@
 """How fast a person's answers improve a proposal: 448 classes of seven datasets, experts as the person.
 
-    python benchmarks/questions.py            needs MANYSEG_DATA and the extra `offline`
+    python benchmarks/questions.py [text|both [WIDTH [ORDER]]]          needs MANYSEG_DATA and the extra `offline`
 
 Two groups of experts say which classes are related. Where they agree, their answer is given; where they differ, the
 answer is "don't know". How two related classes relate (same, part) is read off each group's universal classes; the
@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -98,25 +98,27 @@ def curve(problem, experts, order, width):
     return out, slowest
 
 
-def main():
+ORDERS = {order.__name__: order for order in (expected_change, least_certain, at_random)}
+
+
+def main(by=None, width=None, order=None):
     if not (DATA / "labels7").exists():
         print("skipped: there is no folder labels7 in the one that the environment variable MANYSEG_DATA names")
         return 0
     spaces, confusion, _, groups, (_, _, labelled) = labels7()
     experts = Experts(groups, labelled)
     encode = TextEncoder().encode
-    for by in ("both", "text"):
-        problem = Problem.of(spaces, by, encode, confusion)
-        for width in (8, 1):
-            for order in (expected_change, least_certain, at_random):
-                start = time.perf_counter()
-                found, slowest = curve(problem, experts, order, width)
-                print(f"{by}, up to {width} classes an answer, {order.__name__}", end=": ")
-                print(f"{time.perf_counter() - start:.0f} s, slowest answer {slowest:.2f} s")
-                for goal, asked, classes, p, r, f in found:
-                    print(f"   {goal:4d} answers ({asked}, {classes} classes)  {p:.3f} {r:.3f} {f:.3f}", flush=True)
+    for evidence in (by,) if by else ("both", "text"):
+        problem = Problem.of(spaces, evidence, encode, confusion)
+        for size, name in product([int(width)] if width else (8, 1), [order] if order else ORDERS):
+            start = time.perf_counter()
+            found, slowest = curve(problem, experts, ORDERS[name], size)
+            print(f"{evidence}, up to {size} classes an answer, {name}", end=": ")
+            print(f"{time.perf_counter() - start:.0f} s, slowest answer {slowest:.2f} s")
+            for goal, asked, classes, p, r, f in found:
+                print(f"   {goal:4d} answers ({asked}, {classes} classes)  {p:.3f} {r:.3f} {f:.3f}", flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:]))
