@@ -79,6 +79,12 @@ def test_a_place_of_the_system_is_refused(given, verb):
     assert "choose a place where you may write" in refused(given, verb, "/proc/x.png")
 
 
+@pytest.mark.parametrize("place", ["n" * 300 + "/x.png", "d/" * 2500 + "x.png"])
+def test_a_name_that_is_too_long_is_refused(given, tmp_path, verb, place):
+    assert "choose a shorter name" in refused(given, verb, tmp_path / place)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_in_the_place_of_a_file_is_refused_and_a_file_in_that_of_a_folder(given, tmp_path, verb):
     place = tmp_path / "x.png"
     place.mkdir() if verb in FILES else place.write_text("old")

@@ -30,3 +30,10 @@ def main() -> None:
         sys.exit(1)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as e:
+        if e.filename is None:
+            raise  # Of no file that somebody named.
+        print(
+            f"error: {e.filename}: {e.strerror}; check the path, and that it may be read and written", file=sys.stderr
+        )
+        sys.exit(1)

@@ -32,6 +32,8 @@ __all__ = [
 FIELD = re.compile(r"\{(\w+)\}")
 CHOICE = re.compile(r"\{([^{}]*,[^{}]*)\}")
 PART = re.compile(r"([\w-]+)\[(\d+%?)?:(\d+%?)?\]")
+LONGEST_NAME, LONGEST_PATH = 255, 4000
+"""Bytes of what file systems take."""
 T = TypeVar("T")
 
 
@@ -61,10 +63,22 @@ def fields(pattern: str) -> tuple[str, ...]:
 
 
 def check_below(what: str, path: str) -> None:
-    """Raise UserError for a path or id that leads out of the dataset's root."""
+    """Raise UserError for a path or id that leads out of the dataset's root, or is longer than a file's can be."""
     up = ".." in path and ".." in re.split(r"[/\\]", path)  # Lists have millions of lines: first what is quick.
     if up or path.startswith(("/", "\\")) or "\0" in path:
         raise UserError(f"{what} = {path!r} leads out of the dataset's root; give a root that all its files are below")
+    # A character has at most 4 bytes.
+    if 4 * len(path) > LONGEST_NAME and (
+        _size(path) > LONGEST_PATH or max(map(_size, re.split(r"[/\\]", path))) > LONGEST_NAME
+    ):
+        raise UserError(
+            f"{what} = '{path[:40]}...' is too long for a file: names have at most {LONGEST_NAME} bytes, paths "
+            f"{LONGEST_PATH}"
+        )
+
+
+def _size(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))
 
 
 def values(names: tuple[str, ...], image_id: str) -> dict[str, str]:

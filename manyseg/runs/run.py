@@ -17,6 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from manyseg import atomic
 from manyseg.config import toml_value
 from manyseg.data.card import Card, builtin_cards, read_card
 from manyseg.data.folder import Folder
@@ -177,6 +178,7 @@ def train_recipe(
     from manyseg.training.processes import find_processes, lost_another
 
     folder = Path(out) if out is not None else Path("runs") / read.file.stem
+    atomic.check_target(folder / "recipe.toml")
     accelerator = find_processes()
     before = Start.of(read, folder)
     choices = fitted(read, RunFolder(folder), accelerator)

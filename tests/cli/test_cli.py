@@ -1,5 +1,6 @@
 """The command line as a person would type it."""
 
+import errno
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 import manyseg
 import manyseg.evaluation.evaluate as module
-from manyseg.cli import app
+from manyseg.cli import app, main
 from manyseg.errors import UserError
 
 RECIPE = """
@@ -68,6 +69,18 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_1(tmp_path):
     assert "Traceback" not in wrong.stderr
     usage = subprocess.run([*command, "train", "--no-such-option"], capture_output=True, text=True, check=False)
     assert usage.returncode == 2
+
+
+def test_what_the_system_refuses_of_a_file_is_one_line(tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "a.toml"))
+
+    monkeypatch.setattr(sys, "argv", ["manyseg", "data", "a.toml", "a"])
+    monkeypatch.setattr("manyseg.data.check.print_check", refuse)
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    told = f"error: {tmp_path}/a.toml: Permission denied; check the path, and that it may be read and written\n"
+    assert capsys.readouterr().err == told
 
 
 def test_training_leaves_a_folder_that_anyone_can_read(run):

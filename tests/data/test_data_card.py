@@ -134,6 +134,13 @@ def test_a_card_is_read_as_an_editor_saves_it(tmp_path, encoding):
         ("masks/{id}", "../masks/{id}", r"mask = '../masks/{id}.png' leads out of the dataset's root"),
         ("masks/{id}", "/masks/{id}", "leads out of the dataset's root"),
         ('"train.txt"', '"../train.txt"', "splits.train = '../train.txt' leads out of"),
+        (
+            '"train.txt"',
+            f'"{"a" * 300}.txt"',
+            r"splits.train = 'a{40}...' is too long for a file",
+        ),
+        ("masks/{id}", f"{'ü' * 130}/{{id}}", "mask = .* is too long for a file"),
+        ("masks/{id}", f"{'a/' * 3000}{{id}}", "mask = .* is too long for a file"),
         ("mask =", "msk =", r"msk: unknown key, did you mean 'mask'\?"),
         ("splits", "split", r"split: unknown key, did you mean 'splits'\?"),
         ("index", "indx", r"encoding: is no encoding, did you mean 'index'\?"),
@@ -153,6 +160,9 @@ def test_an_id_that_leads_out_of_the_root_is_refused(tmp_path):
     (tmp_path / "card.toml").write_text(SMALLEST)
     (tmp_path / "train.txt").write_text("a\n../../secret\n")
     with pytest.raises(UserError, match=r"train.txt: an id = '../../secret' leads out of the dataset's root"):
+        Folder(read_card(tmp_path / "card.toml"), tmp_path)
+    (tmp_path / "train.txt").write_text("b" * 300)
+    with pytest.raises(UserError, match=r"train.txt: an id = 'b{40}...' is too long for a file"):
         Folder(read_card(tmp_path / "card.toml"), tmp_path)
 
 
