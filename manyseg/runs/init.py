@@ -70,6 +70,8 @@ def init_recipe(folders: Sequence[Path], out: Path, *, force: bool = False) -> N
     names = _names(folders)
     found = [_Found(n, f, out.parent / "cards" / f"{n}.toml", guess(f)[0]) for n, f in zip(names, folders, strict=True)]
     files = {path: text for one in found for path, text in one.candidate.files(one.card).items()}
+    for path in (out, *files):
+        atomic.check_target(path)
     there = [path for path in (out, *files) if path.exists()]
     if there and not force:
         raise UserError(f"{there[0]}: is there already; choose another name with -o, or replace it with --force")

@@ -175,6 +175,8 @@ class Candidate:
     def write(self, card: Path, *, force: bool = False) -> list[Path]:
         """Write the card and its lists; raises UserError if one is there, unless `force`."""
         files = self.files(card)
+        for path in files:
+            atomic.check_target(path)
         there = [path for path in files if path.exists()]
         if there and not force:
             raise UserError(f"{there[0]}: is there already; choose another name, or replace it with --force")
