@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 __all__ = [
+    "PART",
     "adapt_to_datasets",
     "exclusive_log_odds",
     "log_odds_against_negatives",
@@ -26,6 +27,9 @@ __all__ = [
     "logit",
     "sigmoid",
 ]
+
+PART = 1 << 20
+"""Pairs of which float64 copies are made at a time; there can be millions."""
 
 MIN_PROBABILITY = 1e-4
 """The smallest probability that has log-odds here; the largest is 1 - 10 times this."""
@@ -64,7 +68,7 @@ def log_odds_against_negatives(
     # There can be millions of pairs; a histogram over -1 to 1 says all that matters of them.
     edges = np.linspace(-1, 1, 4001)
     x = ((edges[:-1] + edges[1:]) / 2 - centre) / scale
-    n1, n0 = (np.histogram(np.clip(s, -1, 1), edges)[0] for s in (candidates, negatives))
+    n1, n0 = (np.histogram(np.clip(s, -1, 1), len(edges) - 1, (-1, 1))[0] for s in (candidates, negatives))
 
     def loss(t: np.ndarray) -> tuple[float, np.ndarray]:
         e = np.exp(np.clip(t[0] + t[1] * x, -40, 40))
@@ -94,11 +98,18 @@ def log_odds_by_test(
         cuts.append(max(0, cuts[-1] - int(step)))
         step *= 1.15
     lowest = np.unique(np.sort(score)[cuts[:0:-1]])
-    place = np.searchsorted(lowest, score, side="right") - 1
-    n, total, tested = (np.bincount(place, w, len(lowest)) for w in (None, score, test))
+    parts = [slice(start, start + PART) for start in range(0, len(score), PART)]
+    n, total, tested = np.zeros((3, len(lowest)))
+    for part in parts:
+        place = np.searchsorted(lowest, score[part], side="right") - 1
+        n += np.bincount(place, None, len(lowest))
+        total += np.bincount(place, score[part], len(lowest))
+        tested += np.bincount(place, test[part], len(lowest))
     x = total / n
-    y = isotonic_regression(tested / n, weights=n.astype(float)).x
-    out: np.ndarray = np.interp(score, x, logit((y - negative) / max(positive - negative, 1e-6)))
+    y = logit((isotonic_regression(tested / n, weights=n).x - negative) / max(positive - negative, 1e-6))
+    out = np.empty_like(score)
+    for part in parts:
+        out[part] = np.interp(score[part], x, y)
     return out
 
 
@@ -111,24 +122,31 @@ def adapt_to_datasets(
     probability m(a, b), and is then equally likely any of b's classes. Expectation maximisation finds m from the
     log-odds, from 1/2 on, with one more class counted as half related. The results for (a, b) and (b, a) are averaged.
     """
-    differ = np.ones(log_odds.shape, bool)
-    for own in rows:
-        differ[own, own] = False
-    if not differ.any():
-        return log_odds
-    base = logit(np.array(sigmoid(log_odds[differ]).mean()))
-    ratio = np.clip(log_odds - base, -30, 30)
     starts, sizes = [r.start for r in rows], np.array([r.stop - r.start for r in rows])
-    to_each = np.add.reduceat(np.exp(ratio), starts, axis=1) / sizes  # [x, b]: of class x to all classes of b.
+    pairs = log_odds.size - (sizes**2).sum()
+    if not pairs:
+        return log_odds
+    # There can be millions of pairs: a dataset's rows at a time, and one copy of them all.
+    total = sum(sigmoid(log_odds[own]).sum(dtype=np.float64) - sigmoid(log_odds[own, own]).sum() for own in rows)
+    base = float(logit(np.array(total / pairs)))
+    out = log_odds.copy()
+    to_each = np.empty((len(out), len(rows)))  # [x, b]: of class x to all classes of b.
+    for own in rows:
+        out[own] = np.clip(out[own] - base, -30, 30)
+        to_each[own] = np.add.reduceat(np.exp(out[own], dtype=np.float64), starts, axis=1) / sizes
     m = np.full((len(rows), len(rows)), 0.5)
     for _ in range(rounds):
         share = np.repeat(m, sizes, axis=0)
         related = to_each * share
         m = (np.add.reduceat(related / (1 - share + related), starts, axis=0) + 0.5) / (sizes[:, None] + 1)
-    prior = np.repeat(np.repeat(np.log(m / sizes / (1 - m)), sizes, axis=0), sizes, axis=1)
-    out = np.where(differ, ratio + prior, log_odds)
-    mean: np.ndarray = (out + out.T) / 2
-    return mean
+    prior = np.log(m / sizes / (1 - m))
+    prior = (prior + prior.T) / 2
+    for a, own in enumerate(rows):
+        out[own, own] = log_odds[own, own]
+        for b, other in enumerate(rows[:a]):
+            mean = (out[own, other] + out[other, own].T) / 2 + out.dtype.type(prior[a, b])
+            out[own, other], out[other, own] = mean, mean.T
+    return out
 
 
 def exclusive_log_odds(log_odds: Float[np.ndarray, "T T"], rows: Sequence[slice]) -> Float[np.ndarray, "T T"]:
@@ -139,7 +157,7 @@ def exclusive_log_odds(log_odds: Float[np.ndarray, "T T"], rows: Sequence[slice]
     """
     out = np.empty_like(log_odds)
     for columns in rows:
-        block = np.clip(log_odds[:, columns], -40, 40)
+        block = np.clip(log_odds[:, columns], -40, 40, dtype=np.float64)
         odds = np.exp(block)
         out[:, columns] = block - np.log(np.maximum(1 + odds.sum(1, keepdims=True) - odds, 1e-30))
     return out

@@ -14,6 +14,7 @@ import numpy as np
 from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelSpace
 from manyseg.relate.calibrate import (
+    PART,
     adapt_to_datasets,
     exclusive_log_odds,
     log_odds_against_negatives,
@@ -98,18 +99,19 @@ def gather(
         similarity = text_similarity(classes, encode, templates)
         upper = np.triu(np.ones(similarity.shape, bool), 1)
         a, b = log_odds_against_negatives(similarity[upper & classes.differ], similarity[upper & ~classes.differ])
-        prior = adapt_to_datasets(a + b * similarity.astype(np.float64), [*classes.rows.values()])
+        prior = adapt_to_datasets(a + b * similarity, [*classes.rows.values()])
         words = lexicon_evidence(classes)
         unequal = words.different | words.within | words.within.T | words.partly | words.partly.T | words.elsewhere
-        prior = np.where(unequal, np.minimum(prior, -KNOWN), np.where(words.equal, np.maximum(prior, KNOWN), prior))
-        prior = np.where(same, np.maximum(prior, CERTAIN), prior)
+        np.maximum(prior, KNOWN, out=prior, where=words.equal)
+        np.minimum(prior, -KNOWN, out=prior, where=unequal)
+        np.maximum(prior, CERTAIN, out=prior, where=same)
     if by in ("confusion", "both"):
         if not confusion:
             raise UserError(f"relating labels by {by} needs confusion matrices; give some, or relate labels by text")
         given = JointClasses(tuple(spaces))
         rates = confusion_rates(given, confusion).reordered([given.positions[key] for key in classes.keys])
     if by == "names":
-        prior = np.where(same, CERTAIN, IMPOSSIBLE)
+        prior = np.where(same, np.float32(CERTAIN), np.float32(IMPOSSIBLE))
     return Evidence(same, part, similarity, prior, rates, words)
 
 
@@ -122,9 +124,9 @@ def cluster(
     """Return the directed log-odds of every pair, and the clusters of equal classes."""
     T, rows = len(classes), [*classes.rows.values()]
     names = [":".join(key) for key in classes.keys]
-    prior = np.full((T, T), IMPOSSIBLE)
+    prior = np.full((T, T), IMPOSSIBLE, np.float32)
     if evidence.prior is not None:
-        prior = np.where(classes.differ, evidence.prior, IMPOSSIBLE)
+        np.copyto(prior, evidence.prior, where=classes.differ)
     clusters = partition(prior, classes.dataset, must_link, cannot_link, names)
     if evidence.rates is None:
         odds = prior if evidence.similarity is None else exclusive_log_odds(prior, rows)
@@ -165,16 +167,20 @@ def _with_words(
     if (words := evidence.lexicon) is not None:
         denied = words.different | words.within.T | words.elsewhere
         held = words.within | (_pooled(words.within, group) & ~denied & ~words.equal)
+        held &= free
+        odds = odds.copy()
         if evidence.rates is None:
-            odds = np.where(denied, np.minimum(odds, -KNOWN), odds)
-            odds = np.where(held & free, np.maximum(odds, KNOWN), odds)
+            np.minimum(odds, -KNOWN, out=odds, where=denied)
+            np.maximum(odds, KNOWN, out=odds, where=held)
         else:
-            odds = odds + KNOWN * ((held & free).astype(int) - denied)
-        odds = np.where(words.partly | words.partly.T, np.maximum(odds, LITTLE), odds)
+            np.add(odds, KNOWN, out=odds, where=held)
+            np.subtract(odds, KNOWN, out=odds, where=denied)
+        np.maximum(odds, LITTLE, out=odds, where=words.partly | words.partly.T)
+    out = np.where(classes.differ, odds, odds.dtype.type(IMPOSSIBLE))
     if evidence.prior is not None:
         part = _pooled(evidence.name_part, group)
-        odds = np.where(part & free, np.maximum(odds, CERTAIN), odds)
-    return np.where(classes.differ, odds, IMPOSSIBLE)
+        np.maximum(out, CERTAIN, out=out, where=part & free & classes.differ)
+    return out
 
 
 def _pooled(part: Bool[np.ndarray, "T T"], group: Int[np.ndarray, " T"]) -> Bool[np.ndarray, "T T"]:
@@ -194,35 +200,51 @@ def with_confusion(classes: JointClasses, evidence: Evidence, group: Int[np.ndar
     rate, seen, free = _pooled_rates(classes, evidence.rates, group)
     seen &= classes.differ
     if evidence.similarity is None or evidence.prior is None:
-        return np.where(seen, logit(rate), IMPOSSIBLE)
-    out = np.where(free, evidence.prior, IMPOSSIBLE)
-    similarity, confusion = evidence.similarity[seen].astype(np.float64), rate[seen]
+        return np.where(seen, logit(rate), rate.dtype.type(IMPOSSIBLE))
+    out = np.where(free, evidence.prior, evidence.prior.dtype.type(IMPOSSIBLE))
+    similarity, confusion = evidence.similarity[seen], rate[seen]
     named = evidence.same_name[seen]
     few = named.sum() < MIN_EQUAL_NAMES
-    unrelated, related = (0.0, 0.0) if few else (_mean_of_lower(confusion, similarity), confusion[named].mean())
+    unrelated, related = (0.0, 0.0) if few else (_mean_of_lower(confusion, similarity), _mean(confusion[named]))
     if unrelated >= related:
         return np.where(seen, evidence.prior + logit(rate), out)
     text = log_odds_by_test(similarity, confusion, unrelated, related)
     p = sigmoid(text)
-    sight = log_odds_by_test(confusion, p, _mean_of_lower(p, confusion), p[named].mean())
-    base = float(logit(np.array(p.mean())))
+    sight = log_odds_by_test(confusion, p, _mean_of_lower(p, confusion), _mean(p[named]))
+    base = float(logit(np.array(_mean(p))))
     apart = (group[:, None] != group)[seen]
     # What is near in meaning looks alike too, also where it is not the same. Two detectors whose errors correlate by
     # rho are worth 2 / (1 + rho) of one: the weights of the best linear detector.
     rho = max(_correlation(text[apart], sight[apart]), 0.0)
-    out[seen] = base + (text + sight - 2 * base) / (1 + rho)
+    text += sight
+    text -= 2 * base
+    text /= 1 + rho
+    text += base
+    out[seen] = text
     return out
 
 
 def _mean_of_lower(values: np.ndarray, by: np.ndarray) -> float:
     """Return the mean over what is not above the median of `by`."""
-    return float(values[by <= np.median(by)].mean())
+    return _mean(values[by <= np.median(by)])
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean(dtype=np.float64))
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    if len(x) < 3 or x.std() < 1e-9 or y.std() < 1e-9:
+    """Return Pearson's coefficient, from sums over parts; 0 where either does not vary."""
+    if len(x) < 3:
         return 0.0
-    return float(np.corrcoef(x, y)[0, 1])
+    sums = np.zeros((2, 2))
+    means = np.array([[_mean(x)], [_mean(y)]])
+    for start in range(0, len(x), PART):
+        both = np.stack([x[start : start + PART], y[start : start + PART]]).astype(np.float64) - means
+        sums += both @ both.T
+    if (np.diag(sums) <= len(x) * 1e-18).any():
+        return 0.0
+    return float(sums[0, 1] / np.sqrt(sums[0, 0] * sums[1, 1]))
 
 
 def _pooled_rates(
@@ -237,7 +259,7 @@ def _pooled_rates(
     use = (free & rates.known).astype(np.float32)
     count = sums_by_group(use, group)
     means = [sums_by_group(m * use, group) / np.maximum(count, 1) for m in (rates.given_true, rates.given_predicted)]
-    by_cluster = np.sqrt(means[0] * means[1]).astype(np.float64)
+    by_cluster = np.sqrt(means[0] * means[1])
     possible = sums_by_group(free.astype(np.float32), group) > 0
     pair = np.ix_(group, group)
     return by_cluster[pair], (count > 0)[pair], possible[pair]

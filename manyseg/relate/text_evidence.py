@@ -49,11 +49,14 @@ def text_similarity(
                 texts.append([keys.setdefault((n, dataset, said), len(keys)) for n in names])
     vectors = _vectors(list(keys), encode, templates)
     wholes, pieces = ([vectors[rows] for rows in texts] for texts in (whole, parts))
-    same = best_cosines(wholes, wholes)
     loose = best_cosines(pieces, wholes)
-    mean = (same + np.maximum(loose, loose.T)) / 2
-    out: Float[np.ndarray, "T T"] = np.clip((mean + mean.T) / 2, -1, 1)
-    return out
+    mean = np.maximum(loose, loose.T)
+    del loose
+    mean += best_cosines(wholes, wholes)
+    mean /= 2
+    out: Float[np.ndarray, "T T"] = mean + mean.T
+    out /= 2
+    return np.clip(out, -1, 1, out=out)
 
 
 def _vectors(keys: Sequence[tuple[str, str, str]], encode: Encode, templates: Sequence[str]) -> np.ndarray:
