@@ -54,6 +54,8 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except ValueError as e:  # Also a number of thousands of digits.
         fix = "correct it there (names of other signs than A-Z a-z 0-9 _ - are written in quotes)"
+        if "overwrite a value" in str(e):
+            fix = "the name is there twice: remove one of the two lines"
         raise UserError(f"{where}: not TOML: {e}; {fix}") from None
     except RecursionError:
         raise UserError(f"{where}: tables or lists are nested too deep; 100 levels are enough for all") from None
@@ -104,6 +106,23 @@ def keywords(function: Callable[..., Any], name: str, *, partial: bool = False) 
     return create_model(name, __config__=ConfigDict(extra="forbid", arbitrary_types_allowed=True), **fields)
 
 
+NEEDED = {
+    "tuple_type": "a list is needed, in square brackets",
+    "list_type": "a list is needed, in square brackets",
+    "dict_type": "a table is needed, name = value in each line or { name = value }",
+    "model_type": "a table is needed, name = value in each line or { name = value }",
+    "model_attributes_type": "a table is needed, name = value in each line or { name = value }",
+    "int_type": "a whole number is needed",
+    "int_from_float": "a whole number is needed",
+    "int_parsing": "a whole number is needed",
+    "float_type": "a number is needed",
+    "float_parsing": "a number is needed",
+    "string_type": "text is needed, in quotes",
+    "bool_type": "true or false is needed",
+    "bool_parsing": "true or false is needed",
+}
+"""What is needed, in words, by the names that pydantic gives to faults."""
+
 FIRST = {"extra_forbidden": 0, "missing": 2}
 """Which of several faults is told: the lowest."""
 
@@ -140,7 +159,7 @@ def check(
             text = "is missing; give it a value"
         else:
             given = "" if isinstance(fault["input"], dict | list) else f" (it is {fault['input']!r})"
-            text = fault["msg"].removeprefix("Value error, ") + given
+            text = NEEDED.get(fault["type"], fault["msg"].removeprefix("Value error, ")) + given
         raise UserError(f"{file}: {place}: {text}{more}" if place else f"{file}: {text}{more}") from None
 
 

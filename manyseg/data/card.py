@@ -128,6 +128,8 @@ class Card(BaseModel):
         if not names or ("id" in names and len(names) > 1):
             raise ValueError(f"image = \"{self.image}\" needs '{{id}}', or else names like '{{scene}}' and '{{frame}}'")
         for key in ("image", *sorted(given)):
+            if "\\" in getattr(self, key):
+                raise ValueError(f"{key} = '{getattr(self, key)}': write / between folders, not a backslash")
             pattern.check_below(key, getattr(self, key))
         for split, value in self.splits.items():
             pattern.check_below(f"splits.{split}", value)

@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from manyseg.data import locate
 from manyseg.data.card import Card, builtin_cards, read_card
 from manyseg.data.completeness import strays, unread, unused
 from manyseg.data.files import stream, write_image
@@ -39,8 +40,7 @@ def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], di
     Raises UserError if `root` is no folder, or the card is at fault.
     """
     card = card if isinstance(card, Card) else read_card(card)
-    if not (place := local_root(root)).is_dir():
-        raise UserError(f"{place}: there is no such folder; give the root of dataset '{card.name}'")
+    locate.check_folder(local_root(root), f"give the root of dataset '{card.name}'")
     findings: list[Finding] = []
     folders: list[Folder] = []
     histograms = {}

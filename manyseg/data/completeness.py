@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,13 +25,17 @@ def strays(folder: Folder) -> Iterator[Finding]:
     card, split = folder.card, folder.card.splits[folder.split]
     if is_list(split) or card.whole(folder.split) != folder.split:
         return
-    names, known = pattern.fields(card.image), set(folder.ids)
+    names, known = pattern.fields(card.image), {_composed(i) for i in folder.ids}
     for key, text in (("mask", card.mask), ("annotation file", card.annotations if card.reader.per_image else None)):
         for image_id in locate.find(folder.root, text, {"split": split}, names) if text is not None else ():
-            if image_id not in known:
+            if _composed(image_id) not in known:
                 path = pattern.fill(text or "", {"split": split, **pattern.values(names, image_id)})
                 fix = f"add the image, or remove the {key}; images are looked for as {card.image}"
                 yield Finding("warning", f"{key} without an image", str(folder.root / path), fix)
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def unread(folders: Sequence[Folder]) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from manyseg import atomic
 from manyseg.data.parquet import cell_of, read_cell
 from manyseg.errors import UserError
 
-__all__ = ["DataError", "Size", "image_size", "opened", "size_text", "stream", "write_image"]
+__all__ = ["DataError", "Size", "image_size", "opened", "reason", "size_text", "stream", "write_image"]
 
 # What Pillow raises for files that are broken in one way or another.
 BROKEN = (
@@ -102,11 +102,29 @@ def opened(path: Path) -> Iterator[Image.Image]:
         what = f"its header asks for more than {limit} million pixels"
         raise DataError(path, what, "make it smaller, or cut it and its annotation into tiles") from None
     except BROKEN as e:
+        if isinstance(e, UnidentifiedImageError) and (other := _is_instead(path)) is not None:
+            raise DataError(path, *other) from None
         fix = "fetch or export the file again, or remove its id from the split"
-        raise DataError(path, f"unreadable or truncated image ({_reason(e)})", fix) from None
+        raise DataError(path, f"unreadable or truncated image ({reason(e)})", fix) from None
 
 
-def _reason(error: BaseException) -> str:
+def _is_instead(path: Path) -> tuple[str, str] | None:
+    """Say what a file is that is no picture, and what to do: None where that is not known."""
+    with stream(path) as file:
+        head = file.read(64)
+    if not head:
+        return "the file is empty", "fetch or export it again, or remove its id from the split"
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the image itself", "fetch the images: git lfs pull"
+    if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
+        return "a web page, not an image", "fetch the image again; its address may ask for a login, or be gone"
+    if head[4:8] == b"ftyp":
+        return f"an image or film of the kind {head[8:12].decode('latin-1')}", "convert it to JPEG or PNG"
+    return None
+
+
+def reason(error: BaseException) -> str:
+    """Say in words why a picture cannot be read, given one of BROKEN."""
     if isinstance(error, UnidentifiedImageError):
         return "no known image format"
     if isinstance(error, OSError | SyntaxError | EOFError) or type(error) is ValueError:

@@ -6,10 +6,11 @@ Cards can be read and datasets checked without a deep-learning framework: torch 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -178,8 +179,7 @@ class Folder:
         if self.split not in splits:
             meant = close(self.split, list(splits))
             raise UserError(f"card '{self.card.name}' has no split '{self.split}'{meant}; it has: {', '.join(splits)}")
-        if not self.root.is_dir():
-            raise UserError(f"{self.root}: there is no such folder; give the root of dataset '{self.card.name}'")
+        locate.check_folder(self.root, f"give the root of dataset '{self.card.name}'")
         whole, image = self.card.whole(self.split), self.card.image
         value, names = splits[whole], pattern.fields(image)
         if is_list(value):
@@ -193,6 +193,7 @@ class Folder:
                 # A list may name folders: fewer parts than the pattern has names, and all images there are meant.
                 known = {"split": whole, **pattern.values(names, line)}
                 ids += [line] if len(known) > len(names) else locate.find(self.root, image, known, names)
+            self._check_listed(file, ids)
             reason = f"{file} lists no id"
         else:
             ids = locate.find(self.root, image, {"split": value}, names)
@@ -206,6 +207,24 @@ class Folder:
             )
         return ids
 
+    def _check_listed(self, file: Path, ids: Sequence[str]) -> None:
+        """Raise UserError where a list names files, not ids: seen at its first line."""
+        image = self.card.image
+        if not ids or pattern.fields(image) != ("id",) or ".parquet/" in image:
+            return
+
+        def path(image_id: str) -> Path:
+            return Path(self._root, locate.resolve(self._root, self._filled(image, image_id)))
+
+        word = ids[0].split()[0].removeprefix("./")
+        named = re.fullmatch(pattern.regex(pattern.fill(image, {"split": self._split_text})), word)
+        meant = named["id"] if named else str(PurePosixPath(word).with_suffix(""))
+        if not path(ids[0]).exists() and path(meant).exists():
+            raise UserError(
+                f"{file}: '{ids[0]}' is no id: {{id}} in image = \"{image}\" stands for '{meant}' alone; write one id "
+                "a line, or let `manyseg data --guess` write the lists"
+            )
+
     @cached_property
     def _split_text(self) -> str:
         """What `{split}` stands for."""
@@ -214,8 +233,11 @@ class Folder:
         return whole if is_list(value) else value
 
     def _fill(self, text: str, index: int) -> str:
+        return self._filled(text, self.ids[index])
+
+    def _filled(self, text: str, image_id: str) -> str:
         names = pattern.fields(self.card.image)
-        return pattern.fill(text, {"split": self._split_text, **pattern.values(names, self.ids[index])})
+        return pattern.fill(text, {"split": self._split_text, **pattern.values(names, image_id)})
 
     def _resolved(self, text: str, index: int) -> str:
         return locate.resolve(self._root, self._fill(text, index))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,15 @@ from manyseg.data.files import DataError
 from manyseg.data.parquet import rows
 from manyseg.errors import UserError
 
-__all__ = ["find", "fixed_folder", "resolve", "walk"]
+__all__ = ["check_folder", "find", "fixed_folder", "resolve", "walk"]
+
+
+def check_folder(root: Path, advice: str) -> None:
+    """Raise UserError, with advice, where there is no folder `root`."""
+    if root.is_file():
+        raise UserError(f"{root}: is a file, not a folder; unpack it if it is an archive, and {advice}")
+    if not root.is_dir():
+        raise UserError(f"{root}: there is no such folder; {advice}")
 
 
 def find(root: Path, text: str, known: Mapping[str, str], names: tuple[str, ...]) -> list[str]:
@@ -48,6 +57,8 @@ def fixed_folder(text: str) -> str:
 def walk(root: Path, folder: str) -> Iterator[str]:
     """Yield the paths, relative to `root`, of all files below one of its folders; links are followed.
 
+    Folders whose names begin with a dot, in which programs keep copies of their own, are passed over.
+
     Raises UserError for a link to a folder that it lies in, and for a folder that may not be read.
     """
     stack: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
@@ -58,6 +69,7 @@ def walk(root: Path, folder: str) -> Iterator[str]:
             known = os.stat(path)
             with os.scandir(path) as entries:
                 inside = [(f"{place}/{e.name}" if place else e.name, _is_folder(e)) for e in entries]
+                inside = [(name, folder) for name, folder in inside if not (folder and _is_hidden(name))]
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as e:
@@ -70,6 +82,10 @@ def walk(root: Path, folder: str) -> Iterator[str]:
                 stack.append((name, above | {key}))
             else:
                 yield name
+
+
+def _is_hidden(path: str) -> bool:
+    return path.rpartition("/")[2].startswith(".")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -94,7 +110,10 @@ def resolve(root: Path | str, text: str) -> str:
 
 
 def _other_case(root: Path | str, text: str) -> list[str]:
-    """List the files beside `text` whose names differ from its own by the case of their suffix."""
+    """List the files beside `text` whose names differ from its own by the case of their suffix, or in composed letters.
+
+    An umlaut is one character or two, as the system has it on which a file was named.
+    """
     folder, slash, name = text.rpartition("/")
     try:
         place = f"{root}/{folder}"
@@ -115,4 +134,4 @@ def _by_folded_suffix(folder: str, changed: int) -> dict[str, list[str]]:
 
 def _folded(name: str) -> str:
     stem, suffix = os.path.splitext(name)
-    return stem + suffix.lower()
+    return unicodedata.normalize("NFC", stem) + suffix.lower()

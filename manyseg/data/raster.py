@@ -19,7 +19,7 @@ def read_index(path: Path, *, wide: bool) -> np.ndarray:
     Raises DataError for colours, and for 16 bits where 8 were promised.
     """
     with opened(path) as image:
-        _refuse_lossy(path, image)
+        _check_kind(path, image)
         # Pillow spreads grey PNGs of 2 and 4 bits over 0..255.
         stored = getattr(image, "tile", None) if image.format == "PNG" else None
         spread = {"L;2": 85, "L;4": 17}.get(str(stored[0][3]), 1) if stored else 1
@@ -44,7 +44,7 @@ def read_index(path: Path, *, wide: bool) -> np.ndarray:
 def read_colors(path: Path) -> np.ndarray:
     """Read a raster of colours as Int32[H, W]: r * 65536 + g * 256 + b; alpha is dropped."""
     with opened(path) as image:
-        _refuse_lossy(path, image)
+        _check_kind(path, image)
         if image.mode not in ("RGB", "RGBA", "P"):
             fix = "save it as an RGB PNG"
             if image.mode in ("L", "1") or image.mode.startswith("I"):
@@ -54,10 +54,13 @@ def read_colors(path: Path) -> np.ndarray:
     return (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
 
 
-def _refuse_lossy(path: Path, image: Image.Image) -> None:
+def _check_kind(path: Path, image: Image.Image) -> None:
     if image.format in ("JPEG", "MPO"):
         what = "the mask is a JPEG, whose compression changes values along every edge"
         raise DataError(path, what, "export the masks again as PNG; a converted JPEG keeps its wrong values")
+    if image.format in ("TIFF", "GIF", "WEBP") and (pages := getattr(image, "n_frames", 1)) > 1:
+        what = f"the mask has {pages} pages, of which one alone can be read"
+        raise DataError(path, what, "save the page with the classes as a PNG of its own")
 
 
 def value_counts(plane: np.ndarray) -> np.ndarray:

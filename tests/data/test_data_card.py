@@ -86,7 +86,7 @@ def test_a_tag_without_a_value_is_its_name(read):
         ("road = 0", "road = []", "class 'road' has no value"),
         ("road = 0", "road = -1", "'road': value -1 is not a whole number from 0 to 65535"),
         ("road = 0", 'road = "#000000"', "'road': value '#000000' is not a whole number"),
-        ("road = 0", "road = 0.5", r"classes.road: Input should be a valid integer \(it is 0.5\)"),
+        ("road = 0", "road = 0.5", r"classes.road: a whole number is needed \(it is 0.5\)"),
         (
             "road = 0",
             'road = { value = 0, color = "red" }',

@@ -29,7 +29,7 @@ from manyseg.data.encodings.drawn import (
     validated,
 )
 from manyseg.data.encodings.schema import load_json
-from manyseg.data.files import BROKEN, DataError, Size
+from manyseg.data.files import BROKEN, DataError, Size, reason
 
 __all__ = ["Labelme"]
 
@@ -37,15 +37,15 @@ __all__ = ["Labelme"]
 class _Shape(Schema):
     label: str
     points: list[Point]
-    shape_type: Literal["polygon", "rectangle", "circle", "line", "linestrip", "point", "points", "mask"] = "polygon"
+    shape_type: Literal["polygon", "rectangle", "circle", "line", "linestrip", "point", "points", "mask"] | None = None
     group_id: int | str | None = None
     mask: str | None = None
 
 
 class _File(Schema):
     shapes: list[_Shape]
-    height: Annotated[Side, Field(alias="imageHeight")]
-    width: Annotated[Side, Field(alias="imageWidth")]
+    height: Annotated[Side | None, Field(alias="imageHeight")] = None
+    width: Annotated[Side | None, Field(alias="imageWidth")] = None
 
 
 class Labelme(DrawnEncoding):
@@ -56,17 +56,16 @@ class Labelme(DrawnEncoding):
 
     def size(self, files: ImageFiles) -> Size | None:
         """Return the size that the JSON gives."""
-        file = _read(files)
-        return file.height, file.width
+        return _size(_read(files))
 
     def shapes(self, files: ImageFiles) -> tuple[Size, list[Shape]]:
         """Return the shapes of the JSON."""
         file, path = _read(files), files.annotations
         assert path is not None
-        size = (file.height, file.width)
+        size = _size(file) or files.image_size()
         groups: dict[object, list[Outline]] = defaultdict(list)
         for i, shape in enumerate(file.shapes):
-            if shape.shape_type in ("polygon", "rectangle", "circle", "mask"):
+            if shape.shape_type in (None, "polygon", "rectangle", "circle", "mask"):
                 key = i if shape.group_id is None else shape.group_id
                 groups[shape.label, shape.group_id is None, key].append(_outline(shape, size, path, f"shapes[{i}]"))
         return size, [Shape(str(key[0]), _joined(found)) for key, found in groups.items()]  # type: ignore[index]
@@ -77,6 +76,11 @@ def _read(files: ImageFiles) -> _File:
     return validated(_File, load_json(files.annotations), files.annotations)
 
 
+def _size(file: _File) -> Size | None:
+    """Return the size that a file gives; old ones do not."""
+    return None if file.height is None or file.width is None else (file.height, file.width)
+
+
 def _joined(outlines: list[Outline]) -> Outline:
     joined: Outline = outlines[0] if len(outlines) == 1 else rle.merge(outlines)
     return joined
@@ -84,7 +88,7 @@ def _joined(outlines: list[Outline]) -> Outline:
 
 def _outline(shape: _Shape, size: Size, file: Path, where: str) -> Outline:
     points = shape.points
-    if shape.shape_type == "polygon" or (shape.shape_type == "rectangle" and len(points) == 4):
+    if shape.shape_type in (None, "polygon") or (shape.shape_type == "rectangle" and len(points) == 4):
         return polygon(points, size, file, where)
     if len(points) != 2:
         raise DataError(file, f"{where}: a {shape.shape_type} of {len(points)} points, not 2", "correct or remove it")
@@ -104,4 +108,6 @@ def _mask(shape: _Shape, file: Path, where: str, size: Size) -> np.ndarray:
                 raise ValueError(f"it is {image.size[0]}x{image.size[1]}")
             return np.asarray(image.convert("L")) > 0
     except (*BROKEN, binascii.Error) as e:
-        raise DataError(file, f"{where}.mask: no PNG of a bitmap ({e})", "draw the object again or remove it") from None
+        raise DataError(
+            file, f"{where}.mask: no PNG of a bitmap ({reason(e)})", "draw the object again or remove it"
+        ) from None

@@ -15,9 +15,20 @@ from manyseg.data.files import DataError, Size, image_size, opened, size_text
 from manyseg.data.raster import read_colors, read_index, value_counts
 from manyseg.labels import IGNORE
 
-__all__ = ["Color", "Index", "InstanceIds", "count_values", "parse_color"]
+__all__ = ["MIXTURES", "Color", "Index", "InstanceIds", "count_values", "parse_color"]
 
 UNKNOWN = -2
+
+EDGES = 0.25
+"""The part of a mask that edges between classes have, at most."""
+
+MIXTURES = 4
+"""So many unknown values along edges are mixtures of others: the mask was drawn smoothly, or resized."""
+
+SMOOTHED = (
+    "if they lie along the edges of classes, the mask was smoothed or resized: export it again without smoothing "
+    "(nearest pixel), as PNG; else give the values to classes of the card, or list them under `ignore`"
+)
 NO_INSTANCE = (0, 65535)
 
 
@@ -76,8 +87,14 @@ class _Mask(Encoding):
                 return counts
         unknown = (plane < 0) | (plane >= len(self.table)) | (self.table.take(plane, mode="clip") == UNKNOWN)
         if unknown.any():
-            raise DataError(mask, "not in the card", UNKNOWN_VALUE, count_values(plane[unknown], self.spelled))
+            found = count_values(plane[unknown], self.spelled)
+            advice = self.advice([value for value, _ in found], bool(unknown.mean() < EDGES))
+            raise DataError(mask, "not in the card", advice, found)
         return None
+
+    def advice(self, unknown: list[Any], few: bool) -> str:
+        """Say what to do about values that the card does not know, which `few` of the pixels have."""
+        return SMOOTHED if few and len(unknown) >= MIXTURES else UNKNOWN_VALUE
 
     def spelled(self, value: int) -> Any:
         """Spell a value as cards do."""
@@ -167,6 +184,13 @@ class Color(_Mask):
     def spelled(self, value: int) -> Any:
         """Spell a colour as cards do."""
         return f"#{value:06x}"
+
+    def advice(self, unknown: list[Any], few: bool) -> str:
+        """Say what to do about colours that the card does not know."""
+        exchanged = {f"#{c[5:7]}{c[3:5]}{c[1:3]}" for c in unknown} <= {str(c).lower() for c in self.raw.positions}
+        if exchanged:
+            return "red and blue are exchanged, as OpenCV writes them; save the masks as RGB, or write the card's so"
+        return super().advice(unknown, few)
 
     def read(self, files: ImageFiles) -> Regions:
         """Read the mask."""

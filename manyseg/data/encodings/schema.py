@@ -17,7 +17,18 @@ import msgspec
 from manyseg.data.files import DataError
 from manyseg.textfile import decode
 
-__all__ = ["Coordinate", "Fault", "Identifier", "Name", "Side", "checked", "load_json", "read_bytes", "shown"]
+__all__ = [
+    "BROKEN_JSON",
+    "Coordinate",
+    "Fault",
+    "Identifier",
+    "Name",
+    "Side",
+    "checked",
+    "load_json",
+    "read_bytes",
+    "shown",
+]
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -43,6 +54,10 @@ KINDS = {
     "null": "null",
 }
 """msgspec's names of JSON's types in words."""
+
+
+BROKEN_JSON = "correct it there, or fetch or export the file again"
+"""What to do about a file that is no JSON."""
 
 
 class Fault(NamedTuple):
@@ -141,4 +156,4 @@ def load_json(path: Path, schema: Any = Any) -> Any:
             raise
         raise DataError(path, f"the JSON holds what no field can hold ({e})", "correct or remove it") from None
     except (ValueError, RecursionError) as e:
-        raise DataError(path, f"unreadable or truncated JSON ({e})", "fetch the file again") from None
+        raise DataError(path, f"unreadable or truncated JSON ({e})", BROKEN_JSON) from None

@@ -26,7 +26,7 @@ from manyseg.data.encodings.drawn import (
     validated,
 )
 from manyseg.data.encodings.schema import load_json
-from manyseg.data.files import BROKEN, DataError, Size
+from manyseg.data.files import BROKEN, DataError, Size, reason
 
 __all__ = ["Supervisely"]
 
@@ -119,4 +119,6 @@ def _inside(data: str, size: Size, file: Path, where: str) -> np.ndarray:
             inside: np.ndarray = pixels[..., 3] > 0 if image.mode in ("RGBA", "LA") else pixels[..., :3].max(-1) > 0
             return inside
     except (*BROKEN, binascii.Error) as e:
-        raise DataError(file, f"{where}.bitmap.data: no packed PNG ({e})", "draw it again or remove it") from None
+        raise DataError(
+            file, f"{where}.bitmap.data: no packed PNG ({reason(e)})", "draw it again or remove it"
+        ) from None

@@ -11,7 +11,7 @@ import msgspec
 
 from manyseg.data.encodings.base import ImageFiles, ImageTags
 from manyseg.data.encodings.records import ImageRecord, RecordEncoding
-from manyseg.data.encodings.schema import Fault, read_bytes, shown
+from manyseg.data.encodings.schema import BROKEN_JSON, Fault, read_bytes, shown
 from manyseg.errors import UserError
 
 __all__ = ["TagLists"]
@@ -53,7 +53,7 @@ def _entries(path: Path) -> _Entries:
     try:
         data = json.loads(read_bytes(path), object_pairs_hook=_Entries)
     except (ValueError, RecursionError) as e:
-        raise UserError(f"{path}: unreadable or truncated JSON ({e}); fetch the file again") from None
+        raise UserError(f"{path}: unreadable or truncated JSON ({e}); {BROKEN_JSON}") from None
     if not isinstance(data, _Entries):
         raise UserError(f"{path}: not the JSON that encoding 'tags' reads ({shown(data)}); write {{id: [tag, ...]}}")
     return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +41,8 @@ def read_lines(path: Path) -> list[_Line]:
 
 def _line(path: Path, number: int, words: list[str]) -> _Line:
     fix = "correct or remove the line"
-    if not words[0].isdecimal() or int(words[0]) >= 1 << 31:
+    number_text = re.sub(r"\.0*$", "", words[0])  # Programs write 3 as 3.0, or 3.000000.
+    if not number_text.isdecimal() or int(number_text) >= 1 << 31:
         raise DataError(path, f"line {number}: '{words[0]}' is no class number", fix)
     values = []
     for word in words[1:]:
@@ -58,7 +60,7 @@ def _line(path: Path, number: int, words: list[str]) -> _Line:
     elif len(values) < 6 or len(values) % 2:
         what = f"line {number}: {len(values)} coordinates; a box has 4, a polygon pairs of at least 3 points"
         raise DataError(path, what, fix)
-    return _Line(number, int(words[0]), np.array(values).reshape(-1, 2))
+    return _Line(number, int(number_text), np.array(values).reshape(-1, 2))
 
 
 class YoloSegments(DrawnEncoding):

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
-from manyseg.data import pattern
+from manyseg.data import locate, pattern
 from manyseg.data.card import builtin_cards, read_card
 from manyseg.data.folder import Folder
 from manyseg.data.guess.cells import cell_drafts
-from manyseg.data.guess.draft import Candidate, Draft, tried
+from manyseg.data.guess.draft import Candidate, Draft, Refused, tried
 from manyseg.data.guess.drawn import drawn_drafts
 from manyseg.data.guess.masks import mask_drafts
 from manyseg.data.guess.photos import photo_keys
@@ -23,7 +23,7 @@ from manyseg.errors import UserError
 
 __all__ = ["Candidate", "guess", "print_guess"]
 
-READERS: Sequence[Callable[[Tree], Iterator[Draft]]] = (
+READERS: Sequence[Callable[[Tree], Iterator[Draft | Refused]]] = (
     mask_drafts,
     drawn_drafts,
     red_green_drafts,
@@ -46,10 +46,10 @@ def guess(folder: str | Path) -> list[Candidate]:
     Raises UserError if there is no such folder, or nothing in it is known.
     """
     root, said = local_root(folder), set_address(folder) or Path(folder)
-    if not root.is_dir():
-        raise UserError(f"{root}: there is no such folder; give the folder that holds images and annotations")
+    locate.check_folder(root, "give the folder that holds images and annotations")
     tree = Tree(root)
-    drafts = sorted((d for reader in READERS for d in reader(tree)), key=lambda d: d.rank)
+    seen = [one for reader in READERS for one in reader(tree)]
+    drafts = sorted((d for d in seen if isinstance(d, Draft)), key=lambda d: d.rank)
     known = tuple(_builtin_hints(root, said))
     drafts = [replace(d, unsure=(*d.unsure, *known)) for d in (_with_photos(tree, draft) for draft in drafts)]
     results = [tried(draft, root, said) for draft in drafts]
@@ -57,6 +57,7 @@ def guess(folder: str | Path) -> list[Candidate]:
     if found:
         return found
     reasons = [f"{d.title}, but: {r}" for d, r in zip(drafts, results, strict=True) if isinstance(r, UserError)]
+    reasons += [f"{r.title}, but: {r.reason}" for r in seen if isinstance(r, Refused)]
     if reasons:
         raise UserError(f"{root}: it looks like {reasons[0]}")
     brushes = [f for f in tree.images if BRUSH.fullmatch(PurePosixPath(f).name)]

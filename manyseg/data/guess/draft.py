@@ -23,10 +23,17 @@ from manyseg.errors import UserError
 from manyseg.labels import IGNORE
 from manyseg.progress import progress
 
-__all__ = ["Candidate", "Draft", "FoundClass", "joined_by_name", "tried"]
+__all__ = ["Candidate", "Draft", "FoundClass", "Refused", "joined_by_name", "tried"]
 
 COUNTED = 200
 """Images whose pixels are counted for the comments."""
+
+
+class Refused(NamedTuple):
+    """What files look like, and why they cannot be read as that."""
+
+    title: str
+    reason: str
 
 
 class FoundClass(NamedTuple):

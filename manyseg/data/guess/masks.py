@@ -15,6 +15,7 @@ import numpy as np
 from manyseg.cores import readers
 from manyseg.data.class_tables import ClassTable, TableRow, class_tables, hex_color
 from manyseg.data.encodings import Raw
+from manyseg.data.encodings.masks import MIXTURES
 from manyseg.data.files import opened
 from manyseg.data.guess.draft import Draft, FoundClass, joined_by_name
 from manyseg.data.guess.photos import is_banded
@@ -34,6 +35,9 @@ SCANNED = 2000
 
 FLAT = 0.6
 """In a mask at least so many pixels are equal to their right neighbour; in photos few are."""
+
+RARE = 0.005
+"""A smaller part of the pixels than this may be mixtures along the edges of other colours."""
 
 MOST_COLORS = 1000
 """More colours than that are no classes."""
@@ -230,6 +234,12 @@ def _colored(scan: _Scan, place: Arrangement, tables: Sequence[ClassTable], saw:
             unsure.append(f"{len(unnamed)} colours are not in {tables[best].file}: {', '.join(unnamed[:5])}")
     else:
         unsure.append("no table of classes was found, so that classes are called by their colours; rename them")
+    rare = [color for color in unnamed if found[color] < RARE * scan.pixels.total()]
+    if len(rare) >= MIXTURES:
+        unsure.append(
+            f"{len(rare)} colours have less than {RARE:.1%} of the pixels each, such as {rare[-1]}: if they lie along "
+            "edges, the masks were smoothed; export them again without smoothing"
+        )
     for color in unnamed:
         classes.append(FoundClass("background" if color == "#000000" else f"color {color[1:]}", (color,)))
     unsure += _of_background(classes)

@@ -15,7 +15,7 @@ import msgspec
 from manyseg.data.class_tables import class_tables, hex_color, is_void
 from manyseg.data.encodings.label_studio import LABELS, UPLOADED, image_name, results_of
 from manyseg.data.encodings.schema import load_json
-from manyseg.data.guess.draft import Draft, FoundClass, joined_by_name
+from manyseg.data.guess.draft import Draft, FoundClass, Refused, joined_by_name
 from manyseg.data.guess.drawn import overlap_key
 from manyseg.data.guess.splits import Arrangement, arranged, split_name
 from manyseg.data.guess.tree import Place, Tree, pairings, with_split
@@ -25,6 +25,14 @@ __all__ = ["record_drafts"]
 
 FEW = 20
 """A folder with more files of one ending holds one for each image, not one for all."""
+
+
+CVAT, STUDIO = 'CVAT\'s XML ("CVAT for images 1.1")', "Label Studio's JSON"
+
+NO_RESULT = (
+    "no task has a finished annotation with a label; submit the annotations (predictions do not count), and export"
+)
+"""Why an export of tasks cannot be read."""
 
 
 @dataclass
@@ -66,11 +74,14 @@ class _Coco(msgspec.Struct):
     categories: list[_CocoCategory]
 
 
-def record_drafts(tree: Tree) -> Iterator[Draft]:
+def record_drafts(tree: Tree) -> Iterator[Draft | Refused]:
     """Yield a draft for every annotation file, or the files of several splits, whose images are in the folder."""
     groups: dict[tuple[str, str], dict[str, tuple[str, _Records]]] = defaultdict(dict)
     for file in _shared_files(tree):
         for encoding, records in _read(tree, file):
+            if isinstance(records, Refused):
+                yield records
+                continue
             text, split = with_split(file)
             groups[encoding, text if split else file][split] = (file, records)
     for (encoding, text), files in groups.items():
@@ -84,12 +95,14 @@ def _shared_files(tree: Tree) -> list[str]:
     return [f for f in files if count[PurePosixPath(f).parent, PurePosixPath(f).suffix] <= FEW]
 
 
-def _read(tree: Tree, file: str) -> Iterator[tuple[str, _Records]]:
-    """Yield the encodings that can read a file, with what it holds."""
+def _read(tree: Tree, file: str) -> Iterator[tuple[str, _Records | Refused]]:
+    """Yield the encodings that can read a file, with what it holds, or why that cannot be read."""
     if file.lower().endswith(".xml"):
         records = _cvat(tree, file)
         if records is not None:
             yield "cvat_images", records
+        return
+    if tree.path(file).stat().st_size < 2:
         return
     try:
         yield from _coco(load_json(tree.path(file), _Coco))
@@ -102,7 +115,8 @@ def _read(tree: Tree, file: str) -> Iterator[tuple[str, _Records]]:
         return
     names = [image_name(task) for task in tasks]
     if tasks and all(names):
-        yield "label_studio", _label_studio(tasks, [n for n in names if n])
+        records = _label_studio(tasks, [n for n in names if n])
+        yield "label_studio", records if records.used else Refused(STUDIO, f"{file}: {NO_RESULT}")
 
 
 def _coco(data: _Coco) -> Iterator[tuple[str, _Records]]:
@@ -124,10 +138,13 @@ def _coco(data: _Coco) -> Iterator[tuple[str, _Records]]:
         yield "coco_boxes", records
 
 
-def _cvat(tree: Tree, file: str) -> _Records | None:
+def _cvat(tree: Tree, file: str) -> _Records | Refused | None:
     try:
         root = ElementTree.parse(tree.path(file)).getroot()
-    except (OSError, ElementTree.ParseError, ValueError, LookupError):
+    except (OSError, ElementTree.ParseError, ValueError, LookupError) as e:
+        begins = tree.path(file).read_bytes()[:4096]
+        if b"<annotations>" in begins and b"<meta>" in begins:
+            return Refused(CVAT, f"{file}: unreadable or truncated XML ({e}); fetch or export the file again")
         return None
     images = root.findall("image")
     if root.tag != "annotations" or not images:
@@ -170,8 +187,8 @@ def _drafts(tree: Tree, encoding: str, text: str, files: Mapping[str, tuple[str,
         "coco_panoptic": (4, "COCO's panoptic JSON"),
         "coco_instances": (6, "COCO's JSON of objects"),
         "coco_boxes": (45, "COCO's JSON, boxes alone"),
-        "cvat_images": (5, 'CVAT\'s XML ("CVAT for images 1.1")'),
-        "label_studio": (5, "Label Studio's JSON"),
+        "cvat_images": (5, CVAT),
+        "label_studio": (5, STUDIO),
     }[encoding]
     if encoding not in ("coco_panoptic", "coco_boxes"):
         unsure.append("pixels under no object have no label; `background` names a class for them, if they are one")
