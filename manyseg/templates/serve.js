@@ -465,8 +465,14 @@ function fields(...pairs) {
 
 for (const id of ["choose", "camera"]) at(id).addEventListener("change", (event) => { add(event.target.files); event.target.value = ""; });
 addEventListener("paste", (event) => { if (event.clipboardData?.files.length) { event.preventDefault(); add(event.clipboardData.files); } });
-addEventListener("dragover", (event) => { event.preventDefault(); at("drop").hidden = false; });
-addEventListener("dragleave", (event) => { if (!event.relatedTarget) at("drop").hidden = true; });
+// A drag that ends outside, or is given up, ends without an event that all browsers send; as long as it lasts they repeat "dragover".
+let dragged;
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  at("drop").hidden = false;
+  clearTimeout(dragged);
+  dragged = setTimeout(() => { at("drop").hidden = true; }, 700);
+});
 addEventListener("drop", (event) => { event.preventDefault(); at("drop").hidden = true; if (event.dataTransfer?.files.length) add(event.dataTransfer.files); });
 function opacity(value) {
   shown = Math.min(100, Math.max(0, value));
