@@ -306,7 +306,7 @@ def test_labels_are_counted_once_and_at_temperature_1_not_at_all(base, monkeypat
     mixture(base, {"counted": 1}).count()
     assert counted == []
     mixture(base, {"counted": 1}, class_temperature=4).count()
-    assert sorted(counted) == list(range(10))
+    assert sorted(files.id for files in counted) == [f"{i:02}" for i in range(10)]
     mixture(base, {"counted": 1}, class_temperature=9).count()
     assert len(counted) == 10
 
