@@ -19,12 +19,14 @@ from jaxtyping import Int
 from manyseg.errors import UserError
 from manyseg.report.change import class_ious
 
-__all__ = ["BEFORE", "Record", "read_record"]
+__all__ = ["BEFORE", "Record", "read_record", "read_scores"]
 
 BEFORE = "files/before.json"
 """The scores of the run that this one started from."""
 
 _Step = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+_Number = Annotated[float, msgspec.Meta(ge=-1e30, le=1e30)]
+"""What can be drawn; neither NaN nor infinite, which JSON has not, but Python reads."""
 
 
 class _Line(msgspec.Struct):
@@ -32,35 +34,35 @@ class _Line(msgspec.Struct):
 
     step: _Step
     stage: str = ""
-    loss: float | None = None
-    losses: dict[str, float] = {}
-    lr: float = 0.0
-    images_per_s: float = 0.0
-    data_wait: float = 0.0
-    seconds: float = 0.0
-    eval: dict[str, dict[str, float | None]] | None = None
-    mean_miou: float | None = None
+    loss: _Number | None = None
+    losses: dict[str, _Number] = {}
+    lr: _Number = 0.0
+    images_per_s: _Number = 0.0
+    data_wait: _Number = 0.0
+    seconds: _Number = 0.0
+    eval: dict[str, dict[str, _Number | None]] | None = None
+    mean_miou: _Number | None = None
 
 
 class _Class(msgspec.Struct):
-    iou: float | None = None
+    iou: _Number | None = None
     pixels: _Step | None = None
 
 
 class _Dataset(msgspec.Struct):
     protocol: str = "seen"
-    miou: float | None = None
-    pixel_accuracy: float | None = None
-    pq: float | None = None
+    miou: _Number | None = None
+    pixel_accuracy: _Number | None = None
+    pq: _Number | None = None
     classes: dict[str, _Class] = {}
     skipped: list[str] = []
 
 
 class _Knowledge(msgspec.Struct):
-    area: float
+    area: _Number
     concepts: int
     measured: int
-    curve: list[tuple[float, float]]
+    curve: list[tuple[_Number, _Number]]
 
 
 class _Axes(msgspec.Struct):
@@ -72,7 +74,7 @@ class _Scores(msgspec.Struct):
 
     datasets: dict[str, _Dataset] = {}
     unified_nodes: int | None = None
-    mean_miou_seen: float | None = None
+    mean_miou_seen: _Number | None = None
     axes: _Axes | None = None
 
 
@@ -143,12 +145,12 @@ def read_record(folder: str | Path) -> Record:
         text,
         steps,
         evals,
-        _scores(folder / "scores.json", notes),
+        read_scores(folder / "scores.json", notes),
         _confusions(folder / "confusion.npz", notes),
         _table(folder / "taxonomy.tsv", notes),
         _object(folder / "environment.json", notes),
         *_alone(folder),
-        _scores(folder / BEFORE, notes) if (folder / BEFORE).exists() else {},
+        read_scores(folder / BEFORE, notes) if (folder / BEFORE).exists() else {},
         notes,
     )
 
@@ -181,7 +183,8 @@ def _object(path: Path, notes: list[str]) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _scores(path: Path, notes: list[str]) -> dict[str, Any]:
+def read_scores(path: Path, notes: list[str]) -> dict[str, Any]:
+    """Read scores.json, or nothing where it is missing or damaged, which becomes a note."""
     scores = _object(path, notes)
     try:
         msgspec.convert(scores, _Scores)
@@ -198,7 +201,7 @@ def _alone(folder: Path) -> tuple[dict[str, dict[str, float]], dict[str, dict[st
     for path in sorted(folder.resolve().parent.glob("*/scores.json")):
         if path.parent == folder.resolve():
             continue
-        scores = _scores(path, [])
+        scores = read_scores(path, [])
         seen = {name: d for name, d in scores.get("datasets", {}).items() if d.get("protocol") == "seen"}
         for name, entry in seen.items() if len(seen) == 1 else ():
             if _finite(entry.get("miou")):

@@ -8,12 +8,12 @@ A picture `<dataset>-<n>.png` that something else has made is shown as it is.
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
+import msgspec
 import numpy as np
 from jaxtyping import Int, UInt8
 from numpy.typing import ArrayLike
@@ -57,13 +57,21 @@ class Shown(NamedTuple):
     unified: ArrayLike
 
 
+class Seen(msgspec.Struct):
+    """A class of a picture: its colour as #rrggbb, and its share of the pixels in 0..1."""
+
+    name: str
+    color: Annotated[str, msgspec.Meta(pattern="^#[0-9a-f]{6}$")]
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
 class Picture(NamedTuple):
     """A sample in a report: data URIs by part (`strip` for a picture of something else), and a legend by part."""
 
     dataset: str
     number: int
     parts: dict[str, str]
-    legend: dict[str, list[dict[str, Any]]]
+    legend: dict[str, list[Seen]]
 
 
 def samples_each(datasets: int) -> int:
@@ -116,7 +124,7 @@ def write_samples(run_folder: Path, space: LabelSpace, unified: LabelSpace, show
             picture, legend[part] = _paint(mask, labels)
             small = picture.resize(size, Image.Resampling.NEAREST)
             write_image(folder / f"{stem}-{part}.png", small, optimize=True)
-        atomic.write(folder / f"{stem}.json", json.dumps(legend, ensure_ascii=False))
+        atomic.write(folder / f"{stem}.json", msgspec.json.encode(legend))
 
 
 def read_samples(run_folder: Path) -> list[Picture]:
@@ -129,8 +137,9 @@ def read_samples(run_folder: Path) -> list[Picture]:
     out = []
     for (dataset, number), parts in sorted(found.items()):
         try:
-            legend = json.loads((run_folder / "samples" / f"{dataset}-{number}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            written = (run_folder / "samples" / f"{dataset}-{number}.json").read_bytes()
+            legend = msgspec.json.decode(written, type=dict[str, list[Seen]])
+        except (OSError, msgspec.DecodeError):
             legend = {}
         out.append(Picture(dataset, number, parts, {part: legend.get(part, []) for part in PARTS}))
     return out
@@ -143,7 +152,7 @@ def _size(shape: tuple[int, ...]) -> tuple[int, int]:
     return max(1, round(width * shrink)), max(1, round(height * shrink))
 
 
-def _paint(mask: Int[np.ndarray, "H W"], space: LabelSpace) -> tuple[Image.Image, list[dict[str, Any]]]:
+def _paint(mask: Int[np.ndarray, "H W"], space: LabelSpace) -> tuple[Image.Image, list[Seen]]:
     """Return a mask in colours, IGNORE transparent, and its classes with their shares of the pixels, largest first."""
     colors: UInt8[np.ndarray, "D+1 4"] = np.zeros((len(space) + 1, 4), np.uint8)
     colors[:-1, :3], colors[:-1, 3] = space.colors, 255
@@ -151,7 +160,7 @@ def _paint(mask: Int[np.ndarray, "H W"], space: LabelSpace) -> tuple[Image.Image
     picture = Image.fromarray(colors[mask])
     values, counts = np.unique(mask[mask != IGNORE], return_counts=True)
     legend = [
-        {"name": space.names[v], "color": space.hex_colors[v], "share": round(float(n) / mask.size, 4)}
+        Seen(space.names[v], space.hex_colors[v], round(float(n) / mask.size, 4))
         for v, n in sorted(zip(values.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1])
     ]
     return picture, legend

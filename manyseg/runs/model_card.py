@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from manyseg import __version__
 from manyseg.config import toml_value
 from manyseg.errors import UserError
+from manyseg.report.record import read_scores
 
 if TYPE_CHECKING:
     from manyseg.runs.run import Run
@@ -104,10 +104,13 @@ def _plain(value: Any) -> str:
 
 def _scores(run: Run) -> str:
     """Return the run's scores as a table, without the names of images."""
-    try:
-        found = json.loads((run.folder / "scores.json").read_text(encoding="utf-8"))["datasets"]
-    except FileNotFoundError:
+    path = run.folder / "scores.json"
+    if not path.exists():
         return "Not measured."
+    notes: list[str] = []
+    found = read_scores(path, notes).get("datasets", {})
+    if notes:
+        raise UserError(f"{path.parent}: {notes[0]}")
     lines = ["| dataset | protocol | mIoU | pixel accuracy | PQ |", "|---|---|---:|---:|---:|"]
     for dataset, d in found.items():
         values = (d.get("miou"), d.get("pixel_accuracy"), d.get("pq"))

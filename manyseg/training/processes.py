@@ -8,19 +8,26 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import register_rendezvous_handler, rendezvous
 
 from manyseg.errors import UserError
+from manyseg.stop_signals import STOP_SIGNALS
 
 __all__ = ["Agreement", "find_processes", "lost_another"]
 
 MEETING = timedelta(minutes=5)
 """How long processes wait for each other at the start: one that ended before it came never comes."""
+
+SCHEME = "manyseg"
+"""Of the address at which processes meet; see `_meet`."""
 
 WORK = timedelta(hours=2)
 """How long processes wait for one that works alone, as the first does when it checks all images."""
@@ -34,7 +41,11 @@ def find_processes() -> Accelerator:
     # Precision is torch's own autocast below: accelerate would fix it once a process, and patch `forward` for it.
     # A mixture may have no image of a dataset in a step, and a method may leave parameters out of some steps.
     # Told so, accelerate also takes several processes on CPUs for what they are.
-    handlers = [DistributedDataParallelKwargs(find_unused_parameters=True), InitProcessGroupKwargs(timeout=MEETING)]
+    _register()
+    handlers = [
+        DistributedDataParallelKwargs(find_unused_parameters=True),
+        InitProcessGroupKwargs(init_method=f"{SCHEME}://", timeout=MEETING),
+    ]
     try:
         with _ended_at_once():
             accelerator = Accelerator(
@@ -78,6 +89,23 @@ class Agreement:
         return int(largest)
 
 
+@cache
+def _register() -> None:
+    register: Any = register_rendezvous_handler
+    register(SCHEME, _meet)
+
+
+def _meet(url: str, timeout: timedelta) -> Iterator[tuple[Store, int, int]]:
+    """Meet as the environment says, apart from earlier attempts.
+
+    torchrun may give processes that it starts again the store of those before them. What these left there would be
+    taken for the addresses of the present ones, which then wait for them for ever (torch 2.14).
+    """
+    store, rank, processes = next(rendezvous("env://", timeout=timeout))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    yield PrefixStore(f"attempt {attempt}", store), rank, processes
+
+
 def _wait_for(longest: timedelta) -> None:
     """Let all that processes do together from now on take so long."""
     module: Any = dist
@@ -88,14 +116,17 @@ def _wait_for(longest: timedelta) -> None:
 
 @contextmanager
 def _ended_at_once() -> Iterator[None]:
-    """Let Ctrl-C end the process as the system does: torch takes no notice while it waits for other processes."""
-    before = signal.getsignal(signal.SIGINT)
+    """Let signals end the process as the system does: torch takes no notice while it waits for other processes."""
     main = threading.current_thread() is threading.main_thread()
-    if not main or before is not signal.default_int_handler or os.environ.get("WORLD_SIZE", "1") == "1":
+    if not main or os.environ.get("WORLD_SIZE", "1") == "1":
         yield
         return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    taken = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in taken:
+        signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in taken.items():
+            signal.signal(number, handler)

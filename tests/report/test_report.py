@@ -1,6 +1,7 @@
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from manyseg.report.compare import compare
 from manyseg.report.environment import environment
 from manyseg.report.page import _largest, write_report
 from manyseg.report.record import read_record
-from manyseg.report.samples import Shown, read_samples, write_samples
+from manyseg.report.samples import PARTS, Seen, Shown, read_samples, write_samples
 
 EVIL = "<script>alert('x')</script>"
 STREET = LabelSpace("street", (LabelClass("road", (128, 64, 128)), LabelClass("sky", (0, 0, 255)), LabelClass(EVIL)))
+KNOWN = {"concepts": 9, "measured": 3, "area": 1.25, "curve": [[0.05, 3], [0.5, 1], [0.95, 0]]}
 
 
 def step(at: int, stage: str = "train", loss: float = 1.0) -> dict[str, Any]:
@@ -112,6 +114,31 @@ def test_broken_files_become_notes(tmp_path: Path) -> None:
     assert "confusion.npz cannot be read" in notes
     assert "taxonomy.tsv is not there" in notes
     write_report(folder)
+
+
+@pytest.mark.parametrize("number", ["Infinity", "-Infinity", "NaN", "1e308", "-1e308", "1e999"])
+def test_a_number_that_cannot_be_drawn_is_a_note_or_a_gap_wherever_it_stands(tmp_path: Path, number: str) -> None:
+    result = scores() | {"axes": {"knowledgeability": KNOWN}}
+    texts = {
+        "metrics.jsonl": json.dumps(step(3) | evaluation(4) | {"mean_miou": 0.5}),
+        "scores.json": json.dumps(result),
+    }
+    places = [(name, m) for name, text in texts.items() for m in re.finditer(r"-?\d+(\.\d+)?(?=[,}\]])", text)]
+    assert len(places) > 25
+    for i, (name, place) in enumerate(places):
+        folder = run(tmp_path / str(i), [step(0), step(1), evaluation(2)], result)
+        text = texts[name][: place.start()] + number + texts[name][place.end() :]
+        with open(folder / name, "a" if name == "metrics.jsonl" else "w") as file:
+            file.write(text)
+        write_report(folder)
+
+
+def test_a_damaged_legend_is_left_out(tmp_path: Path) -> None:
+    write_samples(tmp_path, STREET, STREET, [Shown(np.zeros((3, 2, 2), np.uint8), *[np.zeros((2, 2), int)] * 3)])
+    legend = tmp_path / "samples/street-0.json"
+    for text in ("[]", "{", '{"truth": 1}', '{"truth": [{"name": "road", "color": "red;", "share": 0.5}]}'):
+        legend.write_text(text)
+        assert read_samples(tmp_path)[0].legend == {part: [] for part in PARTS}
 
 
 def test_a_folder_that_is_no_run_is_an_error(tmp_path: Path) -> None:
@@ -335,8 +362,8 @@ def test_samples_are_written_in_the_spaces_colours_and_transparent_where_ignored
     assert nodes[0, 1].tolist() == [4, 5, 6, 255]
     (first, _) = read_samples(tmp_path)
     assert first.legend["truth"] == [
-        {"name": "road", "color": "#804080", "share": 0.5},
-        {"name": "sky", "color": "#0000ff", "share": 0.25},
+        Seen("road", "#804080", 0.5),
+        Seen("sky", "#0000ff", 0.25),
     ]
 
 
@@ -444,8 +471,7 @@ def test_the_terminal_table_shows_names_literally(tmp_path: Path) -> None:
 
 
 def test_the_page_draws_the_concepts_that_are_known_where_the_scores_say(tmp_path: Path) -> None:
-    knowledge = {"concepts": 9, "measured": 3, "area": 1.25, "curve": [[0.05, 3], [0.5, 1], [0.95, 0]]}
-    result = scores() | {"axes": {"performance": 0.5, "generalisation": {}, "knowledgeability": knowledge}}
+    result = scores() | {"axes": {"performance": 0.5, "generalisation": {}, "knowledgeability": KNOWN}}
     page = write_report(run(tmp_path / "r", [step(0)], result)).read_text()
     assert "1.2 of 9 concepts" in page
     assert "Concepts that reach an IoU" in page

@@ -10,9 +10,12 @@ import warnings
 from datetime import timedelta
 
 import pytest
+import torch
+import torch.distributed as dist
 from accelerate.state import AcceleratorState
 
 from manyseg.errors import UserError
+from manyseg.stop_signals import StopSignals
 from manyseg.training import processes
 from manyseg.training.processes import find_processes
 
@@ -80,10 +83,37 @@ def test_processes_that_have_met_wait_longer_for_one_that_works_alone(two, monke
     assert [wait(pid) for pid in [start(work, rank, two) for rank in (0, 1)]] == [0, 0]
 
 
-def test_ctrl_c_ends_a_process_that_waits_for_the_others(two, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_process_that_waits_for_the_others_also_where_the_command_line_takes_signals(
+    two, number, monkeypatch
+):
     def waits(**_):
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), number)
         time.sleep(30)
 
+    def work():
+        signal.signal(number, signal.SIG_DFL)
+        with StopSignals():
+            find_processes()
+
     monkeypatch.setattr(processes, "Accelerator", waits)
-    assert wait(start(find_processes, 0, two)) == -signal.SIGINT
+    assert wait(start(work, 0, two)) == -number
+
+
+def test_what_is_started_again_meets_beside_what_an_earlier_attempt_left_in_the_store(two, monkeypatch):
+    """As with torchrun, whose agent keeps one store for all attempts."""
+    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=30))
+    store = dist.TCPStore("127.0.0.1", int(two["MASTER_PORT"]), is_master=True, wait_for_workers=False)
+    two |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+
+    def work():
+        assert find_processes().num_processes == 2
+        assert processes.Accelerator().gather(torch.ones(1)).tolist() == [1, 1]
+
+    for attempt in ("0", "1"):
+        two |= {"TORCHELASTIC_RESTART_COUNT": attempt}
+        second = start(work, 1, two)
+        # The second must not look for the first where that of the earlier attempt was.
+        time.sleep(3)
+        assert [wait(start(work, 0, two)), wait(second)] == [0, 0]
+    del store
