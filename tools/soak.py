@@ -59,6 +59,7 @@ checkpoint_every = 1
 """
 
 METHODS = {
+    "joint": "steps = 6\neval_every = 3\n[method]\nname = 'joint'\n",
     "multihead": "steps = 6\neval_every = 3\nema = 0.9\n[method]\nname = 'multihead'\n",
     "autouniseg": "steps = 8\n[method]\nname = 'autouniseg'\n[method.graph]\nfeatures = 'learned'\nhidden = 16\n",
 }

@@ -63,12 +63,23 @@ def telling(self, method):
     return found
 
 
+def stopped(self, method):
+    raise KeyboardInterrupt
+
+
 stages.Training._evaluate = telling
 for recipe in sys.argv[2:]:
     seen.clear()
     place = out / Path(recipe).stem
     train_recipe(recipe, out=place / "two")
     (place / f"rank{rank}.json").write_text(json.dumps(seen))
+    stages.Training._evaluate = stopped
+    try:
+        train_recipe(recipe, out=place / "cut")
+    except KeyboardInterrupt:
+        stages.Training._evaluate = evaluate
+        train_recipe(recipe, out=place / "cut", resume=True)
+    stages.Training._evaluate = telling
 # A fault is the same error in every process, and none waits for the others for ever.
 try:
     train_recipe(recipe, out=out / "odd", overrides=["data.sets.0.per_step=3"])
@@ -85,6 +96,7 @@ METHOD = {
     "uniseg": "",
     "htss": 'taxonomy = "{table}"',
     "joint": 'taxonomy = "{table}"',
+    "unified_nodes": 'init = "{table}"',
     "lmseg": 'text = "{text}"\nprompt_tokens = 2\nqueries = 30\nblocks = 1\nattention_heads = 4\nother_words = 0.5\n'
     "points = 32",
     "autouniseg": 'init = "names"\ngraph = {{ features = "learned", hidden = 16, dropout = 0.5 }}',
@@ -156,6 +168,14 @@ def test_two_processes_hold_the_same_weights_scores_and_label_maps(both):
     assert len(told) >= 2
     assert told[0][1] != told[-1][1]
     assert (both[1] / "taxonomy.tsv").read_text() == (both[0] / "taxonomy.tsv").read_text()
+
+
+def test_two_processes_that_were_stopped_between_their_steps_go_on_as_if_they_had_not_been(both):
+    whole, cut = both[1], both[1].parent / "cut"
+    keys = ("step", "losses", "mean_miou")
+    assert [[x.get(k) for k in keys] for x in lines(cut)] == [[x.get(k) for k in keys] for x in lines(whole)]
+    for name in ("checkpoint/model.safetensors", "best/model.safetensors", "scores.json", "taxonomy.tsv"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
 
 
 def test_two_processes_count_the_confusions_of_both(runs):
