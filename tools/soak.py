@@ -3,12 +3,12 @@
     python tools/soak.py --seed 0 --minutes 20
 
 Half of the time small runs are killed (SIGKILL), resumed, killed again while they resume, and in the end compared, bit
-for bit, with one that was not killed: `joint`, `multihead`, AutoUniSeg with its four stages, each also in two processes, of
-which one is killed and the other has to end by itself. The first kill of a run comes before one of all kinds of
-operations on files (such as "replace best/state.json"), which are gone through in turn; the others at a random moment
-or before a random operation. In the other half `soak_inputs.py` reads inputs with random damage. The report at the end
-is a table; docs/reliability.md has that of the last long run. Whatever went wrong is printed with the seed that repeats
-it (`--kills SEED`, `--inputs KIND SEED`).
+for bit, with one that was not killed: `joint`, `multihead`, AutoUniSeg with its four stages, each also in two
+processes, of which one is killed and the other has to end by itself. The first kill of a run comes before one of all
+kinds of operations on files (such as "replace best/state.json"), which are gone through in turn; the others at a
+random moment or before a random operation. In the other half `soak_inputs.py` reads inputs with random damage. The
+report at the end is a table; docs/reliability.md has that of the last long run. Whatever went wrong is printed with
+the seed that repeats it (`--kills SEED`, `--inputs KIND SEED`).
 """
 
 from __future__ import annotations
