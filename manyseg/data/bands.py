@@ -22,6 +22,7 @@ __all__ = [
     "BandWindows",
     "ValueRange",
     "band_facts",
+    "band_pages",
     "band_size",
     "opened_bands",
     "opened_windows",
@@ -133,6 +134,12 @@ def band_size(path: Path) -> Size:
     """Return the image's (height, width) from its header."""
     with _opened(path) as file:
         return int(file.height), int(file.width)
+
+
+def band_pages(path: Path) -> int:
+    """Return how many pictures a file holds, of which the first is read."""
+    with _opened(path) as file:
+        return max(1, len(file.subdatasets))
 
 
 class BandFacts(NamedTuple):

@@ -16,7 +16,7 @@ from manyseg import atomic
 from manyseg.data.parquet import cell_of, read_cell
 from manyseg.errors import UserError
 
-__all__ = ["DataError", "Size", "image_size", "opened", "reason", "size_text", "stream", "write_image"]
+__all__ = ["DataError", "Size", "image_size", "opened", "pages", "reason", "size_text", "stream", "write_image"]
 
 # What Pillow raises for files that are broken in one way or another.
 BROKEN = (
@@ -36,6 +36,9 @@ BROKEN = (
     RuntimeError,
     MemoryError,
 )
+
+SUBFILE, COPY = 254, 0b101
+"""The tag of TIFF that says what a page is, and its bits for a reduced copy and for a mask of another page."""
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -130,6 +133,19 @@ def reason(error: BaseException) -> str:
     if isinstance(error, OSError | SyntaxError | EOFError) or type(error) is ValueError:
         return " ".join(str(error).split()) or "it ends too early"
     return "its content does not fit its format"
+
+
+def pages(image: Image.Image) -> int:
+    """Return how many pictures a file holds; smaller copies and masks of the first one do not count."""
+    count = int(getattr(image, "n_frames", 1))
+    if count == 1 or image.format != "TIFF":
+        return 1 if image.format == "MPO" else count  # Cameras add their previews.
+    here, found = image.tell(), 0
+    for page in range(count):
+        image.seek(page)
+        found += not image.tag_v2.get(SUBFILE, 0) & COPY  # type: ignore[attr-defined]
+    image.seek(here)
+    return found
 
 
 def image_size(image: Image.Image) -> Size:

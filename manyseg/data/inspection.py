@@ -10,8 +10,9 @@ import msgspec
 import numpy as np
 
 from manyseg.cores import readers
+from manyseg.data.bands import band_pages
 from manyseg.data.encodings import Found, Regions, found_size
-from manyseg.data.files import stream
+from manyseg.data.files import pages, stream
 from manyseg.data.finding import Finding, of_error
 from manyseg.data.folder import Folder, OpenedImage
 from manyseg.data.photo import orientation
@@ -110,6 +111,9 @@ def _decisions(image: OpenedImage, path: Path) -> Iterator[Finding]:
             what = "the image's EXIF orientation is not applied: the card, or its annotation's size, has it so"
         fix = "nothing to do if `manyseg data --sheet` shows that they fit; else write the other `exif` in the card"
         yield Finding("note", what, str(path), fix, f"orientation {number}")
+    if (count := pages(image.file) if image.file.format else band_pages(path)) > 1:
+        fix = "nothing to do if the first is meant; else save the page that is meant as an image of its own"
+        yield Finding("warning", f"the image has {count} pages, of which the first is read", str(path), fix)
     if image.file.mode.startswith("I") and image.value_range is None:
         highest = int(np.asarray(image.file).max())
         if highest < 1 << 15:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from manyseg.data.files import DataError, opened
+from manyseg.data.files import DataError, opened, pages
 
 __all__ = ["read_colors", "read_index", "value_counts"]
 
@@ -58,8 +58,8 @@ def _check_kind(path: Path, image: Image.Image) -> None:
     if image.format in ("JPEG", "MPO"):
         what = "the mask is a JPEG, whose compression changes values along every edge"
         raise DataError(path, what, "export the masks again as PNG; a converted JPEG keeps its wrong values")
-    if image.format in ("TIFF", "GIF", "WEBP") and (pages := getattr(image, "n_frames", 1)) > 1:
-        what = f"the mask has {pages} pages, of which one alone can be read"
+    if (count := pages(image)) > 1:
+        what = f"the mask has {count} pages, of which one alone can be read"
         raise DataError(path, what, "save the page with the classes as a PNG of its own")
 
 

@@ -108,7 +108,7 @@ def write_samples(run_folder: Path, space: LabelSpace, unified: LabelSpace, show
     """
     folder = run_folder / "samples"
     for number, sample in enumerate(shown):
-        stem = f"{space.name.replace('/', '_')}-{number}"
+        stem = f"{space.name}-{number}"
         pixels = np.asarray(sample.image)
         size = _size(pixels.shape[-2:])
         photo = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).resize(size, Image.Resampling.BOX)

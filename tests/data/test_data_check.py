@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from manyseg.data import load
 from manyseg.data.check import check, print_cards, print_check, survey
@@ -312,3 +312,21 @@ def test_a_class_with_a_dot_that_is_not_in_quotes_is_told_to_be(root):
     (root / "card.toml").write_text(CARD + "tree.valeu = 5\n")
     with pytest.raises(UserError, match="'valeu' is no key of a class, did you mean 'value'"):
         load(root / "card.toml", root)
+
+
+@pytest.mark.parametrize("bands", [False, True])
+def test_a_photo_of_several_pages_is_said_and_copies_of_it_are_none(tmp_path, bands):
+    if bands:
+        pytest.importorskip("rasterio")
+    pictures = [Image.new("RGB", (8, 8), (c, c, c)) for c in (10, 200)]
+    (tmp_path / "m").mkdir()
+    Image.fromarray(np.tile(np.array([[0, 1]], np.uint8), (8, 4))).save(tmp_path / "m/a.png")
+    card = 'name = "t"\nimage = "{id}.tif"\nmask = "m/{id}.png"\nencoding = "index"\nsplits = { train = "." }\n'
+    card += "bands = [1, 2, 3]\n" * bands + "[classes]\na = 0\nb = 1\n"
+    (tmp_path / "card.toml").write_text(card)
+    for kind, expected in ((0, ["the image has 2 pages, of which the first is read"]), (1, []), (4, [])):
+        tags = TiffImagePlugin.ImageFileDirectory_v2()
+        tags[254] = kind
+        pictures[1].encoderinfo = {"tiffinfo": tags}
+        pictures[0].save(tmp_path / "a.tif", save_all=True, append_images=pictures[1:])
+        assert [f.what for f in check(tmp_path / "card.toml", tmp_path)] == expected

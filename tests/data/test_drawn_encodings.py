@@ -200,6 +200,48 @@ def test_a_faulty_labelme_shape_is_named_with_its_field_and_value(tmp_path, shap
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.parametrize(
+    ("points", "pixels", "message"),
+    [
+        (
+            [[-9, 0], [20, 0], [20, 20], [-9, 20]],
+            400,
+            "the outline reaches out of the image (of 60x40), and is cut off",
+        ),
+        ([[2, 2], [12, 12], [22, 22]], 0, "an outline has no pixel, and is left out"),
+        ([[5, 5], [5, 9], [5, 7]], 0, "the outline has no area, and is left out"),
+        ([[-1, 0], [20, 0], [20, 20], [-1, 20]], 400, None),
+    ],
+)
+def test_what_is_cut_off_or_left_out_of_a_drawn_object_is_said(tmp_path, points, pixels, message):
+    annotation = one_labelme(tmp_path, {"label": "car", "points": points, "shape_type": "polygon"})
+    assert int((annotation.labels == 1).sum()) == pixels
+    folder = load(tmp_path / "card.toml", tmp_path / "data")
+    said = folder.warnings(folder.files(folder.ids.index(layouts.NAMES[0])))
+    assert [f.what for f in said] == ([] if message is None else [message])
+    assert all(f.severity == "warning" and "label 'car'" in f.place for f in said)
+
+
+def test_an_object_outside_of_the_image_is_an_error(tmp_path):
+    shape = {"label": "car", "points": [[70, 0], [90, 0], [90, 20]], "shape_type": "polygon"}
+    with pytest.raises(DataError, match=r"shapes\[0\]: the outline lies outside of the image \(of 60x40\)"):
+        one_labelme(tmp_path, shape)
+
+
+def test_a_bitmap_over_the_edge_is_cut_off_and_said(tmp_path):
+    layouts.supervisely(tmp_path / "data")
+    path = next((tmp_path / "data/train/ann").glob("*.json"))
+    data = json.loads(path.read_text())
+    data["objects"] = [o for o in data["objects"] if "bitmap" in o]
+    data["objects"][0]["bitmap"]["origin"] = [W - 2, 0]
+    path.write_text(json.dumps(data))
+    folder = load(write_card(tmp_path, "supervisely"), tmp_path / "data")
+    files = folder.files(folder.ids.index(path.stem))
+    assert [f.what for f in folder.warnings(files)] == [
+        "the bitmap reaches out of the image (of 60x40), and is cut off"
+    ]
+
+
 def test_holes_of_a_supervisely_polygon_are_no_part_of_it(tmp_path):
     layouts.supervisely(tmp_path / "data")
     path = next((tmp_path / "data/train/ann").glob("*.json"))
@@ -254,6 +296,24 @@ def test_an_image_without_a_yolo_file_has_no_object(tmp_path):
     assert folder.read_annotation(folder.ids.index(layouts.NAMES[0])).labels.eq(IGNORE).all()
 
 
+def test_yolo_boxes_outside_are_errors_and_those_over_the_edge_are_said(tmp_path):
+    layouts.yolo(tmp_path / "data")
+    path = next(p for p in (tmp_path / "data").rglob("*.txt") if p.parent.name != "data")
+    path.write_text("1 0.0 0.5 0.4 0.5\n0 0.5 0.5 0.0 0.5\n")
+    card = write_card(tmp_path, "yolo_segments")
+    card.write_text(card.read_text().replace("yolo_segments", "yolo_boxes"))
+    folder = load(card, tmp_path / "data")
+    files = folder.files(folder.ids.index(path.stem))
+    assert len(folder.found(files).classes) == 1
+    assert [(f.place, f.what) for f in folder.warnings(files)] == [
+        ("line 1", "the box reaches out of the image (of 60x40), and is cut off"),
+        ("line 2", "the box has no area, and is left out"),
+    ]
+    path.write_text("1 1.3 0.5 0.2 0.5\n")
+    with pytest.raises(DataError, match="line 1: the box lies outside of the image"):
+        folder.found(files)
+
+
 def test_yolo_boxes_are_in_pixels(tmp_path):
     layouts.yolo_boxes(tmp_path / "data")
     path = write_card(tmp_path, "yolo_segments")
@@ -302,7 +362,10 @@ def test_cvat_boxes_ellipses_and_masks_lie_in_their_z_order(tmp_path):
         ('<polygon label="car" points="1,2;3,inf;4,4"/>', "finite"),
         ('<box label="car" xtl="1" ytl="1" xbr="x" ybr="2"/>', r"box 0.xbr: .*\(it is 'x'\)"),
         ('<mask label="car" rle="1,7" left="0" top="0" width="3" height="3"/>', "runs of 8 pixels in a box of 3x3"),
-        ('<mask label="car" rle="1,8" left="900" top="0" width="3" height="3"/>', "lies outside the image of 60x40"),
+        (
+            '<mask label="car" rle="1,8" left="900" top="0" width="3" height="3"/>',
+            r"lies outside of the image \(of 60x40\)",
+        ),
         ('<box xtl="1" ytl="1" xbr="3" ybr="2"/>', "box 0: it has no label"),
     ],
 )

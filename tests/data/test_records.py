@@ -297,6 +297,50 @@ def test_a_number_with_two_names_is_an_error(dataset):
         dataset(OUTLINES, coco(GOOD, categories=categories)).read(0)
 
 
+def test_categories_of_one_name_are_said_to_be_one_class_and_told_apart_as_advised(dataset, tmp_path):
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "Cats"}, {"id": 3, "name": "dog"}]
+    data = coco(GOOD, bad(category_id=2, segmentation=[[30, 30, 50, 30, 50, 50, 30, 50]]), categories=categories)
+    words = OUTLINES.replace("cat = 1", "cat = {}").replace("dog = 2", "dog = {}")
+    assert dataset(words, data).read(0).annotation.labels.unique().tolist() == [IGNORE, 0]
+    said = [f for f in check(tmp_path / "card.toml", tmp_path) if "one name" in f.what]
+    assert [(f.severity, f.value) for f in said] == [("warning", "cat (1 cat, 2 Cats)")]
+    assert "write their numbers in the card" in said[0].fix
+    numbers = OUTLINES.replace("cat = 1", '"cat 1" = 1\n"cat 2" = 2').replace("dog = 2", "dog = 3")
+    assert dataset(numbers, data).read(0).annotation.labels.unique().tolist() == [IGNORE, 0, 1]
+    assert not [f for f in check(tmp_path / "card.toml", tmp_path) if "one name" in f.what]
+
+
+def test_a_name_is_the_cards_own_spelling_before_one_that_compares_equal(dataset):
+    card = OUTLINES.replace("cat = 1", '"pet" = "cat"').replace("dog = 2", '"herd" = "cats"')
+    for name, position in (("cat", 0), ("cats", 1)):
+        labels = dataset(card, coco(GOOD, categories=[{"id": 1, "name": name}])).read(0).annotation.labels
+        assert labels.max() == position
+    other = coco(GOOD, categories=[{"id": 1, "name": "Cats"}])
+    with pytest.raises(
+        UserError, match="category 1 is 'Cats', which can be 'cat' and 'cats' of the card; write 'Cats'"
+    ):
+        dataset(card, other).read(0)
+    assert dataset(card.replace('"cats"', '"Cats"'), other).read(0).annotation.labels.max() == 1
+
+
+def test_outlines_over_the_edge_are_cut_off_and_those_without_a_pixel_left_out_and_both_are_said(dataset, tmp_path):
+    over, line = [[-9, 0, 20, 0, 20, 20, -9, 20]], [[2, 2, 12, 12, 22, 22]]
+    data = coco(GOOD | {"segmentation": over}, bad(segmentation=line), bad(id=3, segmentation=[[5, 5, 5, 9, 5, 7]]))
+    labels = dataset(OUTLINES, data).read(0).annotation.labels
+    assert int((labels == 0).sum()) == 400
+    said = {f.what: (f.severity, f.place, f.places) for f in check(tmp_path / "card.toml", tmp_path)}
+    assert said["the outline reaches out of the image (of 64x64), and is cut off"] == (
+        "warning",
+        "annotation 1 of 'a.jpg', segmentation",
+        1,
+    )
+    assert said["an outline has no pixel, and is left out"] == ("warning", "annotation 2 of 'a'", 2)
+    with pytest.raises(
+        DataError, match=r"annotation 2 of 'a\.jpg', segmentation: the outline lies outside of the image"
+    ):
+        dataset(OUTLINES, coco(GOOD, bad(segmentation=[[70, 0, 90, 0, 90, 20]]))).read(0)
+
+
 # Panoptic files.
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -30,23 +30,41 @@ class Category(msgspec.Struct):
 def resolved(file: Path, categories: Sequence[Category], values: RawValues) -> RawValues:
     """Return the card's values by the numbers of the file: a name in the card stands for the file's number of it.
 
-    Raises UserError where a number is given two names, or the card calls it by the name of another class of its own.
+    Raises UserError where a number has two names, where its name can be two words of the card, or the card calls it by
+    the name of another class of its own.
     """
     names: dict[int, str] = {}
     for category in categories:
         if names.setdefault(category.id, category.name) != category.name:
             both = f"'{names[category.id]}' and '{category.name}'"
             raise UserError(f"{file}: category {category.id} is called {both}; keep one of them")
-    by_name = {normalise(v): v for v in values.positions if isinstance(v, str)}
+    meant = _meaning(values)
     positions, said = dict(values.positions), dict(values.said)
     for number, name in names.items():
-        word = by_name.get(normalise(name))
-        if word is not None and number not in positions:
-            positions[number] = positions[word]
-            if word in said:
-                said[number] = said[word]
+        words = [] if number in positions else meant(name)
+        if len({positions[word] for word in words}) > 1:
+            both = " and ".join(f"'{word}'" for word in words)
+            raise UserError(
+                f"{file}: category {number} is '{name}', which can be {both} of the card; write {name!r} in the card"
+            )
+        if words:
+            positions[number] = positions[words[0]]
+        if words and words[0] in said:
+            said[number] = said[words[0]]
     _compare_names(file, names, values)
     return values._replace(positions=positions, said=said)
+
+
+def _meaning(values: RawValues) -> Callable[[str], list[str]]:
+    """Return what gives the words of the card that a file's name can be: itself, else those that are compared equal."""
+    words: dict[str, list[str]] = {}
+    for word in (v for v in values.positions if isinstance(v, str)):
+        words.setdefault(normalise(word), []).append(word)
+
+    def meant(name: str) -> list[str]:
+        return [name] if name in values.positions else words.get(normalise(name), [])
+
+    return meant
 
 
 def _compare_names(file: Path, names: dict[int, str], values: RawValues) -> None:
@@ -73,8 +91,21 @@ def _listed(names: dict[int, str] | dict[int | str, str]) -> str:
     return text + (f", ... {len(names)} in all" if len(names) > 20 else "")
 
 
-def compared(file: Path, categories: Sequence[Category], values: RawValues) -> Iterator[Finding]:
-    """Say where the file calls countable what the card does not, or the other way round."""
+def compared(file: Path, categories: Sequence[Category], given: RawValues, values: RawValues) -> Iterator[Finding]:
+    """Say where categories of one name become one class, and where the file and the card differ in what is countable.
+
+    `given` are the card's values, `values` those by the numbers of the file.
+    """
+    meant = _meaning(given)
+    numbers: dict[str, dict[int, str]] = {}
+    for category in categories:
+        if category.id not in given.positions and (words := meant(category.name)):
+            numbers.setdefault(words[0], {})[category.id] = category.name
+    for word, joined in numbers.items():
+        if len(joined) > 1:
+            what = f"{len(joined)} categories have one name, and are one class"
+            fix = "nothing to do if it is meant; else write their numbers in the card, each as a class of its own"
+            yield Finding("warning", what, str(file), fix, f"{word} ({_listed(joined)})")
     for category in categories:
         said: Said | None = values.said.get(category.id)
         if said is None or category.isthing is None or category.isthing == bool(said.thing):

@@ -9,13 +9,14 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 import msgspec
 import numpy as np
+from pycocotools import mask as rle
 
 from manyseg.data.encodings.base import ImageFiles, ObjectBoxes, RawValues, Regions
 from manyseg.data.encodings.boxes import Corners, judged
 from manyseg.data.encodings.categories import Category, CategoryId, compared, resolved
-from manyseg.data.encodings.drawn import Layer, paint
+from manyseg.data.encodings.drawn import EMPTY, Layer, paint
 from manyseg.data.encodings.masks import count_values
-from manyseg.data.encodings.outlines import Segmentation, outline_faults, packed
+from manyseg.data.encodings.outlines import Segmentation, outline_corners, outline_faults, packed
 from manyseg.data.encodings.records import FAULTS, ImageRecord, RecordEncoding
 from manyseg.data.encodings.schema import Fault, Identifier, Name, Side, checked, load_json, shown
 from manyseg.data.files import DataError, Size, image_size, opened
@@ -93,9 +94,9 @@ class _Coco(RecordEncoding[Item], Generic[Item]):
             if isinstance(category, list):
                 raise UserError(str(category[0].error(path, f"category #{number}")))
             categories.append(category)
-        self.raw = resolved(path, categories, self.raw)
+        given, self.raw = self.raw, resolved(path, categories, self.raw)
         self.categories = {c.id: c.name for c in categories}
-        for finding in compared(path, categories, self.raw):
+        for finding in compared(path, categories, given, self.raw):
             self.warn(finding)
 
 
@@ -238,6 +239,20 @@ class _CocoObjects(_Coco[Item], Generic[Item]):
     def judge(self, item: Any, image: _Image, path: Path, number: int) -> list[Fault]:
         """Say what is wrong with an object, knowing the size of its image."""
 
+    def placed(
+        self, item: _Object, corners: Corners, image: _Image, path: Path, number: int, what: str, field: str
+    ) -> list[Fault]:
+        """Judge where the `what` of an object lies: return an error, keep a warning."""
+        verdict = judged(*corners, (image.height, image.width), what)
+        if verdict is None:
+            return []
+        if verdict.severity == "error":
+            return [Fault(field, verdict.what, verdict.fix)]
+        called = f"annotations[{number}]" if item.id is None else f"annotation {item.id}"
+        place = f"{called} of '{image.file_name}', {field}"
+        self.warn(Finding("warning", verdict.what, str(path), verdict.fix, place=place))
+        return []
+
     def finish(self, path: Path) -> None:
         """Judge the file as a whole, when all its objects were seen."""
 
@@ -264,7 +279,11 @@ class CocoInstances(_CocoObjects[_Outlined]):
 
     def judge(self, item: _Outlined, image: _Image, path: Path, number: int) -> list[Fault]:
         """Say what is wrong with an object's outline."""
-        return outline_faults(item.segmentation, (image.height, image.width))
+        faults = outline_faults(item.segmentation, (image.height, image.width))
+        corners = None if faults else outline_corners(item.segmentation)
+        if corners is None or corners[0] == corners[2] or corners[1] == corners[3]:
+            return faults
+        return self.placed(item, corners, image, path, number, "outline", "segmentation")
 
     def read(self, files: ImageFiles) -> Regions:
         """Paint the objects; see `drawn.paint`. Crowds lie below all of them."""
@@ -286,6 +305,17 @@ class CocoInstances(_CocoObjects[_Outlined]):
             raise DataError.joined(faults)
         return paint(layers, record.size, self.raw)
 
+    def warnings(self, files: ImageFiles) -> list[Finding]:
+        """Say which objects have no pixel."""
+        record, found = self.record(files), []
+        assert record.size is not None
+        for item in record.items:
+            outline = packed(item.segmentation, record.size)
+            if not isinstance(outline, Fault) and not rle.area(outline):
+                place = f"annotation {item.id} of '{files.id}'"
+                found.append(Finding(EMPTY.severity, EMPTY.what, str(files.annotations), EMPTY.fix, place=place))
+        return found
+
 
 class CocoBoxes(_CocoObjects[_Boxed]):
     """The COCO instances JSON, boxes only; crowds are left out, for their box holds other things too."""
@@ -303,16 +333,8 @@ class CocoBoxes(_CocoObjects[_Boxed]):
         """Say what is wrong with an object's box."""
         x, y, width, height = item.bbox
         self._largest = max(self._largest, *item.bbox)
-        verdict = judged(x, y, x + width, y + height, (image.height, image.width))
-        if verdict is None:
-            return []
-        field = f"bbox = {shown(item.bbox)}"
-        if verdict.severity == "error":
-            return [Fault(field, verdict.what, verdict.fix)]
-        called = f"annotations[{number}]" if item.id is None else f"annotation {item.id}"
-        place = f"{called} of '{image.file_name}', {field}"
-        self.warn(Finding("warning", verdict.what, str(path), verdict.fix, place=place))
-        return []
+        corners, field = (x, y, x + width, y + height), f"bbox = {shown(item.bbox)}"
+        return self.placed(item, corners, image, path, number, "box", field)
 
     def finish(self, path: Path) -> None:
         """Refuse boxes in parts of the image's sides."""

@@ -16,13 +16,16 @@ from pycocotools import mask as rle
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manyseg.data.encodings.base import Encoding, ImageFiles, RawValues, Regions
+from manyseg.data.encodings.boxes import CORRECT, Verdict, judged
 from manyseg.data.files import DataError, Size, size_text
+from manyseg.data.finding import Finding
 from manyseg.labels import IGNORE
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
 
 __all__ = [
+    "EMPTY",
     "Coordinate",
     "DrawnEncoding",
     "Layer",
@@ -40,11 +43,13 @@ __all__ = [
 ]
 
 Outline: TypeAlias = dict[str, Any]
-"""The pixels of an object as pycocotools' run lengths: `size` and `counts`."""
+"""The pixels of an object as pycocotools' run lengths, `size` and `counts`; `said` may be a Verdict on its drawing."""
 
 Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Point = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
 Side = Annotated[int, Field(ge=1, le=1 << 20)]
+
+EMPTY = Verdict("warning", "an outline has no pixel, and is left out", CORRECT)
 
 CIRCLE = 72
 """Corners of the polygon that stands for an ellipse."""
@@ -119,6 +124,16 @@ class DrawnEncoding(Encoding):
         layers = [Layer(position, s.outline) for position, s in zip(positions, shapes, strict=True)]
         return paint(layers, size, self.raw)
 
+    def warnings(self, files: ImageFiles) -> Sequence[Finding]:
+        """Say which objects are cut off or left out."""
+        found = []
+        for shape in self.shapes(files)[1]:
+            said: Verdict | None = shape.outline.get("said")
+            if said is not None:
+                place = f"'{files.id}', label {shape.value!r}"
+                found.append(Finding(said.severity, said.what, str(files.annotations), said.fix, place=place))
+        return found
+
 
 def validated(schema: type[T], data: Any, file: Path, where: str = "") -> T:
     """Check a part of an annotation file; raises DataError naming the file, the field and its value."""
@@ -140,15 +155,25 @@ def polygon(
 ) -> Outline:
     """Fill a polygon of points (x, y) in pixels, without its `holes`; corners may lie outside by the image's size.
 
-    Raises DataError for fewer than three points, and for points further away.
+    Raises DataError for fewer than three points, for points further away, and where all of it lies outside.
     """
     outer = _fill(ring, size, file, where)
-    if not holes:
-        return outer
-    inside = rle.decode(outer).astype(bool)
-    for hole in holes:
-        inside &= ~rle.decode(_fill(hole, size, file, where)).astype(bool)
-    return bitmap(inside, (0, 0), size, file, where)
+    (x0, y0), (x1, y1) = np.min(ring, 0), np.max(ring, 0)
+    verdict = judged(x0, y0, x1, y1, size, "outline")
+    if verdict is not None and verdict.severity == "error":
+        raise DataError(file, f"{where}: {verdict.what}", verdict.fix)
+    if holes:
+        inside = rle.decode(outer).astype(bool)
+        for hole in holes:
+            inside &= ~rle.decode(_fill(hole, size, file, where)).astype(bool)
+        outer = bitmap(inside, (0, 0), size, file, where)
+    return _with(verdict, outer)
+
+
+def _with(verdict: Verdict | None, outline: Outline) -> Outline:
+    if verdict is None and not rle.area(outline):
+        verdict = EMPTY
+    return outline if verdict is None else {**outline, "said": verdict}
 
 
 def _fill(ring: Sequence[Sequence[float]], size: Size, file: Path, where: str) -> Outline:
@@ -189,15 +214,17 @@ def turned(
 def bitmap(inside: Bool[np.ndarray, "h w"], corner: tuple[int, int], size: Size, file: Path, where: str) -> Outline:
     """Place a bitmap with its upper left pixel at `corner` (row, column) of an image; what sticks out is cut off.
 
-    Raises DataError if nothing of it is in the image.
+    Raises DataError if it has pixels, and none in the image.
     """
     top, left = corner
+    ys, xs = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    verdict: Verdict | None = EMPTY
+    if len(ys):
+        verdict = judged(left + xs[0], top + ys[0], left + xs[-1] + 1, top + ys[-1] + 1, size, "bitmap")
+    if verdict is not None and verdict.severity == "error":
+        raise DataError(file, f"{where}: {verdict.what}", verdict.fix)
     rows, columns = min(top + inside.shape[0], size[0]), min(left + inside.shape[1], size[1])
     cut = inside[max(-top, 0) : max(rows - top, 0), max(-left, 0) : max(columns - left, 0)]
-    if inside.size and not cut.size:
-        what = f"{where}: a bitmap at ({left}, {top}) lies outside the image of {size_text(size)}"
-        raise DataError(file, what, "correct or remove it")
     plane = np.zeros(size, np.uint8, order="F")
     plane[max(top, 0) : max(top, 0) + cut.shape[0], max(left, 0) : max(left, 0) + cut.shape[1]] = cut
-    outline: Outline = rle.encode(plane)
-    return outline
+    return _with(verdict, rle.encode(plane))

@@ -82,8 +82,10 @@ def _size(file: _File) -> Size | None:
 
 
 def _joined(outlines: list[Outline]) -> Outline:
-    joined: Outline = outlines[0] if len(outlines) == 1 else rle.merge(outlines)
-    return joined
+    if len(outlines) == 1:
+        return outlines[0]
+    said = next((o["said"] for o in outlines if "said" in o), None)
+    return {**rle.merge(outlines), "said": said}
 
 
 def _outline(shape: _Shape, size: Size, file: Path, where: str) -> Outline:

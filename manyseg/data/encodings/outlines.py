@@ -15,7 +15,7 @@ from manyseg.data.encodings.drawn import Outline
 from manyseg.data.encodings.schema import Coordinate, Fault, Side, shown
 from manyseg.data.files import Size, size_text
 
-__all__ = ["RunLengths", "Segmentation", "outline_faults", "packed", "unpacked"]
+__all__ = ["RunLengths", "Segmentation", "outline_corners", "outline_faults", "packed", "unpacked"]
 
 LONGEST = 2_000_000
 """Pixels of boundary of a polygon, at most: drawing needs 80 bytes for each."""
@@ -58,6 +58,14 @@ def outline_faults(outline: Segmentation, size: Size) -> list[Fault]:
         elif len(polygon) * 3 * (height + width) > LONGEST and _boundary(polygon) > LONGEST:
             out.append(Fault(field, f"its boundary is longer than {LONGEST} pixels", CORRECT))
     return out
+
+
+def outline_corners(outline: Segmentation) -> tuple[float, float, float, float] | None:
+    """Return the box around polygons without faults, (x0, y0, x1, y1); None for run lengths, which fill their image."""
+    if isinstance(outline, RunLengths):
+        return None
+    xs, ys = [p[0::2] for p in outline], [p[1::2] for p in outline]
+    return min(map(min, xs)), min(map(min, ys)), max(map(max, xs)), max(map(max, ys))
 
 
 def _boundary(polygon: list[float]) -> float:

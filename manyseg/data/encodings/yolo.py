@@ -9,8 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from manyseg.data.encodings.base import Encoding, ImageFiles, ObjectBoxes
+from manyseg.data.encodings.boxes import judged
 from manyseg.data.encodings.drawn import DrawnEncoding, Shape, polygon
 from manyseg.data.files import DataError, Size
+from manyseg.data.finding import Finding
 from manyseg.textfile import read_text
 
 __all__ = ["YoloBoxes", "YoloSegments"]
@@ -105,6 +107,24 @@ class YoloBoxes(Encoding):
         """Read the boxes in pixels."""
         assert files.annotations is not None
         size, lines = files.image_size(), read_lines(files.annotations)
+        wrong = [f for f in _judged(files, size, lines) if f.severity == "error"]
+        if wrong:
+            raise DataError.joined([DataError(f.where, f.what, f.fix, place=f.place) for f in wrong])
         classes = self.raw.classes((line.value for line in lines), files.annotations, "class")
         corners = np.array([[*line.points.min(0), *line.points.max(0)] for line in lines], np.float32).reshape(-1, 4)
         return ObjectBoxes.within(size, corners * np.tile(size[::-1], 2).astype(np.float32), classes)
+
+    def warnings(self, files: ImageFiles) -> list[Finding]:
+        """Say which boxes are cut off or left out."""
+        assert files.annotations is not None
+        return _judged(files, files.image_size(), read_lines(files.annotations))
+
+
+def _judged(files: ImageFiles, size: Size, lines: list[_Line]) -> list[Finding]:
+    found = []
+    for line in lines:
+        (x0, y0), (x1, y1) = line.points.min(0) * size[::-1], line.points.max(0) * size[::-1]
+        if (verdict := judged(x0, y0, x1, y1, size)) is not None:
+            place = f"line {line.number}"
+            found.append(Finding(verdict.severity, verdict.what, str(files.annotations), verdict.fix, place=place))
+    return found
