@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,13 +13,27 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["progress"]
+__all__ = ["WorkConsole", "progress"]
 
 QUIET = 2.0
 """Seconds without a word: what is done by then needs none."""
 
 EVERY = 10.0
 """Seconds between two lines."""
+
+
+class WorkConsole(Console):
+    """What long work writes to: where nobody reads it any more, that is as the end of the terminal (SIGHUP).
+
+    So the step in hand is saved; what ignores that signal, as by nohup, goes on in silence.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Say no more, and end as by SIGHUP where that is taken."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (sys.stderr if self.stderr else sys.stdout).fileno())
+        if hasattr(signal, "SIGHUP") and callable(signal.getsignal(signal.SIGHUP)):
+            signal.raise_signal(signal.SIGHUP)
 
 
 @contextmanager
@@ -29,7 +46,7 @@ def progress(what: str, total: int | None, *, shown: bool = True) -> Iterator[Ca
     if not shown:
         yield lambda: None
         return
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = WorkConsole(stderr=True, highlight=False, markup=False, soft_wrap=True)
     if console.is_terminal:
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:

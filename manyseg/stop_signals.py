@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -84,4 +84,5 @@ class StopSignals:
 
 def _write(text: str) -> None:
     """Write to stderr as a signal handler may: the streams of Python could be in the middle of a line."""
-    os.write(2, text.encode())
+    with suppress(OSError):  # Nobody may read it any more.
+        os.write(2, text.encode())

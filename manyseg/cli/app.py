@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,8 @@ class _Verbs(TyperGroup):
                 return super().invoke(ctx)
         except Interrupted as e:
             if str(e):  # The first of several processes speaks for all.
-                print(e, file=sys.stderr)
+                with suppress(BrokenPipeError):
+                    print(e, file=sys.stderr)
             raise typer.Exit(e.status) from None
 
 

@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from manyseg.config import flatten, read_toml, to_toml
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 from manyseg.labels.files import spaces_to_json
 from manyseg.methods.sources import propose_by_text
+from manyseg.progress import WorkConsole
 from manyseg.report.environment import environment
 from manyseg.report.record import BEFORE
 from manyseg.runs.folder import RunFolder
@@ -33,7 +32,7 @@ HARMLESS = (
 )
 """What may change on resuming: it decides how the run is read and written, not what it has computed so far."""
 
-console = Console(soft_wrap=True, highlight=False, markup=False)
+console = WorkConsole(soft_wrap=True, highlight=False, markup=False)
 
 
 class RunInputs:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -23,6 +22,7 @@ from manyseg.errors import UserError, close
 from manyseg.evaluation.evaluate import collect, evaluate, statistics_key
 from manyseg.evaluation.scores import DatasetScores, Scores
 from manyseg.methods.base import Method
+from manyseg.progress import WorkConsole
 from manyseg.relate.statistics import Statistics
 from manyseg.runs.fit import Machine
 from manyseg.runs.folder import RunFolder
@@ -38,7 +38,7 @@ from manyseg.training.optimizer import seed_everything
 
 __all__ = ["Training", "console", "mix_table"]
 
-console = Console(soft_wrap=True, highlight=False, markup=False)
+console = WorkConsole(soft_wrap=True, highlight=False, markup=False)
 
 
 class Training:

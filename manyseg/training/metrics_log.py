@@ -15,13 +15,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from manyseg import atomic
 from manyseg.errors import UserError
+from manyseg.progress import WorkConsole
 from manyseg.training.options import Tracker
 
 __all__ = ["MetricsLog", "check_trackers", "cut", "evaluated_steps"]
@@ -37,7 +38,7 @@ class MetricsLog:
         self.total = total
         self.path = folder / "metrics.jsonl"
         self.active = active
-        self._console = Console()
+        self._console = WorkConsole()
         self._lines: dict[str, dict[str, Any]] = {}
         self._first: dict[str, Any] | None = None
         self._trackers = [_TRACKERS[t](folder) for t in trackers] if active else []

@@ -162,6 +162,24 @@ def ranks(path, place, **second):
     return [(words, place / f"out{r}", both[r] | (second if r else {})) for r in (0, 1)]
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_where_nobody_reads_what_a_run_says_any_more_its_step_is_saved_or_it_goes_on(recipe, tmp_path, whole, ignored):
+    """As by `manyseg train ... | tee log` whose tee is ended; what ignores the end of the terminal goes on."""
+    pipe, run = tmp_path / "pipe", tmp_path / "run"
+    os.mkfifo(pipe)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    pid = start(["train", recipe(), "--out", run, "--set", "train.lr=0.002"], pipe, slow_from=2)
+    signal.signal(signal.SIGHUP, before)
+    with pipe.open() as reader:
+        until(lambda: "train 2/8" in reader.readline())
+    assert wait(pid) == (0 if ignored else 128 + signal.SIGHUP)
+    if not ignored:
+        assert not run.joinpath("report.html").exists()
+        assert len(lines(run)) <= json.loads((run / "checkpoint/state.json").read_text())["state"]["step"] + 1 < 8
+        train_recipe(recipe(), out=run, overrides=["train.lr=0.002"], resume=True)
+    assert results(run) == results(whole)
+
+
 def test_a_signal_to_one_of_two_processes_ends_both_after_the_same_step(recipe, tmp_path):
     run = tmp_path / "run"
     pids = [start(words, out, slow_from=2, **environment) for words, out, environment in ranks(recipe(), tmp_path)]

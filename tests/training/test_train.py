@@ -561,7 +561,7 @@ def test_cutting_the_log_drops_what_a_resumed_run_repeats(tmp_path):
 
 def test_a_terminal_shows_bar_losses_and_scores(tmp_path, monkeypatch):
     console = Console(force_terminal=True, width=200, record=True, file=(tmp_path / "out").open("w"))
-    monkeypatch.setattr(progress, "Console", lambda: console)
+    monkeypatch.setattr(progress, "WorkConsole", lambda: console)
     with progress.MetricsLog(tmp_path, 10) as log:
         line = {"stage": "train", "loss": 3.25, "losses": {"a/pixel": 3.25}, "images_per_s": 12.5, "data_wait": 0.25}
         log.write({"step": 1, **line, "seconds": 2.0})
