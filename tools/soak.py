@@ -162,7 +162,8 @@ def watch_operations(folder: Path, act: Callable[[int, str], None]) -> None:
             # Of a renaming, what it becomes.
             path = args[1] if name in ("replace", "rename") else args[0]
             path = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.fspath(path)
-            path = re.sub(r"writing-[0-9a-f]+", "writing-*", path.removeprefix(f"{folder}/"))
+            path = path.removeprefix(f"{folder}/").removeprefix(f"{folder.parent}/")
+            path = re.sub(r"writing-[0-9a-f]+|(?<=cache/)[0-9a-f]{2}(?![0-9a-f])|[0-9a-f]{16,}", "*", path)
             act(number, f"{name} {path}")
             return function(*args, **kwargs)
 
@@ -187,12 +188,13 @@ def run(recipe: Path, folder: Path, processes: int, kill: Kill | None = None, re
         if kill is not None and number == kill.operation:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    cache = {"MANYSEG_CACHE": str(folder.parent / "cache")}
     if processes == 1:
-        return wait([start(recipe, folder, {}, prepare(0))], kill)
+        return wait([start(recipe, folder, cache, prepare(0))], kill)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = cache | {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     each = [common | {"RANK": str(r), "LOCAL_RANK": str(r)} for r in range(processes)]
     return wait([start(recipe, folder, each[r], prepare(r)) for r in range(processes)], kill)
 
