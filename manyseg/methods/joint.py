@@ -22,7 +22,7 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,8 +60,10 @@ class _Nodes(NamedTuple):
     """The label space as it stands, on a device."""
 
     taxonomy: Taxonomy
-    mean: Float[Tensor, "U R"]
-    """What each row is of each node: a node is the mean of its rows."""
+    members: Int[Tensor, "2 P"]
+    """Pairs of a node and one of its rows."""
+    shares: Float[Tensor, "P 1"]
+    """What each row is of its node, the mean of its rows."""
     groups: dict[str, GroupTargets]
 
 
@@ -110,9 +112,11 @@ class Joint(PixelMethod):
         rows = T if refine else len(start.unified)
         self.heads = nn.Conv2d(pixel_encoder.channels, T, 1)
         self.rows = nn.Conv2d(pixel_encoder.channels, rows, 1)
-        self.register_buffer("prior", torch.from_numpy(_prior(start)).float())
-        self.register_buffer("counts", torch.zeros(T + K, T, dtype=torch.int64))
-        self.register_buffer("fresh", torch.zeros(T + K, T, dtype=torch.int64), persistent=False)
+        # Evidence, which only a label space that is refined needs.
+        counted = (T + K, T) if refine else (0, 0)
+        self.register_buffer("prior", torch.from_numpy(_prior(start)).float() if refine else torch.zeros(0, 0))
+        self.register_buffer("counts", torch.zeros(counted, dtype=torch.int64))
+        self.register_buffer("fresh", torch.zeros(counted, dtype=torch.int64), persistent=False)
         if refine:
             relation, core, outside = self._read()
         else:
@@ -133,19 +137,21 @@ class Joint(PixelMethod):
         return self._current().taxonomy
 
     def _current(self) -> _Nodes:
-        if self._nodes is None or self._stale or self._nodes.mean.device != self.device:
+        if self._nodes is None or self._stale or self._nodes.shares.device != self.device:
             relation, core, outside = (t.cpu().numpy() for t in (self.relation, self.core, self.outside))
             taxonomy = named(self.spaces, relation, self._names)
             if self._nodes is not None and self._nodes.taxonomy.to_tsv() == taxonomy.to_tsv():
                 taxonomy = self._nodes.taxonomy
             alive = relation.any(0)
-            mean = (core / np.maximum(core.sum(0), 1)).T[alive]
+            members = core.T[alive]
+            shares = np.repeat(1 / np.maximum(members.sum(1), 1), members.sum(1))[:, None]
             groups = {
                 s.name: NodeGroups.of(taxonomy.relations[s.name], outside[k, alive]).targets(self.device)
                 for k, s in enumerate(self.spaces)
             }
             self._stale = False
-            self._nodes = _Nodes(taxonomy, torch.from_numpy(mean).float().to(self.device), groups)
+            of = torch.from_numpy(np.stack(members.nonzero())).to(self.device)
+            self._nodes = _Nodes(taxonomy, of, torch.from_numpy(shares).float().to(self.device), groups)
         return self._nodes
 
     def on_step(self, step: int) -> None:
@@ -265,9 +271,12 @@ class Joint(PixelMethod):
         return F.conv2d(embedding, weight[:, :, None, None], bias)
 
     def _node_weights(self) -> tuple[Float[Tensor, "U C"], Float[Tensor, " U"]]:
-        mean = self._current().mean
         assert self.rows.bias is not None
-        return mean @ self.rows.weight.flatten(1), mean @ self.rows.bias
+        nodes, rows = self._current(), torch.cat([self.rows.weight.flatten(1), self.rows.bias[:, None]], 1)
+        node, row = nodes.members
+        empty = rows.new_zeros(len(nodes.taxonomy.unified), rows.shape[1])
+        found = empty.index_add(0, node, rows[row] * nodes.shares)
+        return found[:, :-1], found[:, -1]
 
     # Losses.
 
