@@ -298,6 +298,8 @@ def statistics_key(method: Method, heads: Sequence[LabelSpace], options: TestOpt
     """Hash what statistics depend on: weights, taxonomy, heads and options; the images' hashes are kept beside it."""
     out = hashlib.sha256()
     for name, tensor in sorted(method.state_dict().items()):
+        if hasattr(tensor, "full_tensor"):  # It is divided among processes, which all call this.
+            tensor = tensor.full_tensor()
         raw = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
         out.update(f"{name}{tensor.dtype}{list(tensor.shape)}".encode())
         out.update(memoryview(raw.numpy()))

@@ -107,6 +107,11 @@ def _probe(recipe: Recipe, stage: Stage, training: Training, device: torch.devic
     weights = [p for p in method.parameters() if p.requires_grad]
     fixed = sum(p.nbytes for p in method.parameters()) + sum(p.nbytes for p in weights)
     fixed += sum(p.nbytes for p in weights) * (1 if stage.train.optimizer == "sgd" else 2)
+    if stage.train.shard:
+        trunk = list(method.pixel_encoder.backbone.net.parameters())
+        trained = sum(p.nbytes for p in trunk if p.requires_grad) * (2 if stage.train.optimizer == "sgd" else 3)
+        whole = sum(p.nbytes for p in trunk) + trained
+        fixed -= whole - whole // training.mixture.world
     kept, seconds = 0, 0.0
     for _ in range(2):  # The first one warms up.
         start = time.perf_counter()

@@ -25,6 +25,7 @@ HARMLESS = (
     "data.workers",
     "data.on_bad_file",
     "train.track",
+    "train.shard",
     "train.log_every",
     "train.eval_every",
     "train.checkpoint_every",

@@ -35,6 +35,7 @@ from manyseg.stop_signals import StopSignals
 from manyseg.training import checkpoint
 from manyseg.training import loop as train
 from manyseg.training.optimizer import seed_everything
+from manyseg.training.sharding import check_sharding
 
 __all__ = ["Training", "console", "mix_table"]
 
@@ -80,6 +81,7 @@ class Training:
             if any(later.reads_statistics_of(stage.name) for later in self.stages[i + 1 :])
         }
         for stage in self.stages:
+            check_sharding(stage.train, world)
             _check_kinds(stage, self.mixture.folders)
 
     def prepare(self, resume: bool, *, check: bool = True) -> bool:
@@ -234,6 +236,10 @@ class Training:
             stage=stage.name,
             first=first,
         )
+        if stage.train.shard:
+            # From here on every process uses the method by itself.
+            method = build_method(self.recipe, stage, self.spaces, self.folder.path, pretrained=False)
+            checkpoint.read(self.folder.checkpoint).load_into(method.to(self.accelerator.device))
         if number < len(self.stages) - 1:
             self._keep(stage.name, method)
         return method

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,8 +39,13 @@ class Checkpoint(NamedTuple):
         except (OSError, SafetensorError) as e:
             raise UserError(f"{path}: not a file of tensors ({' '.join(str(e).split())}); train the run again") from e
 
-    def load_into(self, module: torch.nn.Module) -> None:
-        """Load the file `model`; raises UserError where names or shapes differ, or a weight is not finite."""
+    def load_into(
+        self, module: torch.nn.Module, placed: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None
+    ) -> None:
+        """Load the file `model`, after `placed` has put its tensors where the module's are.
+
+        Raises UserError where names or shapes differ, or a weight is not finite.
+        """
         tensors = self.tensors("model")
         bad = [k for k, v in tensors.items() if v.is_floating_point() and not bool(v.isfinite().all())]
         if bad:
@@ -49,7 +54,7 @@ class Checkpoint(NamedTuple):
                 "run again, with a lower train.lr or with train.clip"
             )
         try:
-            module.load_state_dict(tensors)
+            module.load_state_dict(placed(tensors) if placed else tensors)
         except RuntimeError as e:
             reason = " ".join(str(e).split())[:240]
             raise UserError(f"{self.folder}: the weights do not fit this recipe's model ({reason})") from e

@@ -28,10 +28,11 @@ ADVICE = (
 class FirstSteps:
     """Measures one step's activations and the time of the steps after it; a process that goes on measures anew."""
 
-    def __init__(self, method: nn.Module, device: torch.device, compiled: bool) -> None:
+    def __init__(self, method: nn.Module, device: torch.device, unmeasured: bool) -> None:
         self._method, self._device = method, device
-        # Hooks on what a compiled network keeps would compile it in another way.
-        self._measured = compiled and device.type != "cuda"
+        # Hooks on what a compiled network keeps would compile it in another way; of a trunk that is divided they would
+        # count weights.
+        self._measured = unmeasured and device.type != "cuda"
         self._kept: int | None = None
         self._since, self._steps = 0.0, 0
 

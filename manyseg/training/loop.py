@@ -11,12 +11,13 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ from manyseg.training.metrics_log import MetricsLog, check_trackers, cut, evalua
 from manyseg.training.optimizer import rate, seed_everything
 from manyseg.training.options import TrainOptions
 from manyseg.training.processes import Agreement, find_processes
+from manyseg.training.sharding import check_sharding, gathered, local, shard, whole_trunk
 from manyseg.training.state import TrainingState
 
 __all__ = ["Evaluate", "Score", "train"]
@@ -102,6 +104,7 @@ class _Stage:
         method.mean = options.mean or method.mean
         if options.precision == "fp16" and self.device.type == "cpu":
             raise UserError("train.precision is fp16, which needs a GPU; use bf16 or fp32")
+        check_sharding(options, accelerator.num_processes)
         self.model = self._prepare()
         self.state = TrainingState(method, options, self.device)
         self.step, self.end = first, first + options.steps
@@ -110,7 +113,7 @@ class _Stage:
         self.seconds = 0.0
         self.agreement = Agreement(accelerator)
         self.losses = LossAccumulator()
-        self.first_steps = FirstSteps(method, self.device, options.compile)
+        self.first_steps = FirstSteps(method, self.device, options.compile or options.shard)
         self.waited = 0.0
 
     def run(self) -> None:
@@ -145,7 +148,7 @@ class _Stage:
         self.state.set_rate(rate(local, self.options))
         for draw in range(self.options.accumulate):
             last = draw == self.options.accumulate - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
+            with nullcontext() if last else self._adding_up():
                 batches = self._next(draws)
                 # After the batch is there: a loader that starts draws a number too.
                 seed_everything(self.seed, self.step, 1 + self.accelerator.process_index, draw)
@@ -154,6 +157,17 @@ class _Stage:
                         losses = self.model(batches)
                     self.state.backward(self.losses.add(self.step, losses, batches) / self.options.accumulate)
         self.state.update(local)
+
+    @contextmanager
+    def _adding_up(self) -> Iterator[None]:
+        """Let gradients add up in every process by itself; the last draw of a step takes the mean over processes."""
+        trunk = cast(Any, self.method.pixel_encoder.backbone.net)
+        if self.options.shard:
+            trunk.set_requires_gradient_sync(False)
+        with self.accelerator.no_sync(self.model):
+            yield
+        if self.options.shard:
+            trunk.set_requires_gradient_sync(True)
 
     def _draws(self) -> Generator[tuple[Batch, ...]]:
         k = self.options.accumulate
@@ -216,8 +230,10 @@ class _Stage:
 
     def _check_weights(self) -> None:
         """Raise if a weight is not finite: a finite loss can have had a gradient that was not."""
-        finite = [v.isfinite().all() for v in self.method.state_dict().values() if v.is_floating_point()]
-        if finite and not bool(torch.stack(finite).all()):
+        weights = [local(v) for v in self.method.state_dict().values() if v.is_floating_point()]
+        # Of a trunk that is divided every process has another part.
+        finite = not weights or bool(torch.stack([v.isfinite().all() for v in weights]).all())
+        if self.agreement.largest(int(not finite)):
             raise UserError(
                 f"after step {self.step - 1} weights are not finite though the losses were; they were not saved; lower "
                 f"train.lr or set train.clip, then go on with --resume"
@@ -227,7 +243,8 @@ class _Stage:
         self.method.eval()
         average = self.state.average
         with average.swapped() if average else nullcontext(), torch.no_grad(), self._autocast():
-            with self.signals.held(False), self.log.paused():
+            self._share_buffers()
+            with self._trunk(), self.signals.held(False), self.log.paused():
                 scores = self.evaluate(self.method)
             known = [s["miou"] for s in scores.values() if s["miou"] is not None]
             mean = float(np.mean(known)) if known else None
@@ -235,12 +252,21 @@ class _Stage:
             if self.best is None or value >= self.best:
                 self.best = value
                 state = {"stage": self.stage, "step": self.step, "mean_miou": mean}
-                self._write("best", {"model": self.method.state_dict()}, state)
+                self._write("best", {"model": gathered(self.method.state_dict())}, state)
                 checkpoint.discard_previous(self.folder / "best")
         # Last: an evaluation without this line is made again.
         self.log.write({"step": self.step, "stage": self.stage, "eval": scores, "mean_miou": mean})
         self.method.train()
         self.window = time.perf_counter()
+
+    def _share_buffers(self) -> None:
+        """Give all processes the first one's statistics of batch norms, so that all evaluate the same network."""
+        if self.accelerator.num_processes > 1:
+            for buffer in self.method.buffers():
+                dist.broadcast(buffer, 0)
+
+    def _trunk(self) -> AbstractContextManager[None]:
+        return whole_trunk(self.method) if self.options.shard else nullcontext()
 
     def _save(self) -> None:
         self.log.sync()
@@ -269,6 +295,8 @@ class _Stage:
         if self.options.compile:
             # The network alone: a batch's ids and label space would be compiled in, anew for every step.
             self.method.pixel_encoder.compile()
+        if self.options.shard:
+            shard(self.method.to(self.device), self.device)
         return cast(nn.Module, self.accelerator.prepare_model(self.method))
 
     def _autocast(self) -> torch.autocast:

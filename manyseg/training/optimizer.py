@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from manyseg.methods.base import Method
 from manyseg.training.options import TrainOptions
+from manyseg.training.sharding import distributed_like
 
 __all__ = [
     "Average",
@@ -49,14 +51,15 @@ def parameter_groups(method: Method, options: TrainOptions) -> list[dict[str, An
     Each group has the optimiser's keys, `peak` (its learning rate at factor 1) and `names` of its parameters.
     """
     trunk = _trunk_factors(method, options)
-    groups: dict[tuple[float | None, bool, float], dict[str, Any]] = {}
+    groups: dict[tuple[float | None, bool, float, bool], dict[str, Any]] = {}
     for name, p in method.named_parameters():
         if not p.requires_grad:
             continue
         inside, decays, factor = trunk.get(id(p)), p.ndim > 1, method.lr_factor(name)
         peak = options.lr * factor * (1.0 if inside is None else inside)
         empty = {"params": [], "names": [], "peak": peak, "lr": peak, "weight_decay": options.weight_decay * decays}
-        group = groups.setdefault((inside, decays, factor), empty)
+        # Whole and divided parameters cannot be updated by one kernel.
+        group = groups.setdefault((inside, decays, factor, isinstance(p, DTensor)), empty)
         group["params"].append(p)
         group["names"].append(name)
     return list(groups.values())
@@ -106,7 +109,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: Sequence[str], tenso
         name, _, key = full.rpartition("/")
         i = position[name]
         # In the parameter's own memory order: another order could round sums in another way.
-        ordered = value if key == "step" else torch.empty_like(parameters[i]).copy_(value)
+        if key == "step":
+            ordered = value
+        else:
+            value = distributed_like({key: value}, {key: parameters[i]})[key]
+            ordered = torch.empty_like(parameters[i]).copy_(value)
         state.setdefault(i, {})[key] = ordered
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -130,7 +137,7 @@ class Average:
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Take over a saved average."""
-        for name, value in tensors.items():
+        for name, value in distributed_like(tensors, self.tensors).items():
             self.tensors[name].copy_(value)
 
     @contextmanager

@@ -67,6 +67,11 @@ class TrainOptions(BaseModel):
     )
     channels_last: bool = Field(default=True, description="Memory order of images; 2.2 times faster on a CPU.")
     compile: bool = Field(default=False, description="torch.compile the network; slow to start, needs a C compiler.")
+    shard: bool = Field(
+        default=False,
+        description="Divide the trunk's weights, gradients and optimizer state among processes (FSDP): less memory, "
+        "more messages. The files of a run are the same.",
+    )
     deterministic: bool = Field(default=False, description="Deterministic GPU kernels where there are any; slower.")
     log_every: int = Field(default=10, ge=1, description="Steps to a line of metrics.jsonl, a mean over them.")
     eval_every: int = Field(default=0, ge=0, description="Steps to an evaluation; 0 evaluates at the end only.")

@@ -12,6 +12,7 @@ from manyseg.methods.base import Method
 from manyseg.training.checkpoint import Checkpoint
 from manyseg.training.optimizer import Average, build_optimizer, load_optimizer, optimizer_tensors, parameter_groups
 from manyseg.training.options import TrainOptions
+from manyseg.training.sharding import clip_gradients, distributed_like, gathered
 
 __all__ = ["TrainingState"]
 
@@ -49,7 +50,7 @@ class TrainingState:
         """Change the weights by their gradients, which are cleared; `step` is counted from the start of the stage."""
         self._scaler.unscale_(self._optimizer)
         if self.clip:
-            torch.nn.utils.clip_grad_norm_(self._parameters, self.clip)
+            clip_gradients(self._parameters, self.clip)
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
@@ -57,18 +58,22 @@ class TrainingState:
             self.average.update(step)
 
     def to_files(self) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
-        """Return the tensors of each file of a checkpoint by its name, and what is no tensor."""
+        """Return the tensors of each file of a checkpoint by its name, and what is no tensor.
+
+        All processes have to call this; where the trunk is divided, the first alone has the files.
+        """
         files: dict[str, Mapping[str, Tensor]] = {
             "model": self.method.state_dict(),
             "optimizer": optimizer_tensors(self._optimizer, self._names),
         }
         if self.average:
             files["average"] = self.average.tensors
+        files = {name: gathered(tensors) for name, tensors in files.items()}
         return files, {"scaler": self._scaler.state_dict()}
 
     def load(self, saved: Checkpoint) -> None:
         """Take over what `to_files` returned; raises UserError where it does not fit."""
-        saved.load_into(self.method)
+        saved.load_into(self.method, lambda tensors: distributed_like(tensors, self.method.state_dict()))
         load_optimizer(self._optimizer, self._names, saved.tensors("optimizer"))
         self._scaler.load_state_dict(saved.state["scaler"])
         if self.average:

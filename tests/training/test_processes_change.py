@@ -1,0 +1,167 @@
+"""A run goes on with another number of processes, and with its trunk divided among them or not."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from manyseg.errors import UserError
+from manyseg.runs.run import train_recipe
+from manyseg.training import checkpoint
+
+ROOT = Path(__file__).parents[2]
+
+RECIPE = """
+[data]
+crop = [32, 32]
+workers = 0
+sets = [
+    { card = "fine.toml", root = "fine", per_step = 2 },
+    { card = "partial.toml", root = "partial", per_step = 2 },
+]
+[model]
+backbone = "tiny"
+pretrained = false
+channels = 8
+[method]
+name = "multihead"
+[train]
+steps = 4
+lr = 0.003
+log_every = 1
+eval_every = 2
+checkpoint_every = 2
+accumulate = 2
+ema = 0.5
+clip = 0.5
+"""
+
+SHARD = "train.shard=true"
+
+# What torchrun starts; a run is stopped after the evaluation in its middle by "stop".
+SCRIPT = """
+import sys
+import torch
+from manyseg.errors import UserError
+from manyseg.runs import stages
+from manyseg.runs.run import train_recipe
+from manyseg.training import sharding
+
+torch.set_num_threads(1)
+sharding.LEAST = 500
+recipe, out = sys.argv[1:]
+evaluate = stages.Training._evaluate
+
+
+def stop(self, method):
+    raise UserError("stopped")
+
+
+def train(name, *overrides, stopped=False, resume=False):
+    stages.Training._evaluate = stop if stopped else evaluate
+    try:
+        train_recipe(recipe, out=f"{out}/{name}", overrides=overrides, resume=resume)
+    except UserError as e:
+        if "stopped" not in str(e):
+            raise
+
+
+for name, overrides in {"two": [], "divided": ["train.shard=true"]}.items():
+    train(name, *overrides)
+    train(f"{name}-one", *overrides, stopped=True)
+train("one-two", resume=True)
+train("one-divided", "train.shard=true", resume=True)
+train("divided-divided", "train.shard=true", stopped=True)
+train("divided-divided", "train.shard=true", resume=True)
+torch.distributed.destroy_process_group()
+"""
+
+
+def stopped(recipe, out):
+    """Train in this process until the evaluation after step 2."""
+
+    def stop(self, method):
+        raise UserError("stopped")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("manyseg.runs.stages.Training._evaluate", stop)
+        with pytest.raises(UserError, match="stopped"):
+            train_recipe(recipe, out=out)
+
+
+@pytest.fixture(scope="module")
+def runs(world, tmp_path_factory):
+    """Runs by one process, by two, and by first one and then the other: `one`, `two`, `one-two`, `divided-one`, ..."""
+    out = tmp_path_factory.mktemp("change")
+    recipe = world.folder / "change.toml"
+    recipe.write_text(RECIPE)
+    for name in ("one-two", "one-divided"):
+        stopped(recipe, out / name)
+    script = out / "script.py"
+    script.write_text(SCRIPT)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    with subprocess.Popen(
+        [*torchrun, str(recipe), str(out)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as two:
+        train_recipe(recipe, out=out / "one")
+        said, _ = two.communicate(timeout=600)
+    assert two.returncode == 0, said
+    train_recipe(recipe, out=out / "two-one", resume=True)
+    train_recipe(recipe, out=out / "divided-one", overrides=["train.shard=false"], resume=True)
+    return out
+
+
+def losses(folder):
+    lines = [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def digest(folder, name="model"):
+    tensors = checkpoint.read(folder / "checkpoint").tensors(name)
+    return {k: (v.shape, hashlib.sha256(v.numpy().tobytes()).hexdigest()) for k, v in tensors.items()}
+
+
+@pytest.mark.parametrize("name", ["two-one", "one-two", "divided", "one-divided", "divided-one", "divided-divided"])
+def test_a_run_has_the_losses_and_weights_of_one_process(runs, name):
+    """Sums are rounded otherwise, and AdamW makes such differences larger; other images differ by more than 1e-2."""
+    assert losses(runs / name) == pytest.approx(losses(runs / "one"), rel=1e-3)
+    for file in ("model", "average"):
+        own, one = (checkpoint.read(runs / n / "checkpoint").tensors(file) for n in (name, "one"))
+        assert own.keys() == one.keys()
+        moved = sum((v.float() - one[k].float()).square().sum() for k, v in own.items())
+        assert moved.sqrt() < 0.05
+
+
+def test_a_divided_run_goes_on_exactly(runs):
+    for file in ("model", "optimizer", "average"):
+        assert digest(runs / "divided-divided", file) == digest(runs / "divided", file)
+    assert (runs / "divided-divided" / "scores.json").read_text() == (runs / "divided" / "scores.json").read_text()
+
+
+def test_a_divided_run_has_the_files_of_one_that_is_not(runs):
+    for file in ("model", "optimizer", "average"):
+        divided, whole = digest(runs / "divided", file), digest(runs / "two", file)
+        assert {k: shape for k, (shape, _) in divided.items()} == {k: shape for k, (shape, _) in whole.items()}
+    names = [sorted(p.name for p in (runs / n).iterdir()) for n in ("divided", "two")]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([SHARD], "train.shard divides the trunk among processes, and there is one; start several"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_in_one_line(world, tmp_path, overrides, message):
+    recipe = world.folder / "alone.toml"
+    recipe.write_text(RECIPE)
+    for check in (True, False):
+        with pytest.raises(UserError, match=message) as error:
+            train_recipe(recipe, out=tmp_path / "run", overrides=overrides, dry_run=check)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
