@@ -7,8 +7,10 @@ image's size.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -115,7 +117,7 @@ class ExportGraph(nn.Module):
         shapes: tuple[dict[int, Any], ...] = ({0: torch.export.Dim("images"), 1: size[0], 2: size[1]}, {})
         if self.words:
             shapes[1][0] = torch.export.Dim("words", min=3)
-        with torch.no_grad():
+        with torch.no_grad(), _constant_padding():
             # What methods keep between calls is computed here from real tensors: tracing would keep tensors without
             # values.
             self(*example)
@@ -148,6 +150,35 @@ class ExportGraph(nn.Module):
             "taxonomy": self.method.taxonomy.to_tsv(),
         }
         return json.dumps(content, ensure_ascii=False)
+
+
+@contextmanager
+def _constant_padding() -> Iterator[None]:
+    """Let timm's layers of "same" padding pad by numbers that do not depend on the image's size.
+
+    They are the same where sides are multiples of the stride. Padding by a symbolic size, nested layer in layer, takes
+    the tracing of such a network many minutes.
+    """
+    layers: list[Any] = [import_module(f"timm.layers.{name}") for name in ("conv2d_same", "pool2d_same")]
+    before = [layer.pad_same for layer in layers]
+    for layer in layers:
+        layer.pad_same = _pad_same
+    try:
+        yield
+    finally:
+        for layer, function in zip(layers, before, strict=True):
+            layer.pad_same = function
+
+
+def _pad_same(
+    x: Float[Tensor, "B C h w"],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    dilation: Sequence[int] = (1, 1),
+    value: float = 0,
+) -> Float[Tensor, "B C _ _"]:
+    h, w = (max((k - 1) * d + 1 - s, 0) for k, s, d in zip(kernel, stride, dilation, strict=True))
+    return F.pad(x, [w // 2, w - w // 2, h // 2, h - h // 2], value=value)
 
 
 def _classes(space: LabelSpace) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from importlib import import_module
 
 import jaxtyping
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from manyseg import testing
 from manyseg.errors import UserError
 from manyseg.export.files import agreement, write_onnx, write_torch
-from manyseg.export.graph import ExportGraph
+from manyseg.export.graph import ExportGraph, _constant_padding
 from manyseg.export.predictor import Predictor, fit
 from manyseg.inference.options import TestOptions
 from manyseg.labels import LabelSpace
@@ -52,6 +53,17 @@ def _trained(name, neck="linear"):
 
 def _spaces(method):
     return [*method.spaces, method.taxonomy.unified]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(3, 2, 1), (5, 2, 1), (3, 1, 2), (1, 2, 1), (7, 4, 1)])
+def test_same_padding_is_constant_where_sides_are_multiples_of_the_stride(kernel, stride, dilation):
+    layers = import_module("timm.layers.conv2d_same")
+    theirs, given = layers.pad_same, ((kernel, kernel), (stride, stride), (dilation, dilation))
+    x = torch.rand(1, 2, 8 * stride, 5 * stride)
+    with _constant_padding():
+        assert layers.pad_same is not theirs
+        assert torch.equal(layers.pad_same(x, *given, value=-1.0), theirs(x, *given, value=-1.0))
+    assert layers.pad_same is theirs
 
 
 @pytest.fixture(scope="module", autouse=True)
