@@ -141,11 +141,11 @@ class _Stage:
 
     def _update(self, draws: Iterator[tuple[Batch, ...]]) -> None:
         """Take one step; nothing in here waits for the device."""
-        local = self.step - self.first
+        taken = self.step - self.first
         seed_everything(self.seed, self.step)
         # Before the processes' seeds part: what a method draws here is the same everywhere.
-        self.method.on_step(local)
-        self.state.set_rate(rate(local, self.options))
+        self.method.on_step(taken)
+        self.state.set_rate(rate(taken, self.options))
         for draw in range(self.options.accumulate):
             last = draw == self.options.accumulate - 1
             with nullcontext() if last else self._adding_up():
@@ -156,7 +156,7 @@ class _Stage:
                     with self._autocast(), self.first_steps.forward():
                         losses = self.model(batches)
                     self.state.backward(self.losses.add(self.step, losses, batches) / self.options.accumulate)
-        self.state.update(local)
+        self.state.update(taken)
 
     @contextmanager
     def _adding_up(self) -> Iterator[None]:

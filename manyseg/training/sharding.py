@@ -28,7 +28,6 @@ __all__ = [
     "clip_gradients",
     "distributed_like",
     "gathered",
-    "is_sharded",
     "local",
     "shard",
     "whole_trunk",
@@ -70,11 +69,6 @@ def shard(method: Method, device: torch.device) -> None:
     names = [name for name, p in method.named_parameters() if isinstance(p, DTensor)]
     ddp: Any = DistributedDataParallel
     ddp._set_params_and_buffers_to_ignore_for_model(method, names)
-
-
-def is_sharded(method: Method) -> bool:
-    """Say whether the trunk is divided."""
-    return any(isinstance(p, DTensor) for p in method.parameters())
 
 
 @contextmanager

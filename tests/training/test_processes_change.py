@@ -8,39 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiny import tiny_recipe
 
 from manyseg.errors import UserError
 from manyseg.runs.run import train_recipe
 from manyseg.training import checkpoint
+from manyseg.training.options import TrainOptions
+from manyseg.training.sharding import check_sharding
 
 ROOT = Path(__file__).parents[2]
 
-RECIPE = """
-[data]
-crop = [32, 32]
-workers = 0
-sets = [
-    { card = "fine.toml", root = "fine", per_step = 2 },
-    { card = "partial.toml", root = "partial", per_step = 2 },
-]
-[model]
-backbone = "tiny"
-pretrained = false
-channels = 8
-[method]
-name = "multihead"
-[train]
-steps = 4
-lr = 0.003
-log_every = 1
-eval_every = 2
-checkpoint_every = 2
-accumulate = 2
-ema = 0.5
-clip = 0.5
-"""
-
-SHARD = "train.shard=true"
+OPTIONS = {"steps": 4, "lr": 0.003, "log_every": 1, "eval_every": 2, "checkpoint_every": 2, "accumulate": 2}
+RECIPE = tiny_recipe("fine", "partial", per_step=2, **OPTIONS, ema=0.5, clip=0.5)
 
 # What torchrun starts; a run is stopped after the evaluation in its middle by "stop".
 SCRIPT = """
@@ -151,17 +130,19 @@ def test_a_divided_run_has_the_files_of_one_that_is_not(runs):
     assert names[0] == names[1]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        ([SHARD], "train.shard divides the trunk among processes, and there is one; start several"),
-    ],
-)
-def test_what_cannot_be_divided_is_refused_in_one_line(world, tmp_path, overrides, message):
+def test_one_process_has_nobody_to_divide_with_and_says_so_in_one_line(world, tmp_path):
     recipe = world.folder / "alone.toml"
     recipe.write_text(RECIPE)
+    message = "train.shard divides the trunk among processes, and there is one; start several"
     for check in (True, False):
         with pytest.raises(UserError, match=message) as error:
-            train_recipe(recipe, out=tmp_path / "run", overrides=overrides, dry_run=check)
+            train_recipe(recipe, out=tmp_path / "run", overrides=["train.shard=true"], dry_run=check)
         assert "\n" not in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "value"), [("precision", "fp16"), ("compile", True)])
+def test_what_does_not_go_together_with_a_divided_trunk_is_refused(name, value):
+    check_sharding(TrainOptions(steps=1, **{name: value}), 2)
+    with pytest.raises(UserError, match=f"^train.shard and train.{name}.* do not go together"):
+        check_sharding(TrainOptions(steps=1, shard=True, **{name: value}), 2)
