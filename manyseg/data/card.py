@@ -30,11 +30,11 @@ from manyseg.config import check, parse_toml, read_toml
 from manyseg.data import pattern
 from manyseg.data.classes import CardClass, StrictRaw, join_classes
 from manyseg.data.encodings import ENCODINGS, Encoding, Overlap, Raw, RawValues, Said, find_encoding
-from manyseg.data.encodings.masks import parse_color
 from manyseg.data.pattern import fields
 from manyseg.data.photo import Exif
 from manyseg.errors import UserError, close
 from manyseg.labels import IGNORE, LabelClass, LabelSpace
+from manyseg.labels.colors import parse_color
 
 __all__ = ["Card", "CardClass", "builtin_cards", "builtin_text", "read_card"]
 

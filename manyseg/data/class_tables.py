@@ -13,8 +13,9 @@ from typing import Any
 from manyseg.data.encodings import Raw
 from manyseg.data.encodings.schema import load_json, read_bytes
 from manyseg.errors import UserError
+from manyseg.labels.colors import HEX_COLOR, hex_color, is_hex_color
 
-__all__ = ["ClassTable", "TableRow", "class_tables", "hex_color", "is_void", "may_be_table"]
+__all__ = ["ClassTable", "TableRow", "class_tables", "is_void", "may_be_table", "stated_color"]
 
 LARGEST = 1 << 20
 """Bytes; a longer file is no table of classes."""
@@ -23,6 +24,9 @@ SUFFIXES = (".txt", ".csv", ".json", ".tsv", ".names")
 
 NAMES = re.compile(r"class|label|name|color|colour|categor|palette|config|meta|legend|objectinfo|id2", re.IGNORECASE)
 """What the name of a file with a table of classes has in it."""
+
+NO_NAME = re.compile(rf"[-+]?[\d.]+%?|{HEX_COLOR}|[0-9a-fA-F]{{6}}")
+"""A cell that is a number or a colour."""
 
 VOID = re.compile(
     r"void|ignored?|ignore[ _]label|un-?labell?ed|undefined|unknown|don'?t[ _]care|no[ _]label|out of roi"
@@ -64,9 +68,11 @@ class ClassTable:
         return rows
 
 
-def hex_color(rgb: Sequence[int]) -> str:
-    """Write a colour as cards do."""
-    return "#{:02x}{:02x}{:02x}".format(*rgb[:3])
+def stated_color(value: object) -> str | None:
+    """Return a colour that a file states as "#rrggbb" or red, green, blue and maybe alpha; None if it is neither."""
+    if isinstance(value, list) and len(value) in (3, 4) and all(type(v) is int and 0 <= v < 256 for v in value):
+        return hex_color(value[:3])
+    return value.lower() if isinstance(value, str) and is_hex_color(value) else None
 
 
 def is_void(name: str) -> bool:
@@ -116,8 +122,8 @@ def _text_rows(path: Path) -> Iterator[TableRow]:
             table = [[line.strip()] for line in lines]
     for row in table:
         numbers = [int(cell) for cell in row if cell.isdecimal()]
-        words = [cell for cell in row if cell and not re.fullmatch(r"[-+]?[\d.]+%?|#?[0-9a-fA-F]{6}", cell)]
-        colors = [cell for cell in row if re.fullmatch(r"#[0-9a-fA-F]{6}", cell)]
+        words = [cell for cell in row if cell and not NO_NAME.fullmatch(cell)]
+        colors = [cell for cell in row if is_hex_color(cell)]
         if not words or (not numbers and not colors and len(table[-1]) > 1):
             continue  # The head of the table.
         rgb = _three_bytes(row)
@@ -150,8 +156,8 @@ def _json_rows(data: Any) -> Iterator[TableRow]:
                 yield TableRow(value, int(key), None, not is_void(value))
             elif isinstance(value, int) and not isinstance(value, bool):
                 yield TableRow(key, value, None, not is_void(key))
-            elif isinstance(value, list) and len(value) == 3 and all(isinstance(v, int) for v in value):
-                yield TableRow(key, None, hex_color(value), not is_void(key))
+            elif isinstance(value, list) and (color := stated_color(value)) is not None:
+                yield TableRow(key, None, color, not is_void(key))
         return
     for number, entry in enumerate(data if isinstance(data, list) else []):
         if isinstance(entry, str):
@@ -163,9 +169,5 @@ def _json_rows(data: Any) -> Iterator[TableRow]:
 def _json_row(number: int, entry: dict[str, Any]) -> TableRow:
     name = next((entry[k] for k in ("readable", "name", "title", "label") if isinstance(entry.get(k), str)), "")
     given = next((entry[k] for k in ("id", "value", "index") if isinstance(entry.get(k), int)), number)
-    color = entry.get("color")
-    if isinstance(color, list) and len(color) >= 3 and all(isinstance(c, int) for c in color):
-        color = hex_color(color)
-    text = color.lower() if isinstance(color, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", color) else None
     used = entry.get("evaluate") is not False and not is_void(name)
-    return TableRow(name, given, text, used)
+    return TableRow(name, given, stated_color(entry.get("color")), used)

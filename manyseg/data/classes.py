@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, field_validator, model_validator
 
-from manyseg.data.encodings.masks import parse_color
 from manyseg.errors import close
+from manyseg.labels.colors import parse_color
 
 __all__ = ["CardClass", "StrictRaw", "join_classes"]
 

@@ -9,8 +9,9 @@ Axes: N colours or classes, M other colours, D classes of one dataset.
 
 from __future__ import annotations
 
+import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,10 +22,23 @@ from manyseg.labels.names import normalise
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
 
-__all__ = ["FAR", "Color", "assign_colors", "color_distances", "standard_color"]
+__all__ = [
+    "FAR",
+    "HEX_COLOR",
+    "Color",
+    "assign_colors",
+    "color_distances",
+    "hex_color",
+    "is_hex_color",
+    "parse_color",
+    "standard_color",
+]
 
 Color: TypeAlias = tuple[int, int, int]
 """Red, green and blue, 0 to 255."""
+
+HEX_COLOR = "#[0-9a-fA-F]{6}"
+"""The pattern of a colour as text."""
 
 FAR = 20.0
 """The distance that two chosen colours of one dataset have at least, while there are such colours."""
@@ -70,6 +84,24 @@ STANDARD: dict[Color, str] = {
 """The names, as `normalise` writes them, that have each colour."""
 
 _BY_NAME = {name: color for color, names in STANDARD.items() for name in names.split(", ")}
+
+
+def is_hex_color(text: object) -> bool:
+    """Whether this is a text like "#rrggbb"; letters may be small or capital."""
+    return isinstance(text, str) and re.fullmatch(HEX_COLOR, text) is not None
+
+
+def parse_color(text: str) -> Color:
+    """Read "#rrggbb"; raises ValueError for anything else."""
+    if not is_hex_color(text):
+        raise ValueError(f'"{text}" is not a colour; write "#rrggbb"')
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue
+
+
+def hex_color(color: Iterable[int]) -> str:
+    """Write red, green and blue, 0 to 255 each, as "#rrggbb" in small letters; raises ValueError for other numbers."""
+    return "#" + bytes(color).hex()
 
 
 def standard_color(name: str) -> Color | None:
@@ -160,8 +192,7 @@ def _nearest(a: Float[np.ndarray, "N 3"], b: Float[np.ndarray, "M 3"]) -> Float[
 
 
 def _distances(a: Float[np.ndarray, "N 3"], b: Float[np.ndarray, "M 3"]) -> Float[np.ndarray, "N M"]:
-    squares: np.ndarray = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
-    out: np.ndarray = np.sqrt(np.maximum(squares, 0))
+    out: np.ndarray = np.linalg.norm(a[:, None] - b, axis=-1)
     return out
 
 

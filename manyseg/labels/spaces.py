@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from manyseg.errors import UserError
-from manyseg.labels.colors import Color, assign_colors
+from manyseg.labels.colors import Color, assign_colors, hex_color
 
 __all__ = ["IGNORE", "SEPARATOR", "ClassKey", "LabelClass", "LabelSpace"]
 
@@ -110,4 +110,4 @@ class LabelSpace:
     @cached_property
     def hex_colors(self) -> tuple[str, ...]:
         """The colours as `#rrggbb`."""
-        return tuple("#" + bytes(color).hex() for color in self.colors.tolist())
+        return tuple(map(hex_color, self.colors.tolist()))

@@ -89,7 +89,7 @@ class AutoUniSeg(NodeMethod):
             labels = torch.from_numpy(vectors)
         self.graph = LabelGraph(
             classes.sizes,
-            torch.from_numpy(self.links),
+            torch.from_numpy(self.relation),
             labels,
             pixel_encoder.channels,
             hidden=graph.hidden,
@@ -97,7 +97,7 @@ class AutoUniSeg(NodeMethod):
             dataset_embedding=graph.dataset_embedding,
             saturated=graph.saturated,
         )
-        self.rounding = Rounding(classes, self.links, graph.prune)
+        self.rounding = Rounding(classes, self.relation, graph.prune)
         # Parts that the trainer keeps fixed before the first step stay so.
         self._network: list[nn.Parameter] | None = None
         self._learning, self._rho, self._seed = True, 0.0, 0

@@ -67,7 +67,7 @@ class NodeMethod(PixelMethod):
         super().__init__(pixel_encoder, spaces, ohem)
         self.initial = initial_nodes(spaces, init, statistics, encoder, merge, pruning)
         """The label space to begin with."""
-        self.links: Bool[np.ndarray, "T U"] = self.initial.taxonomy.joint_relation
+        self.relation: Bool[np.ndarray, "T U"] = self.initial.taxonomy.joint_relation
         """Which nodes each class has to begin with."""
         self.combine, self.normalise, self.scale, self.warm = combine, normalise, scale, warm
         self.align_corners = align_corners
@@ -111,9 +111,9 @@ class NodeMethod(PixelMethod):
         None where the weights of the stage before have no head for every class, or nodes do not start `warm`.
         """
         heads = weights.get("classes", weights.get("head.weight"))
-        if heads is None or not self.warm or len(heads) != len(self.links):
+        if heads is None or not self.warm or len(heads) != len(self.relation):
             return None
-        share = torch.from_numpy(self.links).to(heads)
+        share = torch.from_numpy(self.relation).to(heads)
         return share.T @ heads.flatten(1) / (self.scale * share.sum(0)[:, None])
 
 

@@ -39,15 +39,15 @@ class Rounding(nn.Module):
     class_potentials: Tensor
 
     def __init__(
-        self, classes: JointClasses, links: Bool[np.ndarray, "T U"], prune: Literal["mass", "share"] = "share"
+        self, classes: JointClasses, relation: Bool[np.ndarray, "T U"], prune: Literal["mass", "share"] = "share"
     ) -> None:
         super().__init__()
         self.prune = prune
         self._rows = tuple(classes.rows.values())
         sizes = classes.sizes
-        T, U = links.shape
+        T, U = relation.shape
         share = np.repeat(1 / np.array(sizes), sizes)
-        self.register_buffer("maps", torch.tensor(links))
+        self.register_buffer("maps", torch.tensor(relation))
         # The demand of a dataset's classes sums to 1; potentials of 0 mean that there is no plan yet.
         self.register_buffer("demand", torch.tensor(share, dtype=torch.float64))
         self.register_buffer("node_potentials", torch.zeros(len(sizes), U, dtype=torch.float64))

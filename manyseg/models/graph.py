@@ -42,7 +42,7 @@ class Graph(NamedTuple):
 class LabelGraph(nn.Module):
     """Three GraphSAGE layers over a graph whose edges, from classes to unified nodes, are learned.
 
-    `sizes` are the datasets' numbers of classes; `links` says which class starts linked to which node.
+    `sizes` are the datasets' numbers of classes; `relation` says which class starts linked to which node.
     `labels` are the classes' features (of a text encoder, constant), or the width of features that are learned.
     `dataset_embedding` adds a learned vector a dataset to its classes' features (equation 1; left out in the authors'
     configurations). `saturated` starts from logits 0 and 1 as the authors do, at which linked columns never move.
@@ -53,7 +53,7 @@ class LabelGraph(nn.Module):
     def __init__(
         self,
         sizes: Sequence[int],
-        links: Bool[Tensor, "T U"],
+        relation: Bool[Tensor, "T U"],
         labels: Float[Tensor, "T F"] | int,
         channels: int,
         *,
@@ -63,7 +63,7 @@ class LabelGraph(nn.Module):
         saturated: bool = False,
     ) -> None:
         super().__init__()
-        T, U = links.shape
+        T, U = relation.shape
         self.sizes = list(sizes)
         if isinstance(labels, int):
             self.labels: Tensor = nn.Parameter(_small(T, labels))
@@ -75,7 +75,9 @@ class LabelGraph(nn.Module):
         self.register_buffer(
             "datasets", torch.arange(len(sizes)).repeat_interleave(torch.tensor(self.sizes)), persistent=False
         )
-        self.adjacency = nn.Parameter(torch.cat([_start(part, saturated) for part in torch.split(links, self.sizes)]))
+        self.adjacency = nn.Parameter(
+            torch.cat([_start(part, saturated) for part in torch.split(relation, self.sizes)])
+        )
         self.inward = nn.Linear(F, hidden)
         self.layers = nn.ModuleList(nn.Linear(2 * hidden, hidden) for _ in range(3))
         for parameter in self.layers.parameters():
@@ -163,7 +165,7 @@ def _small(rows: int, columns: int) -> Tensor:
     return nn.init.trunc_normal_(torch.empty(rows, columns), std=0.02)
 
 
-def _start(links: Bool[Tensor, "D U"], saturated: bool) -> Float[Tensor, "D U"]:
+def _start(relation: Bool[Tensor, "D U"], saturated: bool) -> Float[Tensor, "D U"]:
     """Return a dataset's first logits."""
-    height = 1.0 if saturated else TEMPERATURE * math.log(LINKED / (1 - LINKED) * max(len(links) - 1, 1))
-    return height * links.float()
+    height = 1.0 if saturated else TEMPERATURE * math.log(LINKED / (1 - LINKED) * max(len(relation) - 1, 1))
+    return height * relation.float()

@@ -27,6 +27,7 @@ from manyseg.errors import UserError
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
 from manyseg.inference.options import TestOptions
 from manyseg.labels import IGNORE, LabelSpace
+from manyseg.labels.colors import HEX_COLOR
 from manyseg.methods.base import Method
 from manyseg.relate.unseen import relate_by_names
 
@@ -61,7 +62,7 @@ class Seen(msgspec.Struct):
     """A class of a picture: its colour as #rrggbb, and its share of the pixels in 0..1."""
 
     name: str
-    color: Annotated[str, msgspec.Meta(pattern="^#[0-9a-f]{6}$")]
+    color: Annotated[str, msgspec.Meta(pattern=f"^{HEX_COLOR}$")]
     share: Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 

@@ -5,7 +5,18 @@ import pytest
 
 from manyseg.data import builtin_cards, read_card
 from manyseg.labels import LabelClass, LabelSpace, Taxonomy
-from manyseg.labels.colors import FAR, STANDARD, color_distances, standard_color
+from manyseg.labels.colors import (
+    FAR,
+    NEAR,
+    STANDARD,
+    assign_colors,
+    color_distances,
+    hex_color,
+    is_hex_color,
+    parse_color,
+    standard_color,
+)
+from manyseg.labels.names import normalise
 
 STREETS = ("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation",
            "terrain", "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")  # fmt: skip
@@ -32,6 +43,76 @@ def test_distances_are_those_of_cielab() -> None:
     # Below a luminance of 0.0089 lightness is 903.3 times it. Greys of 5 and 10 have 5 / 255 / 12.92 and twice it.
     dark = np.array([[0, 0, 0], [5, 5, 5], [10, 10, 10]], np.uint8)
     assert color_distances(dark, dark)[0] == pytest.approx([0, 1.371, 2.742], abs=0.01)
+
+
+def test_every_primary_colour_has_its_place_in_cielab() -> None:
+    """Published coordinates (sRGB, D65) of red, green, blue and a middle grey, as distances from black and white."""
+    places = np.array([[53.24, 80.09, 67.20], [87.73, -86.18, 83.18], [32.30, 79.19, -107.86], [53.59, 0, 0]])
+    colors = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [128, 128, 128]], np.uint8)
+    grey = np.array([[0, 0, 0], [255, 255, 255]], np.uint8)
+    expected = np.linalg.norm(places[:, None] - np.array([[0, 0, 0], [100, 0, 0]]), axis=-1)
+    assert color_distances(colors, grey) == pytest.approx(expected, abs=0.06)
+    assert color_distances(colors, colors) == pytest.approx(np.linalg.norm(places[:, None] - places, axis=-1), abs=0.06)
+
+
+def test_distances_of_colours_that_are_close_are_exact() -> None:
+    """Squares that cancel would leave a distance of 1e-3 or more between equal colours."""
+    colors = np.array([[255, 255, 254], [255, 255, 255], [254, 255, 255]], np.uint8)
+    distances = color_distances(colors, colors)
+    assert (distances == distances.T).all()
+    assert 0.1 < distances[0, 1] < 1
+
+
+@pytest.mark.parametrize("text", ["#0a80ff", "#0A80FF"])
+def test_colours_are_read_and_written_as_text(text: str) -> None:
+    assert is_hex_color(text)
+    assert parse_color(text) == (10, 128, 255)
+    assert hex_color(parse_color(text)) == "#0a80ff"
+
+
+@pytest.mark.parametrize("text", ["0a80ff", "#0a80f", "#0a80ff0", "#0a80fg", " #0a80ff", "#0a80ff\n", "", 3, None])
+def test_what_is_no_colour_is_said(text: object) -> None:
+    assert not is_hex_color(text)
+    with pytest.raises(ValueError, match="is not a colour; write"):
+        parse_color(text)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("color", [(0, 0, 256), (-1, 0, 0)])
+def test_a_number_that_is_no_byte_is_not_written(color: tuple[int, int, int]) -> None:
+    with pytest.raises(ValueError, match="range"):
+        hex_color(color)
+
+
+def test_every_standard_colour_is_that_of_a_shipped_card_with_the_name() -> None:
+    cards = [read_card(n).space for n in ("cityscapes", "mapillary_v1_2")]
+    stated = {(normalise(c.name), c.color) for space in cards for c in space.classes}
+    for color, names in STANDARD.items():
+        assert any((name, color) in stated for name in names.split(", ")), names
+
+
+def test_a_name_takes_its_colour_unless_another_class_is_nearer_than_the_limit() -> None:
+    sky = standard_color("sky")
+    assert sky == (70, 130, 180)
+    # The nearest greys of both sides of the limit, along blue.
+    near, far = (70, 130, 196), (70, 130, 200)
+    close, apart = color_distances(np.array([sky], np.uint8), np.array([near, far], np.uint8))[0]
+    assert close < NEAR <= apart
+    assert assign_colors(["x", "sky"], [far, None])[1].tolist() == list(sky)
+    assert assign_colors(["x", "sky"], [near, None])[1].tolist() != list(sky)
+
+
+def test_known_colours_go_before_the_standard_ones_and_as_written_before_normalised() -> None:
+    known = {"Sky": (1, 2, 3), "sky": (200, 0, 0), "thing": (0, 200, 0)}
+    assert assign_colors(["Sky"], [None], known).tolist() == [[1, 2, 3]]
+    assert assign_colors(["Things", "skies"], [None, None], known).tolist() == [[0, 200, 0], [200, 0, 0]]
+
+
+def test_only_classes_that_are_to_be_apart_keep_away_from_each_other() -> None:
+    names, stated = ["x", "sky", "heaven"], [(70, 130, 180), None, None]
+    apart = np.array([[0, 0, 1], [0, 0, 1], [1, 1, 0]], bool)
+    colors = assign_colors(names, stated, {"heaven": (70, 130, 180)}, lambda i: apart[i])
+    assert colors[1].tolist() == [70, 130, 180]  # Beside x, which has it: they need not be told apart.
+    assert color_distances(colors[2:], colors[:2]).min() >= FAR
 
 
 def test_names_of_the_standard_palettes_have_their_colours_however_they_are_spelled() -> None:

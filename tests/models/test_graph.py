@@ -8,21 +8,21 @@ import torch
 from manyseg.models.graph import LabelGraph, aggregate
 
 
-def graph(sizes=(2,), links=((1,), (0,)), labels=4, channels=3, hidden=8, **options):
+def graph(sizes=(2,), relation=((1,), (0,)), labels=4, channels=3, hidden=8, **options):
     torch.manual_seed(0)
-    return LabelGraph(sizes, torch.tensor(links, dtype=torch.bool), labels, channels, hidden=hidden, **options)
+    return LabelGraph(sizes, torch.tensor(relation, dtype=torch.bool), labels, channels, hidden=hidden, **options)
 
 
 def test_logits_of_zero_and_one_give_a_share_of_nearly_one_and_equal_ones_a_half():
-    shares = graph(links=((1, 0), (0, 0)), saturated=True).shares()
+    shares = graph(relation=((1, 0), (0, 0)), saturated=True).shares()
     assert shares[:, 0].tolist() == pytest.approx([0.9999994, 6.24874e-7], abs=1e-7)
     assert shares[:, 1].tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("classes", [2, 19, 150])
 def test_a_linked_class_starts_with_a_share_of_nine_tenths(classes):
-    links = torch.eye(classes, 3, dtype=torch.bool)
-    shares = LabelGraph([classes], links, 4, 2, hidden=4).shares()
+    relation = torch.eye(classes, 3, dtype=torch.bool)
+    shares = LabelGraph([classes], relation, 4, 2, hidden=4).shares()
     linked = min(classes, 3)
     assert shares[range(linked), range(linked)].tolist() == pytest.approx([0.9] * linked, abs=1e-5)
     assert shares.sum(0)[:linked].tolist() == pytest.approx([1.0] * linked, abs=1e-5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -14,8 +13,9 @@ from manyseg.data.encodings.base import UNKNOWN_VALUE, Encoding, ImageFiles, Reg
 from manyseg.data.files import DataError, Size, image_size, opened, size_text
 from manyseg.data.raster import read_colors, read_index, value_counts
 from manyseg.labels import IGNORE
+from manyseg.labels.colors import hex_color, parse_color
 
-__all__ = ["MIXTURES", "Color", "Index", "InstanceIds", "count_values", "parse_color"]
+__all__ = ["MIXTURES", "Color", "Index", "InstanceIds", "count_values"]
 
 UNKNOWN = -2
 
@@ -30,13 +30,6 @@ SMOOTHED = (
     "(nearest pixel), as PNG; else give the values to classes of the card, or list them under `ignore`"
 )
 NO_INSTANCE = (0, 65535)
-
-
-def parse_color(text: str) -> tuple[int, int, int]:
-    """Read "#rrggbb"; raises ValueError for anything else."""
-    if not re.fullmatch("#[0-9a-fA-F]{6}", text):
-        raise ValueError(f'"{text}" is not a colour; write "#rrggbb"')
-    return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
 def count_values(values: np.ndarray, spelled: Callable[[int], Any] = int) -> tuple[tuple[Any, int], ...]:
@@ -183,11 +176,11 @@ class Color(_Mask):
 
     def spelled(self, value: int) -> Any:
         """Spell a colour as cards do."""
-        return f"#{value:06x}"
+        return hex_color(value.to_bytes(3, "big"))
 
     def advice(self, unknown: list[Any], few: bool) -> str:
         """Say what to do about colours that the card does not know."""
-        exchanged = {f"#{c[5:7]}{c[3:5]}{c[1:3]}" for c in unknown} <= {str(c).lower() for c in self.raw.positions}
+        exchanged = {hex_color(parse_color(c)[::-1]) for c in unknown} <= {str(c).lower() for c in self.raw.positions}
         if exchanged:
             return "red and blue are exchanged, as OpenCV writes them; save the masks as RGB, or write the card's so"
         return super().advice(unknown, few)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from manyseg.cores import readers
-from manyseg.data.class_tables import ClassTable, TableRow, class_tables, hex_color
+from manyseg.data.class_tables import ClassTable, TableRow, class_tables
 from manyseg.data.encodings import Raw
 from manyseg.data.encodings.masks import MIXTURES
 from manyseg.data.files import opened
@@ -23,6 +23,7 @@ from manyseg.data.guess.splits import Arrangement, arranged
 from manyseg.data.guess.tree import Pairing, Tree, pairings, spread
 from manyseg.data.raster import read_colors, read_index
 from manyseg.errors import UserError
+from manyseg.labels.colors import hex_color
 from manyseg.progress import progress
 
 __all__ = ["is_masks_of_photos", "mask_draft", "mask_drafts", "photos_of"]
@@ -294,4 +295,4 @@ def _rank(named: bool, unnamed: int) -> int:
 
 
 def _is_grey(color: str, value: int) -> bool:
-    return color == f"#{value:02x}{value:02x}{value:02x}"
+    return color == hex_color([value] * 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from xml.etree import ElementTree
 
 import msgspec
 
-from manyseg.data.class_tables import class_tables, hex_color, is_void
+from manyseg.data.class_tables import class_tables, is_void, stated_color
 from manyseg.data.encodings.label_studio import LABELS, UPLOADED, image_name, results_of
 from manyseg.data.encodings.schema import load_json
 from manyseg.data.guess.draft import Draft, FoundClass, Refused, joined_by_name
@@ -121,8 +120,7 @@ def _read(tree: Tree, file: str) -> Iterator[tuple[str, _Records | Refused]]:
 
 def _coco(data: _Coco) -> Iterator[tuple[str, _Records]]:
     classes: dict[int | str, FoundClass] = {
-        c.id: FoundClass(c.name, (c.id,), hex_color(c.color) if c.color and len(c.color) == 3 else None, c.isthing)
-        for c in data.categories
+        c.id: FoundClass(c.name, (c.id,), stated_color(c.color), c.isthing) for c in data.categories
     }
     images = [i.file_name for i in data.images]
     if any(a.segments_info is not None for a in data.annotations):
@@ -152,8 +150,8 @@ def _cvat(tree: Tree, file: str) -> _Records | Refused | None:
     used = Counter[int | str](item.get("label", "") for image in images for item in image if item.get("label"))
     classes: dict[int | str, FoundClass] = {}
     for label in root.iter("label"):
-        name, color = label.findtext("name") or "", (label.findtext("color") or "").lower()
-        classes[name] = FoundClass(name, (), color if re.fullmatch("#[0-9a-f]{6}", color) else None)
+        name = label.findtext("name") or ""
+        classes[name] = FoundClass(name, (), stated_color(label.findtext("color")))
     return _Records([image.get("name", "") for image in images], classes, used)
 
 
