@@ -339,8 +339,8 @@ def test_the_authors_way_is_a_recipe(monkeypatch):
     """docs/autouniseg.md has a column of what their code does; the recipe says all of it, and it is what is built."""
     recipe = read_recipe(ROADS / "autouniseg-authors.toml")
     assert [(s.name, s.kind.__name__, s.train.steps) for s in recipe.stages] == [
-        ("heads", "MultiHead", 100_000), ("graph", "AutoUniSeg", 100_000),
-        ("nodes", "UnifiedNodes", 50_000), ("pruned", "UnifiedNodes", 50_000),
+        ("heads", "MultiHead", 167), ("graph", "AutoUniSeg", 167),
+        ("nodes", "UnifiedNodes", 83), ("pruned", "UnifiedNodes", 83),
     ]  # fmt: skip
     options = dict(recipe.stages[1].settings)
     assert options["merge"].pair_cost == 0.05
@@ -353,7 +353,7 @@ def test_the_authors_way_is_a_recipe(monkeypatch):
     # Equation 2 with logits 0 and 1 at a temperature of 0.07; one rate; mass decides; nothing starts at the heads.
     assert set(method.graph.adjacency.unique().tolist()) == {0.0, 1.0}
     assert {method.lr_factor(n) for n, _ in method.named_parameters()} == {1.0}
-    assert (method.graph.dropout, method.rounding.prune, method.turn) == (0.5, "mass", 20_000)
+    assert (method.graph.dropout, method.rounding.prune, method.turn) == (0.5, "mass", 33)
     assert method.head_means({"head.weight": torch.ones(9, 8, 1, 1)}) is None
     # Embeddings are directions, but not in the orthogonality loss, which is weighed by 10.
     pixels = torch.randn(1, 8, 2, 2)
