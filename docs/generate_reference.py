@@ -37,8 +37,8 @@ HEAD = """# Every key of cards and recipes
 
 Generated from the types by `python docs/generate_reference.py`; do not edit it by hand. What the keys are for, with
 examples: [datasets.md](datasets.md) for cards, the README for recipes. Every value of a recipe can be set on the
-command line: `--set train.lr=1e-3`, `--set data.sets.0.per_step=2`. An unknown key is an error that names the nearest
-known one.
+command line: `--set train.lr=1e-3`, `--set data.sets.0.per_step=2`; `--set method.ohem=` takes a value out, so that
+its default holds. An unknown key is an error that names the nearest known one.
 """
 
 

@@ -62,7 +62,10 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
 
 
 def override(tree: dict[str, Any], assignment: str) -> None:
-    """Set a value from `a.b=v`: v is a TOML value, or else a string; a number in the path is a position in a list."""
+    """Set a value from `a.b=v`: v is a TOML value, or else a string; a number in the path is a position in a list.
+
+    `a.b=` takes the value out, so that its default holds; an empty string is `a.b=""`.
+    """
     path, equals, text = assignment.partition("=")
     keys = [k.strip() for k in path.split(".")]
     if not equals or not all(keys):
@@ -75,8 +78,12 @@ def override(tree: dict[str, Any], assignment: str) -> None:
     try:
         for key in keys[:-1]:
             node = node[_position(key)] if isinstance(node, list) else node.setdefault(key, {})
-        node[_position(keys[-1]) if isinstance(node, list) else keys[-1]] = value
-    except (ValueError, IndexError, TypeError, AttributeError):
+        last = _position(keys[-1]) if isinstance(node, list) else keys[-1]
+        if text.strip():
+            node[last] = value
+        else:
+            del node[last]
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
         raise UserError(f"--set {assignment}: the recipe has no place '{path.strip()}'") from None
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from manyseg.config import keywords, merge_tables, read_toml, replace_values
+from manyseg.config import keywords, merge_tables, override, read_toml, replace_values
 from manyseg.errors import UserError
 from manyseg.runs.recipe import read_recipe
 
@@ -75,6 +75,7 @@ def test_a_partial_schema_asks_for_no_option():
         ("seed=99999999999999999999999", "seed: "),
         ("data.sets.-1.per_step=3", "--set data.sets.-1.per_step=3: the recipe has no place"),
         ("data.sets.7.per_step=3", "the recipe has no place"),
+        ("train.lr=", "--set train.lr=: the recipe has no place 'train.lr'"),
         ("dta.crop=[32, 32]", r"dta: unknown key, did you mean 'data'\\?"),
         ("train.stps=3", r"train.stps: unknown key, did you mean 'steps'\\?"),
     ],
@@ -86,6 +87,13 @@ def test_what_no_machine_can_do_is_refused_with_its_limit(tmp_path, change, mess
     )
     with pytest.raises(UserError, match=message):
         read_recipe(tmp_path / "recipe.toml", [change])
+
+
+def test_nothing_after_the_equals_sign_takes_a_value_out_of_a_recipe():
+    tree = {"method": {"ohem": 0.7, "name": "union"}, "data": {"sets": ["a", "b", "c"]}}
+    for change in ("method.ohem=", "data.sets.1= ", 'method.name=""'):
+        override(tree, change)
+    assert tree == {"method": {"name": ""}, "data": {"sets": ["a", "c"]}}
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 5000 + "]" * 5000, "a = " + "9" * 5000])
