@@ -52,7 +52,8 @@ def train(
         ),
     ] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=V", help="Override a value of the recipe; A.B= takes it out.")
+        list[str] | None,
+        typer.Option("--set", metavar="A.B=V", help="Override a value of the recipe; A.B= takes it out."),
     ] = None,
 ) -> None:
     """Train one model on the datasets of a recipe, evaluate it, and write a report."""
