@@ -9,28 +9,34 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-from PIL import Image
 
-from manyseg.data.files import DataError, Size
+from manyseg.data.files import DataError, Size, Window
 from manyseg.errors import UserError
 
 if TYPE_CHECKING:
     from jaxtyping import Shaped, UInt8
 
 __all__ = [
+    "LARGE",
     "BandFacts",
     "BandWindows",
     "ValueRange",
     "band_facts",
     "band_pages",
     "band_size",
-    "opened_bands",
+    "opened_raster",
     "opened_windows",
     "to_bytes",
 ]
 
 ValueRange: TypeAlias = tuple[float, float]
 """The values that become black and white."""
+
+LARGE = 1 << 26
+"""Pixels from which on an image is only seen by windows."""
+
+SEEN = 1024
+"""Side of the smaller picture, at most, by which the values of an image are judged."""
 
 
 def to_bytes(pixels: Shaped[np.ndarray, "*any"], value_range: ValueRange | None) -> UInt8[np.ndarray, "*any"]:
@@ -50,32 +56,17 @@ def to_bytes(pixels: Shaped[np.ndarray, "*any"], value_range: ValueRange | None)
     return out
 
 
-@contextmanager
-def opened_bands(path: Path, bands: Sequence[int], value_range: ValueRange | None) -> Iterator[Image.Image]:
-    """Read some bands, counted from 1, as a picture of 8 bits: three as red, green and blue, or one as grey.
-
-    Raises DataError if the file is missing or broken, or has no such band.
-    """
-    with _opened(path) as file:
-        _check_bands(path, file, bands)
-        try:
-            pixels = np.moveaxis(to_bytes(file.read(list(bands)), value_range), 0, -1)
-        except ValueError as e:
-            what, _, fix = str(e).partition("; ")
-            raise DataError(path, what, fix) from None
-    yield Image.fromarray(np.ascontiguousarray(pixels if len(bands) == 3 else pixels[..., 0]))
-
-
 class BandWindows:
     """An open picture of which windows are read: three bands as red, green and blue of 8 bits, or one as grey.
 
-    `deep` says whether it has 16 bits and no range was given. Georeferencing is that of the file.
+    `white` is the largest value of 16 bits, where no range was given. Georeferencing is that of the file.
     """
 
     def __init__(self, file: Any, bands: Sequence[int] | None, value_range: ValueRange | None) -> None:
         self.file, self.value_range = file, value_range
         self.bands = list(bands or (range(1, 4) if file.count in (3, 4) else range(1, file.count + 1)))
-        self.deep = value_range is None and str(file.dtypes[0]) in ("uint16", "int16")
+        deep = value_range is None and str(file.dtypes[0]) in ("uint16", "int16")
+        self.white = int(np.iinfo(file.dtypes[0]).max) if deep else None
         self.size: Size = (int(file.height), int(file.width))
 
     @property
@@ -87,12 +78,32 @@ class BandWindows:
         """Read a window at its own size."""
         return self._rgb(self._read(window=((top, top + height), (left, left + width))))
 
+    def reduced(self, window: Window, least: Size) -> UInt8[np.ndarray, "3 _ _"]:
+        """Read a window at its own size, or where that is far more than `least` (height, width) at twice that size."""
+        from rasterio.enums import Resampling
+
+        top, left, height, width = window
+        high, wide = min(height, 2 * least[0]), min(width, 2 * least[1])
+        if (high, wide) == (height, width):
+            return self.read(*window)
+        place = {"window": ((top, top + height), (left, left + width)), "resampling": Resampling.average}
+        return self._rgb(self._read(out_shape=(len(self.bands), high, wide), **place))
+
+    def check_end(self) -> None:
+        """Read the last pixel, which a file that was cut off lacks."""
+        self.read(self.size[0] - 1, self.size[1] - 1, 1, 1)
+
     def preview(self, size: Size) -> UInt8[np.ndarray, "3 _ _"]:
         """Read the whole picture at a smaller (height, width)."""
         from rasterio.enums import Resampling
 
         shape = (len(self.bands), *size)
         return self._rgb(self._read(out_shape=shape, resampling=Resampling.average))
+
+    def highest(self, window: Window) -> float:
+        """Read the largest value of a window."""
+        top, left, height, width = window
+        return float(self._read(window=((top, top + height), (left, left + width))).max())
 
     def most(self, size: Size) -> int:
         """Return the largest value of a smaller picture of this (height, width)."""
@@ -122,23 +133,26 @@ def opened_windows(path: Path, bands: Sequence[int] | None, value_range: ValueRa
     find_rasterio(path)
     import rasterio
 
-    with _opened(path) as file, rasterio.Env(GDAL_CACHEMAX=64):
+    with opened_raster(path) as file, rasterio.Env(GDAL_CACHEMAX=64):
         if bands is None and file.count not in (1, 3, 4):
             raise DataError(path, f"{file.count} bands", "say which are red, green and blue: --bands 3,2,1")
         if bands is not None:
             _check_bands(path, file, bands)
+        if value_range is None and np.dtype(file.dtypes[0]).kind not in "iu":
+            fix = "give `range = [black, white]` in the card, or --range BLACK,WHITE to predict"
+            raise DataError(path, "floating-point pixels", fix)
         yield BandWindows(file, bands, value_range)
 
 
 def band_size(path: Path) -> Size:
     """Return the image's (height, width) from its header."""
-    with _opened(path) as file:
+    with opened_raster(path) as file:
         return int(file.height), int(file.width)
 
 
 def band_pages(path: Path) -> int:
     """Return how many pictures a file holds, of which the first is read."""
-    with _opened(path) as file:
+    with opened_raster(path) as file:
         return max(1, len(file.subdatasets))
 
 
@@ -157,13 +171,14 @@ class BandFacts(NamedTuple):
 
 def band_facts(path: Path, *, values: bool = False) -> BandFacts:
     """Read what a file says of its bands, and with `values` their range."""
-    with _opened(path) as file:
+    with opened_raster(path) as file:
         names = [color.name for color in file.colorinterp]
         colors = tuple(names.index(c) + 1 for c in ("red", "green", "blue") if c in names)
         facts = BandFacts(file.count, str(file.dtypes[0]), colors if len(colors) == 3 else ())
         if not values:
             return facts
-        low, high = np.nanpercentile(file.read().astype(np.float64), (0.1, 99.9))
+        smaller = (file.count, min(file.height, SEEN), min(file.width, SEEN))
+        low, high = np.nanpercentile(file.read(out_shape=smaller).astype(np.float64), (0.1, 99.9))
         if np.issubdtype(np.dtype(facts.kind), np.integer):
             low, high = np.floor(low), np.ceil(high)
         return facts._replace(low=float(low), high=float(high))
@@ -178,7 +193,8 @@ def find_rasterio(path: Path) -> None:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened_raster(path: Path) -> Iterator[Any]:
+    """Open a file with rasterio; raises DataError if it is missing or broken, here or while the block reads."""
     find_rasterio(path)
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
@@ -201,4 +217,5 @@ def _check_bands(path: Path, file: Any, bands: Sequence[int]) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(path, f"unreadable or truncated image ({' '.join(str(error).split())})", "fetch it again")
+    cause = error.__cause__ or error  # Which says no more than that there was one.
+    return DataError(path, f"unreadable or truncated image ({' '.join(str(cause).split())})", "fetch it again")

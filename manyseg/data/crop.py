@@ -9,7 +9,7 @@ Axes: H W pixels of the crop, h w of its part inside the image, h0 w0 of the sou
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
 from manyseg.data.annotation import Annotation, Boxes, Dense, Segments, Tags
+from manyseg.data.files import Window
 from manyseg.labels import IGNORE
 
 __all__ = ["Crop", "Span", "flip"]
@@ -69,7 +70,7 @@ class Crop(NamedTuple):
     @classmethod
     def choose(
         cls,
-        annotation: Annotation,
+        look: Callable[[Crop], Int[Tensor, "h w"] | None],
         native: tuple[int, int],
         decoded: tuple[int, int],
         scaled: tuple[int, int],
@@ -80,25 +81,30 @@ class Crop(NamedTuple):
     ) -> Crop:
         """Choose the first place where no class has more than its share; failing that, the most varied one.
 
-        Places where the class `wanted` is go before those where it is not. `scaled` is the image's size after the
-        random zoom, `places` are the candidates as numbers from 0 to 1.
+        Places where the class `wanted` is go before those where it is not. `look` returns some of a crop's labels, or
+        None where pixels have none. `scaled` is the image's size after the random zoom, `places` are the candidates as
+        numbers from 0 to 1.
         """
         found = []
         for u, v in places:
             rows = Span.place(decoded[0], scaled[0], size[0], u)
             cols = Span.place(decoded[1], scaled[1], size[1], v)
             crop = cls(rows, cols, native, decoded, size)
-            if not isinstance(annotation, Dense | Segments) or (max_share == 1 and wanted is None):
+            if max_share == 1 and wanted is None:
                 return crop
-            labels = crop.sparse(annotation)
+            labels = look(crop)
+            if labels is None:
+                return crop
             share, missing = _commonest(labels), wanted is not None and not bool((labels == wanted).any())
             if (share <= max_share or max_share == 1) and not missing:
                 return crop
             found.append(((missing, share), crop))
         return min(found, key=lambda pair: pair[0])[1]
 
-    def sparse(self, annotation: Dense | Segments) -> Int[Tensor, "h w"]:
-        """Return the labels of the crop on a coarse grid."""
+    def sparse(self, annotation: Annotation) -> Int[Tensor, "h w"] | None:
+        """Return the labels of the crop on a coarse grid, or None where pixels have none."""
+        if not isinstance(annotation, Dense | Segments):
+            return None
         rows, cols = self._sources()
         sparse = (rows[:: -(-len(rows) // PROBES)], cols[:: -(-len(cols) // PROBES)])
         if isinstance(annotation, Dense):
@@ -109,10 +115,26 @@ class Crop(NamedTuple):
         (h, w), (h0, w0) = self.native, self.decoded
         return self.rows.sources(h / h0, h), self.cols.sources(w / w0, w)
 
+    @property
+    def window(self) -> Window:
+        """The part of the decoded image that the crop shows."""
+        return Window(self.rows.lo, self.cols.lo, self.rows.hi - self.rows.lo, self.cols.hi - self.cols.lo)
+
+    @property
+    def inside(self) -> Crop:
+        """The same crop, of its window alone; the image was decoded at native size."""
+        _, _, height, width = self.window
+        rows, cols = (s._replace(lo=0, hi=s.hi - s.lo) for s in (self.rows, self.cols))
+        return Crop(rows, cols, (height, width), (height, width), self.size)
+
     def image(self, image: UInt8[Tensor, "3 h0 w0"]) -> UInt8[Tensor, "3 h w"]:
         """Cut the crop out of the image and resize it, without padding."""
-        (top, bottom, r0, r1), (left, right, c0, c1) = self.rows, self.cols
-        window = image.as_subclass(Tensor)[:, top:bottom, left:right]
+        (top, bottom, _, _), (left, right, _, _) = self.rows, self.cols
+        return self.resized(image.as_subclass(Tensor)[:, top:bottom, left:right])
+
+    def resized(self, window: UInt8[Tensor, "3 _ _"]) -> UInt8[Tensor, "3 h w"]:
+        """Resize the crop's window, maybe read at a reduced scale, without padding."""
+        r0, r1, c0, c1 = *self.rows[2:], *self.cols[2:]
         if c1 - c0 == 1:
             # torch's kernel for 8 bits fails, or gives wrong values, where the result is one pixel wide (seen in 2.15).
             window = window.float()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -16,7 +16,19 @@ from manyseg import atomic
 from manyseg.data.parquet import cell_of, read_cell
 from manyseg.errors import UserError
 
-__all__ = ["DataError", "Size", "image_size", "opened", "pages", "reason", "size_text", "stream", "write_image"]
+__all__ = [
+    "EVERYTHING",
+    "DataError",
+    "Size",
+    "Window",
+    "image_size",
+    "opened",
+    "pages",
+    "reason",
+    "size_text",
+    "stream",
+    "write_image",
+]
 
 # What Pillow raises for files that are broken in one way or another.
 BROKEN = (
@@ -42,6 +54,38 @@ SUBFILE, COPY = 254, 0b101
 
 Size = tuple[int, int]
 """(height, width) in pixels."""
+
+STRIP = 1 << 24
+"""Pixels that are held at once of an image that is read by windows from top to bottom."""
+
+
+class Window(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @classmethod
+    def whole(cls, size: Size) -> Window:
+        """Return the window of an image of (height, width) `size` that is all of it."""
+        return cls(0, 0, *size)
+
+    @classmethod
+    def strips(cls, size: Size) -> Iterator[Window]:
+        """Cut an image of (height, width) `size` into windows of its whole width, from top to bottom."""
+        rows = max(1, STRIP // size[1])
+        for top in range(0, size[0], rows):
+            yield cls(top, 0, min(rows, size[0] - top), size[1])
+
+    def within(self, size: Size) -> Window:
+        """Return the part of the window that lies in an image of (height, width) `size`."""
+        return Window(self.top, self.left, min(self.height, size[0] - self.top), min(self.width, size[1] - self.left))
+
+
+EVERYTHING = Window(0, 0, 1 << 31, 1 << 31)
+"""A window that no image is larger than."""
 
 
 class DataError(UserError):

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from PIL import Image
 
-from manyseg.data import locate, pattern
-from manyseg.data.bands import ValueRange, band_size, opened_bands
+from manyseg.data import bands, locate, pattern
+from manyseg.data.bands import BandWindows, ValueRange, opened_windows
 from manyseg.data.card import Card, is_list
 from manyseg.data.encodings import Found, ImageFiles, found_size
-from manyseg.data.files import DataError, Size, image_size, opened
+from manyseg.data.files import EVERYTHING, DataError, Size, Window, image_size, opened
 from manyseg.data.finding import Finding
 from manyseg.data.hub_sets import local_root
 from manyseg.data.photo import orientation, read_rgb, shown_size, turned
@@ -34,7 +34,10 @@ if TYPE_CHECKING:
     from manyseg.data.annotation import Annotation
     from manyseg.data.batch import Sample
 
-__all__ = ["Folder", "OpenedImage"]
+__all__ = ["Folder", "ImageWindows", "OpenedImage"]
+
+MIDDLE = 2048
+"""Side of the part of a large image that is looked at as an example."""
 
 # What each kind of annotation can be weakened to; see annotation.convert.
 WEAKER = {
@@ -51,11 +54,34 @@ class OpenedImage(NamedTuple):
     file: Image.Image
     turned: bool
     size: Size
-    value_range: ValueRange | None = None
+    value_range: ValueRange | None
 
     def rgb(self, least: Size | None = None) -> UInt8[np.ndarray, "h w 3"]:
         """Decode it, at a reduced scale if that is possible and not smaller than `least` (height, width)."""
         return read_rgb(self.file, least, self.turned, self.value_range)
+
+
+class ImageWindows(NamedTuple):
+    """An open image of many bands with its annotation, of which windows are read."""
+
+    folder: Folder
+    files: ImageFiles
+    image: BandWindows
+
+    @property
+    def size(self) -> Size:
+        """The image's (height, width)."""
+        return self.image.size
+
+    def pixels(self, window: Window, least: Size | None = None) -> UInt8[Tensor, "3 h w"]:
+        """Read a window of the image, maybe at a reduced scale, but not smaller than `least` (height, width)."""
+        import torch
+
+        return torch.from_numpy(self.image.read(*window) if least is None else self.image.reduced(window, least))
+
+    def annotation(self, window: Window) -> Annotation:
+        """Read the labels of a window, of a folder whose annotations label pixels; else the whole annotation."""
+        return self.folder.as_annotation(self.folder.found(self.files._replace(window=window)))
 
 
 class Folder:
@@ -105,8 +131,8 @@ class Folder:
     def size(self, index: int) -> Size:
         """Return the image's (height, width) from its header."""
         files = self.files(index)
-        if self.card.bands is not None:
-            return band_size(files.image)
+        if files.banded:
+            return files.image_size()
         with opened(files.image) as image:
             return shown_size(image, self._is_turned(files, image, self._annotated_size(files, image)))
 
@@ -121,11 +147,55 @@ class Folder:
         from manyseg.data.annotation import Boxes
         from manyseg.data.batch import Sample
 
-        annotation, annotated = self.annotated(index)
-        image, native = self.read_image(index, annotated, target)
+        if self.card.bands is not None:
+            with self.windows(self.files(index)) as parts:
+                native = parts.size
+                image = parts.pixels(Window.whole(native), None if target is None else target(native))
+                annotation = parts.annotation(Window.whole(native))
+        else:
+            annotation, annotated = self.annotated(index)
+            image, native = self.read_image(index, annotated, target)
         if isinstance(annotation, Boxes):
             annotation = annotation._replace(extent=torch.tensor(native))
         return Sample(self.ids[index], image, annotation)
+
+    def example(self, index: int, target: Callable[[Size], Size] | None = None) -> Sample:
+        """Read one image with its annotation to be looked at, as `read`: of a large one the part in its middle."""
+        if not self.is_large(index):
+            return self.read(index, target)
+        from manyseg.data.batch import Sample
+
+        with self.windows(self.files(index)) as parts:
+            height, width = (min(side, MIDDLE) for side in parts.size)
+            window = Window((parts.size[0] - height) // 2, (parts.size[1] - width) // 2, height, width)
+            return Sample(self.ids[index], parts.pixels(window), parts.annotation(window))
+
+    def is_large(self, index: int) -> bool:
+        """Say whether an image has many bands and is so large that it is only seen by windows."""
+        if self.card.bands is None:
+            return False
+        height, width = self.size(index)
+        return height * width >= bands.LARGE
+
+    @property
+    def by_windows(self) -> bool:
+        """Whether images and labels can be read by windows: those of cards with bands, with labels of pixels."""
+        return self.card.bands is not None and self.annotation in ("dense", "segments")
+
+    @contextmanager
+    def windows(self, files: ImageFiles) -> Iterator[ImageWindows]:
+        """Open an image of a card with `bands`, to read windows of it; raises DataError for a fault."""
+        card = self.card
+        with opened_windows(files.image, card.bands, card.range) as image:
+            self.check_size(files, image.size)
+            yield ImageWindows(self, files, image)
+
+    def check_size(self, files: ImageFiles, native: Size) -> None:
+        """Raise DataError where an annotation says that it was made for an image of another (height, width)."""
+        self.prepare()
+        annotated = None if self.card.kind == "tags" else self._encoding.size(files)
+        if annotated is not None and annotated != native:
+            raise files.unlike(annotated, native)
 
     def read_image(
         self, index: int, annotated: Size | None = None, target: Callable[[Size], Size] | None = None
@@ -140,12 +210,12 @@ class Folder:
     def opened(self, files: ImageFiles, annotated: Size | None = None) -> Iterator[OpenedImage]:
         """Open an image without decoding it; `annotated` is the size that it must have."""
         card = self.card
-        with opened(files.image) if card.bands is None else opened_bands(files.image, card.bands, card.range) as file:
+        with opened(files.image) as file:
             turn = self._is_turned(files, file, annotated)
             native = shown_size(file, turn)
             if annotated is not None and annotated != native:
                 raise files.unlike(annotated, native)
-            yield OpenedImage(file, turn, native, None if card.bands else card.range)
+            yield OpenedImage(file, turn, native, card.range)
 
     def read_annotation(self, index: int) -> Annotation:
         """Read the annotation alone."""
@@ -153,16 +223,28 @@ class Folder:
 
     def annotated(self, index: int) -> tuple[Annotation, Size | None]:
         """Read the annotation, weakened as asked, and the size (height, width) that it was made for, if it says."""
+        found = self.found(self.files(index))
+        return self.as_annotation(found), found_size(found)
+
+    def as_annotation(self, found: Found) -> Annotation:
+        """Return what the files say as tensors, weakened as asked."""
         from manyseg.data.annotation import as_annotation
 
-        found = self.found(self.files(index))
         things = np.array([c.thing for c in self.space.classes])
-        return as_annotation(found, self.annotation, things), found_size(found)
+        return as_annotation(found, self.annotation, things)
 
     def found(self, files: ImageFiles) -> Found:
         """Read what the files say of one image, before it is weakened."""
         self.prepare()
         return self._encoding.read(files)
+
+    def parts(self, files: ImageFiles) -> Iterator[ImageFiles]:
+        """Cut one image, if it has many bands and labels of pixels, into windows that each fit into memory."""
+        if not files.banded or self.card.kind not in ("dense", "segments"):
+            yield files
+            return
+        for window in Window.strips(files.image_size()):
+            yield files._replace(window=window)
 
     def _is_turned(self, files: ImageFiles, image: Image.Image, annotated: Size | None) -> bool:
         return turned(files.image, image, self.card.exif, annotated, self.card.reader.sized)
@@ -272,6 +354,7 @@ class Folder:
             annotations,
             card.bands is not None,
             card.exif == "applied",
+            None if card.bands is None else EVERYTHING,
         )
 
     def prepare(self) -> None:
@@ -307,10 +390,6 @@ class Folder:
         """Say what is worth a look in the annotation file that all images share."""
         self.prepare()
         yield from self._encoding.findings()
-
-    def warnings(self, files: ImageFiles) -> Sequence[Finding]:
-        """Say what is worth a look in the annotation of one image, which was read without an error."""
-        return self._encoding.warnings(files)
 
     def unused(self) -> list[str]:
         """List the names of entries of the annotation file that belong to no image of the split."""

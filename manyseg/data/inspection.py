@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -11,8 +13,8 @@ import numpy as np
 
 from manyseg.cores import readers
 from manyseg.data.bands import band_pages
-from manyseg.data.encodings import Found, Regions, found_size
-from manyseg.data.files import pages, stream
+from manyseg.data.encodings import Found, ImageFiles, Regions, found_size
+from manyseg.data.files import Window, pages, stream
 from manyseg.data.finding import Finding, of_error
 from manyseg.data.folder import Folder, OpenedImage
 from manyseg.data.photo import orientation
@@ -23,6 +25,12 @@ __all__ = ["Inspection", "class_counts", "inspect", "inspect_all"]
 
 ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "MPO": b"\xff\xd9"}
 """What stands near the end of a file that is all there."""
+
+DARK = 1 << 15
+"""16-bit images whose brightest value is below are dark."""
+
+PROBED = 256
+"""Side of the part of an image of many bands whose brightness is looked at in the quick check."""
 
 TAIL = 4096
 """Bytes at the end of a file in which that is looked for: cameras append notes of their own."""
@@ -58,14 +66,15 @@ def inspect(folder: Folder, index: int, *, decode: bool) -> Inspection:
         files = folder.files(index)
     except UserError as e:
         return Inspection(list(of_error(e, folder.ids[index])), pixels)
+    if files.banded:
+        return _of_windows(folder, files, decode)
     try:
         found = folder.found(files)
         size = found_size(found)
         pixels = class_counts(found, objects=folder.annotation == "segments")
         if not pixels and isinstance(found, Regions):
-            where = str(files.mask or folder.ids[index])
-            findings.append(Finding("warning", "no pixel has a label", where, "remove the image, or check `ignore`"))
-        findings += folder.warnings(files)
+            findings.append(_unlabelled(files))
+        findings += found.findings
     except UserError as e:
         findings += of_error(e, folder.ids[index])
     try:
@@ -77,6 +86,52 @@ def inspect(folder: Folder, index: int, *, decode: bool) -> Inspection:
     except UserError as e:
         findings += of_error(e, folder.ids[index])
     return Inspection(findings, pixels)
+
+
+def _unlabelled(files: ImageFiles) -> Finding:
+    fix = "remove the image, or check `ignore`"
+    return Finding("warning", "no pixel has a label", str(files.mask or files.id), fix)
+
+
+def _of_windows(folder: Folder, files: ImageFiles, decode: bool) -> Inspection:
+    """Inspect an image of many bands and its annotation from top to bottom, some rows at a time."""
+    findings: list[Finding] = []
+    counts: Counter[int] = Counter()
+    try:
+        with folder.windows(files) as opened:
+            image, size = opened.image, opened.size
+            image.check_end()
+            middle = Window(size[0] // 2, size[1] // 2, PROBED, PROBED).within(size)
+            most = max(image.highest(window) for window in (Window.strips(size) if decode else [middle]))
+        if image.white is not None and most < DARK:
+            what = f"16 bits that are dark: white is {image.white}, and the brightest value seen is ({most:g})"
+            fix = f"write `range = [0, {most:g}]` in the card, with the value that is white in all images"
+            findings.append(Finding("warning", what, str(files.image), fix))
+        findings += _paged(band_pages(files.image), files.image)
+        parts = list(folder.parts(files))
+    except UserError as e:
+        return Inspection(list(of_error(e, files.id)), {})
+    labels = False
+    for part in parts:
+        try:
+            found = folder.found(part)
+        except UserError as e:
+            findings += of_error(e, files.id)
+            continue
+        labels = labels or isinstance(found, Regions)
+        counts.update(class_counts(found, objects=folder.annotation == "segments"))
+        findings += found.findings
+    if labels and not counts:
+        findings.append(_unlabelled(files))
+    return Inspection(_summed(findings), dict(counts))
+
+
+def _summed(findings: Iterable[Finding]) -> list[Finding]:
+    """Join what was found in several parts of one image."""
+    sums: Counter[Finding] = Counter()
+    for finding in findings:
+        sums[replace(finding, count=0)] += finding.count
+    return [replace(finding, count=count) for finding, count in sums.items()]
 
 
 def class_counts(found: Found, *, objects: bool) -> dict[int, int]:
@@ -102,6 +157,12 @@ def _is_whole(path: Path, image_format: str) -> bool:
         return end in file.read()
 
 
+def _paged(count: int, path: Path) -> Iterator[Finding]:
+    if count > 1:
+        fix = "nothing to do if the first is meant; else save the page that is meant as an image of its own"
+        yield Finding("warning", f"the image has {count} pages, of which the first is read", str(path), fix)
+
+
 def _decisions(image: OpenedImage, path: Path) -> Iterator[Finding]:
     """Say which decisions of ours apply to an image, that its author may not expect."""
     if (number := orientation(image.file)) != 1:
@@ -111,12 +172,10 @@ def _decisions(image: OpenedImage, path: Path) -> Iterator[Finding]:
             what = "the image's EXIF orientation is not applied: the card, or its annotation's size, has it so"
         fix = "nothing to do if `manyseg data --sheet` shows that they fit; else write the other `exif` in the card"
         yield Finding("note", what, str(path), fix, f"orientation {number}")
-    if (count := pages(image.file) if image.file.format else band_pages(path)) > 1:
-        fix = "nothing to do if the first is meant; else save the page that is meant as an image of its own"
-        yield Finding("warning", f"the image has {count} pages, of which the first is read", str(path), fix)
+    yield from _paged(pages(image.file), path)
     if image.file.mode.startswith("I") and image.value_range is None:
         highest = int(np.asarray(image.file).max())
-        if highest < 1 << 15:
+        if highest < DARK:
             what = f"grey image of 16 bits that is dark: white is 65535, and its brightest value is ({highest})"
             fix = f"write `range = [0, {highest}]` in the card, with the value that is white in all images"
             yield Finding("warning", what, str(path), fix)

@@ -28,7 +28,7 @@ def contact_sheet(folder: Folder, count: int = 12, columns: int = 4) -> Image.Im
     tiles, seen = [], set[int]()
     for index in np.unique(np.linspace(0, len(folder) - 1, count).round().astype(int)):
         try:
-            sample = folder.read(int(index), lambda size: (max(1, WIDTH * size[0] // size[1]), WIDTH))
+            sample = folder.example(int(index), lambda size: (max(1, WIDTH * size[0] // size[1]), WIDTH))
         except DataError:
             continue
         tiles.append(_tile(sample, folder.space))

@@ -10,12 +10,15 @@ Axes: H W pixels of the crop, h w of its part inside the image.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
+from manyseg.data.annotation import Annotation
 from manyseg.data.batch import Sample
 from manyseg.data.crop import Crop, flip, rotate
 from manyseg.data.folder import Folder
@@ -25,6 +28,18 @@ __all__ = ["Augment"]
 
 TRIES = 10
 """How many crops are drawn, at most, in search of one that no class dominates (as the field does)."""
+
+
+Places: TypeAlias = Sequence[tuple[float, float]]
+"""Where crops may lie, as numbers from 0 to 1."""
+
+
+class Cut(NamedTuple):
+    """A crop with what was read for it: the image without padding."""
+
+    crop: Crop
+    image: UInt8[Tensor, "3 h w"]
+    annotation: Annotation
 
 
 class Augment:
@@ -44,29 +59,53 @@ class Augment:
         options = self.options
         draws = torch.rand(9 + 2 * TRIES, generator=generator, dtype=torch.float64).tolist()
         (zoom, mirror, blur, sigma), jitter, places, turn = draws[:4], draws[4:8], draws[8:-1], draws[-1]
+        pairs = list(zip(places[::2], places[1::2], strict=True))
+        cut = self._from_windows if folder.by_windows else self._from_whole
+        crop, image, annotation = cut(folder, index, zoom, pairs, wanted)
+        if any(strength for _, strength in options.jitter):
+            image = _jitter(image, options.jitter, jitter)
+        if blur < options.blur:
+            low, high = options.blur_sigma
+            image = _blur(image, low + sigma * (high - low))
+        image = crop.pad(image)
+        if options.rotate:
+            image, annotation = rotate(image, annotation, (2 * turn - 1) * options.rotate)
+        if mirror < options.flip:
+            image, annotation = image.flip(-1), flip(annotation, options.crop[1])
+        return Sample(folder.ids[index], image.contiguous(), annotation)
+
+    def _from_whole(self, folder: Folder, index: int, zoom: float, places: Places, wanted: int | None) -> Cut:
+        """Read an image, and cut the crop out of it."""
         planned: list[tuple[tuple[int, int], tuple[int, int]]] = []
 
         def target(native: tuple[int, int]) -> tuple[int, int]:
             planned.append((native, self._scaled(native, zoom)))
             return planned[0][1]
 
-        name, image, annotation = folder.read(index, target)
+        _, image, annotation = folder.read(index, target)
         native, scaled = planned[0]
         decoded = (image.shape[-2], image.shape[-1])
-        pairs = list(zip(places[::2], places[1::2], strict=True))
-        crop = Crop.choose(annotation, native, decoded, scaled, options.crop, options.max_share, pairs, wanted)
-        image = crop.image(image)
-        if any(strength for _, strength in options.jitter):
-            image = _jitter(image, options.jitter, jitter)
-        if blur < options.blur:
-            low, high = options.blur_sigma
-            image = _blur(image, low + sigma * (high - low))
-        image, annotation = crop.pad(image), crop.annotation(annotation)
-        if options.rotate:
-            image, annotation = rotate(image, annotation, (2 * turn - 1) * options.rotate)
-        if mirror < options.flip:
-            image, annotation = image.flip(-1), flip(annotation, options.crop[1])
-        return Sample(name, image.contiguous(), annotation)
+        size, most = self.options.crop, self.options.max_share
+        crop = Crop.choose(lambda c: c.sparse(annotation), native, decoded, scaled, size, most, places, wanted)
+        return Cut(crop, crop.image(image), crop.annotation(annotation))
+
+    def _from_windows(self, folder: Folder, index: int, zoom: float, places: Places, wanted: int | None) -> Cut:
+        """Read of an image of many bands, and of its labels, the crop's part alone."""
+        options, read = self.options, dict[Crop, Annotation]()
+        with folder.windows(folder.files(index)) as parts:
+
+            def annotation(crop: Crop) -> Annotation:
+                if crop not in read:
+                    read[crop] = parts.annotation(crop.window)
+                return read[crop]
+
+            size = parts.size
+            crop = Crop.choose(
+                lambda crop: crop.inside.sparse(annotation(crop)),
+                size, size, self._scaled(size, zoom), options.crop, options.max_share, places, wanted,
+            )  # fmt: skip
+            least = (crop.rows.stop - crop.rows.start, crop.cols.stop - crop.cols.start)
+            return Cut(crop, crop.resized(parts.pixels(crop.window, least)), crop.inside.annotation(annotation(crop)))
 
     def _scaled(self, size: tuple[int, int], zoom: float) -> tuple[int, int]:
         low, high = self.options.scale

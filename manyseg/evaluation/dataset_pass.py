@@ -9,7 +9,7 @@ import hashlib
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from itertools import groupby
@@ -22,34 +22,50 @@ from jaxtyping import Int, UInt64
 from torch import Tensor
 
 from manyseg.cores import READERS, readers
+from manyseg.data import bands
 from manyseg.data.annotation import Dense, Segments
+from manyseg.data.files import DataError, Window
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
-from manyseg.inference.encoded_images import EncodedImages, images_at_once
+from manyseg.inference.encoded_images import EncodedImages, OutputSpace, images_at_once
+from manyseg.inference.large_image import check_windows, label_rows
 from manyseg.inference.options import Size, TestOptions
 from manyseg.inference.resize import resize
 from manyseg.methods.base import Method
 from manyseg.progress import progress
 
-__all__ = ["LabelledBatch", "all_reduce", "image_hashes", "visit_batches"]
+__all__ = ["LabelledBatch", "all_reduce", "check_views", "image_hashes", "visit_batches"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
 class LabelledBatch(NamedTuple):
-    """Images of one native size, each view of which is encoded once at most, and their true labels."""
+    """Images of one native size, or some rows of one too large for memory, with their true and predicted labels."""
 
-    images: EncodedImages
+    encoded: EncodedImages | None
+    """The images, each view of which is encoded once at most; None for some rows of one."""
     labels: Int[Tensor, "B H W"]
     """The true class of every pixel, or IGNORE, on the method's device."""
     annotations: tuple[Dense | Segments, ...]
     """What was read for each image, at native size, on the CPU."""
+    maps: Sequence[Int[Tensor, "B H W"]]
+    """The label map of every image, in each of the spaces asked for."""
+
+    def whole(self, what: str) -> EncodedImages:
+        """Return the images, or raise UserError: of `what` is done with them parts would give something else."""
+        if self.encoded is None:
+            raise UserError(
+                f"{what} of images this large cannot be had, as they are seen by windows; cut those of a split into "
+                "tiles, and name it in statistics_split of the set"
+            )
+        return self.encoded
 
 
 def visit_batches(
     method: Method,
     folder: Folder,
+    outputs: Sequence[OutputSpace],
     options: TestOptions | None,
     visit: Callable[[LabelledBatch], None],
     skip_bad: bool = False,
@@ -57,6 +73,8 @@ def visit_batches(
 ) -> tuple[str, ...]:
     """Call `visit` with every batch of this rank's images, with the method in eval mode and without gradients.
 
+    Label maps are predicted in each of `outputs`. Large images of many bands are read and predicted by windows, and
+    what was visited of one before it turns out to be damaged stays visited.
     The progress of the first rank is shown on stderr, with the word `doing`. Every file is read once. Returned are the
     ids of the images, of all ranks, that were left out with `skip_bad` because their files are at fault; each is
     logged. Raises UserError if pixels have no labels or every image is at fault, and without `skip_bad` DataError for
@@ -82,11 +100,23 @@ def visit_batches(
     share = len(range(rank, len(folder), world))
     try:
         with _eval_mode(method), progress(f"{doing} '{folder.space.name}'", share, shown=rank == 0) as done:
-            for samples in _batches(folder, options, method.device, fault):
+            sizes = _sizes(folder, fault)
+            large = [i for i, size in sizes.items() if folder.by_windows and size[0] * size[1] >= bands.LARGE]
+            for i in large:
+                try:
+                    for batch in _rows(method, folder, i, outputs, options):
+                        visit(batch)
+                except DataError as e:
+                    fault(i, e)
+                else:
+                    done()
+                del sizes[i]
+            for samples in _batches(folder, sizes, options, method.device, fault):
                 labels = torch.stack([sample.labels for sample in samples]).to(method.device, non_blocking=True).long()
                 image = torch.stack([sample.image for sample in samples])
                 images = EncodedImages(method, image, options, _size(labels))
-                visit(LabelledBatch(images, labels, tuple(sample.annotation for sample in samples)))
+                annotations = tuple(sample.annotation for sample in samples)
+                visit(LabelledBatch(images, labels, annotations, images.label_maps(outputs)))
                 for _ in samples:
                     done()
     except UserError as e:
@@ -99,6 +129,16 @@ def visit_batches(
     if len(ids) == len(folder):
         raise UserError(f"dataset '{folder.space.name}': all {len(ids)} images are bad, so none is skipped")
     return ids
+
+
+def check_views(folders: Iterable[Folder], options: TestOptions) -> None:
+    """Raise UserError where a folder has an image that is only seen by windows, and `options` name none."""
+    for folder in folders:
+        for index in range(len(folder)) if folder.by_windows else ():
+            with suppress(DataError):  # If it matters, it comes up again with its image.
+                if folder.is_large(index):
+                    check_windows(folder.size(index), options.of(folder.space.name))
+                    break
 
 
 def image_hashes(folder: Folder) -> UInt64[np.ndarray, " N"]:
@@ -123,10 +163,8 @@ def _read(folder: Folder, index: int, options: TestOptions) -> _Sample:
     return _Sample(resize(sample.image.as_subclass(Tensor), options.input_size(_size(labels))), labels, annotation)
 
 
-def _batches(
-    folder: Folder, options: TestOptions, device: torch.device, fault: Callable[[int, UserError], None]
-) -> Iterator[list[_Sample]]:
-    """Yield this rank's images in batches of one size; an image at fault is given to `fault`, and left out."""
+def _sizes(folder: Folder, fault: Callable[[int, UserError], None]) -> dict[int, Size]:
+    """Read the (height, width) of this rank's images; an image at fault is given to `fault`, and left out."""
     rank, world = _place()
     with suppress(UserError):  # If it matters, it comes up again with its image.
         folder.prepare()  # Before there are threads, two of which would read the annotation file into one place.
@@ -136,6 +174,36 @@ def _batches(
             sizes[i] = folder.size(i)
         except UserError as e:
             fault(i, e)
+    return sizes
+
+
+def _rows(
+    method: Method, folder: Folder, index: int, outputs: Sequence[OutputSpace], options: TestOptions
+) -> Iterator[LabelledBatch]:
+    """Yield an image that is too large for memory from top to bottom, some rows at a time."""
+    with folder.windows(folder.files(index)) as image:
+        top, (_, width) = 0, image.size
+
+        def read(*place: int) -> Tensor:
+            return image.pixels(Window(*place))
+
+        for maps in label_rows(method, read, image.size, outputs, options):
+            height = len(maps[0])
+            annotation = image.annotation(Window(top, 0, height, width))
+            assert isinstance(annotation, Dense | Segments)
+            labels = annotation.labels.as_subclass(Tensor)[None].to(method.device).long()
+            yield LabelledBatch(None, labels, (annotation,), [found[None] for found in maps])
+            top += height
+
+
+def _batches(
+    folder: Folder,
+    sizes: dict[int, Size],
+    options: TestOptions,
+    device: torch.device,
+    fault: Callable[[int, UserError], None],
+) -> Iterator[list[_Sample]]:
+    """Yield images of known `sizes` in batches of one size; an image at fault is given to `fault`, and left out."""
     batches: list[list[int]] = []
     for (height, width), group in groupby(sorted(sizes, key=lambda i: sizes[i]), key=lambda i: sizes[i]):
         indices, limit = list(group), images_at_once(device, options.input_size((height, width)))

@@ -9,7 +9,9 @@ Axes: B images, D classes of a dataset, U unified nodes, h w feature resolution,
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import MappingProxyType
 
 import numpy as np
@@ -47,6 +49,8 @@ __all__ = [
     "score_words",
     "statistics_key",
 ]
+
+log = logging.getLogger(__name__)
 
 Activation = Callable[[Features], Float[Tensor, "B U h w"]]
 """A function from features to a value of every unified node at feature resolution."""
@@ -125,19 +129,19 @@ def _score_directly(
 ) -> DatasetScores:
     """Score label maps in a space that the method predicts without a relation, and segments where both have them.
 
-    Segments are predicted without windows, flips and scales.
+    Segments are predicted without windows, flips and scales; where an image is only seen by windows there are none.
     """
     counts = torch.zeros(len(space), 4, dtype=torch.float64)
-    panoptic = method.finds_segments and folder.annotation == "segments"
+    panoptic = method.finds_segments and folder.annotation == "segments" and not _any_large(folder)
 
-    def label_maps(batch: LabelledBatch) -> Int[Tensor, "B H W"]:
+    def label_map(batch: LabelledBatch) -> Int[Tensor, "B H W"]:
         if panoptic:
-            for truth, found in zip(batch.annotations, batch.images.segments(space), strict=True):
+            for truth, found in zip(batch.annotations, batch.whole("segments").segments(space), strict=True):
                 assert isinstance(truth, Segments)
                 counts.add_(torch.from_numpy(count_segments(truth.ids, truth.classes, found, len(space))))
-        return batch.images.label_maps([OutputSpace(space)])[0]
+        return batch.maps[0]
 
-    confusion, skipped = _confusion(method, folder, label_maps, options, skip_bad)
+    confusion, skipped = _confusion(method, folder, OutputSpace(space), options, skip_bad, label_map)
     if not panoptic:
         return DatasetScores(protocol, confusion, skipped=skipped)
     total = counts.to(method.device)
@@ -158,7 +162,7 @@ def score_related(
     Where no class has a node nothing is predicted, and every class that occurs has IoU 0.
     """
     output = OutputSpace(folder.space, relation)
-    found = _confusion(method, folder, lambda batch: batch.images.label_maps([output])[0], options, skip_bad)
+    found = _confusion(method, folder, output, options, skip_bad)
     confusion, skipped = found
     return DatasetScores(protocol, confusion, unmapped(folder.space, relation), skipped=skipped)
 
@@ -181,7 +185,7 @@ def score_mapped(
     relation = map_by_iou(statistics.counts[fit.space.name, UNIFIED])
     class_of = torch.from_numpy(relation.argmax(0)).to(method.device)
     output = OutputSpace(unified)
-    found = _confusion(method, folder, lambda b: class_of[b.images.label_maps([output])[0]], options, skip_bad)
+    found = _confusion(method, folder, output, options, skip_bad, lambda batch: class_of[batch.maps[0]])
     confusion, skipped = found
     return DatasetScores("labels", confusion, unmapped(folder.space, relation), skipped=skipped)
 
@@ -261,13 +265,14 @@ def _count_predictions(
 
     def visit(batch: LabelledBatch) -> None:
         truth = batch.labels
-        for total, found, head in zip(counts, batch.images.label_maps(outputs), heads, strict=True):
+        for total, found, head in zip(counts, batch.maps, heads, strict=True):
             total += count_pairs(truth - IGNORE, found, 1 + classes, len(head))[:, :-1]
         pixels.add_(count_pairs(truth, truth, classes, classes).sum(1))
         if activation is not None:
-            sums.add_(class_sums(activation(batch.images.features), truth, classes))
+            features = batch.whole("what this method measures of its nodes").features
+            sums.add_(class_sums(activation(features), truth, classes))
 
-    visit_batches(method, folder, options, visit, skip_bad, "statistics of")
+    visit_batches(method, folder, outputs, options, visit, skip_bad, "statistics of")
     names = [UNIFIED if head == unified else head.name for head in heads]
     out: dict[tuple[str, ...], Tensor] = {("pixels", name): pixels}
     out |= {("counts", name, head): total[1:] for head, total in zip(names, counts, strict=True)}
@@ -275,21 +280,35 @@ def _count_predictions(
     return out if activation is None else out | {("sums", name): sums}
 
 
+def _any_large(folder: Folder) -> bool:
+    """Say whether images are so large that they are only seen by windows; those at fault are not."""
+    for index in range(len(folder)) if folder.by_windows else ():
+        with suppress(UserError):
+            if folder.is_large(index):
+                log.warning("'%s': images are seen by windows, so that segments are not scored", folder.space.name)
+                return True
+    return False
+
+
 def _confusion(
     method: Method,
     folder: Folder,
-    label_maps: Callable[[LabelledBatch], Int[Tensor, "B H W"]],
+    output: OutputSpace,
     options: TestOptions | None,
     skip_bad: bool,
+    label_map: Callable[[LabelledBatch], Int[Tensor, "B H W"]] = lambda batch: batch.maps[0],
 ) -> tuple[Confusion, tuple[str, ...]]:
-    """Count the pixels of a folder by true and found class; return the ids of skipped images too."""
+    """Count the pixels of a folder by true and found class; return the ids of skipped images too.
+
+    `label_map` returns the classes of a batch, by default those predicted in `output`.
+    """
     classes = len(folder.space)
     counts = torch.zeros(classes, classes + 1, dtype=torch.int64, device=method.device)
 
     def visit(batch: LabelledBatch) -> None:
-        add_pairs(counts, batch.labels, label_maps(batch))
+        add_pairs(counts, batch.labels, label_map(batch))
 
-    skipped = visit_batches(method, folder, options, visit, skip_bad)
+    skipped = visit_batches(method, folder, [output], options, visit, skip_bad)
     all_reduce([counts])
     return Confusion(folder.space, counts.cpu().numpy()), skipped
 

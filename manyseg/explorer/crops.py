@@ -34,7 +34,7 @@ def example_crops(folders: Sequence[Folder]) -> Mapping[ClassKey, list[UInt8[np.
     found: dict[ClassKey, list[tuple[int, np.ndarray]]] = {}
     for folder in folders:
         for index in sorted({round(i) for i in np.linspace(0, len(folder) - 1, min(MAX_IMAGES, len(folder)))}):
-            sample = folder.read(index)
+            sample = folder.example(index)
             if not isinstance(sample.annotation, Dense | Segments):
                 break
             labels = sample.annotation.labels.numpy()

@@ -6,7 +6,7 @@ Axes: D classes, h w the cells of a window, R rows, H W native size.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -19,7 +19,7 @@ from manyseg.inference.label_maps import argmax_map
 from manyseg.inference.options import GRID, Size, TestOptions
 from manyseg.inference.windows import cells, starts, weights
 
-__all__ = ["ReadWindow", "label_rows"]
+__all__ = ["ReadWindow", "check_windows", "label_rows"]
 
 ReadWindow = Callable[[int, int, int, int], UInt8[Tensor, "3 _ _"]]
 """Takes top, left, height and width, and returns these pixels."""
@@ -29,38 +29,45 @@ SLAB = 1 << 22
 
 
 def label_rows(
-    method: Predictor, read: ReadWindow, size: Size, output: OutputSpace, options: TestOptions
-) -> Iterator[Int[Tensor, "R W"]]:
-    """Yield the label map of an image of (height, width) `size` from top to bottom, some rows at a time.
+    method: Predictor, read: ReadWindow, size: Size, outputs: Sequence[OutputSpace], options: TestOptions
+) -> Iterator[list[Int[Tensor, "R W"]]]:
+    """Yield the label maps of an image of (height, width) `size` from top to bottom, some rows at a time.
 
-    It is what `EncodedImages` finds with the same windows; sizes that are no multiples of `GRID` are completed by
+    Each is what `EncodedImages` finds with the same windows; sizes that are no multiples of `GRID` are completed by
     repeating the last row and column, where `EncodedImages` stretches the image. Every window is read once, and scores
-    are held for the rows of one window: 4 bytes x D x h x (the cells of the image's width).
+    are held for the rows of one window: 4 bytes x D x h x (the cells of the image's width), for each of the spaces.
 
-    Raises UserError without `options.window`, and for views that need the whole image.
+    Raises UserError as `check_windows` does.
     """
+    check_windows(size, options)
+    assert options.window is not None
+    whole = (math.ceil(size[0] / GRID) * GRID, math.ceil(size[1] / GRID) * GRID)
+    window = (min(options.window[0], whole[0]), min(options.window[1], whole[1]))
+    tops = starts(whole[0], window[0], options.overlap)
+    lefts = starts(whole[1], window[1], options.overlap)
+    together = images_at_once(method.device, window)
+    bands: list[_Band] = []
+    for top, following in zip(tops, [*tops[1:], whole[0]], strict=True):
+        for some in (lefts[i : i + together] for i in range(0, len(lefts), together)):
+            images = torch.stack([_completed(read, (top, left), window, size) for left in some])
+            found = [s.softmax(1).nan_to_num(0.0) for s in EncodedImages(method, images).scores(outputs)]
+            bands = bands or [_Band(scores[0], window, whole) for scores in found]
+            for band, several in zip(bands, found, strict=True):
+                for left, scores in zip(some, several, strict=True):
+                    band.add(scores, top, left)
+        for maps in zip(*(band.finished(following) for band in bands), strict=True):
+            end = bands[0].given - len(maps[0])
+            yield [rows[: max(0, size[0] - end), : size[1]] for rows in maps]
+
+
+def check_windows(size: Size, options: TestOptions) -> None:
+    """Raise UserError where the options do not let an image of (height, width) `size` be seen by windows alone."""
     resized = options.max_side is not None or options.short_side is not None
     if options.window is None or options.views != ((1.0, False),) or resized:
         raise UserError(
             f"an image of {size[1]}x{size[0]} pixels is only seen by windows at its own size; "
             "--set test.window=[1024,1024], without test.flip, test.scales, test.max_side and test.short_side"
         )
-    whole = (math.ceil(size[0] / GRID) * GRID, math.ceil(size[1] / GRID) * GRID)
-    window = (min(options.window[0], whole[0]), min(options.window[1], whole[1]))
-    tops = starts(whole[0], window[0], options.overlap)
-    lefts = starts(whole[1], window[1], options.overlap)
-    together = images_at_once(method.device, window)
-    band: _Band | None = None
-    for top, following in zip(tops, [*tops[1:], whole[0]], strict=True):
-        for some in (lefts[i : i + together] for i in range(0, len(lefts), together)):
-            images = torch.stack([_completed(read, (top, left), window, size) for left in some])
-            found = EncodedImages(method, images).scores([output])[0].softmax(1).nan_to_num(0.0)
-            band = band or _Band(found[0], window, whole)
-            for left, scores in zip(some, found, strict=True):
-                band.add(scores, top, left)
-        assert band is not None
-        for rows in band.finished(following):
-            yield rows[: max(0, size[0] - band.given + len(rows)), : size[1]]
 
 
 def _completed(read: ReadWindow, corner: tuple[int, int], window: Size, size: Size) -> UInt8[Tensor, "3 h w"]:

@@ -17,6 +17,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from manyseg import atomic
+from manyseg.data import bands
 from manyseg.data.bands import BandWindows, band_size, opened_windows
 from manyseg.data.files import write_image
 from manyseg.errors import UserError
@@ -29,9 +30,6 @@ from manyseg.prediction.model import Model
 from manyseg.prediction.photo import Reading, check_depth
 
 __all__ = ["Counts", "is_large", "large_target", "predict_large"]
-
-LARGE = 1 << 26
-"""Pixels from which on a TIFF is read by windows."""
 
 SMALL = 1 << 23
 """Bytes of a file that no such image is kept in, even if it has one colour."""
@@ -54,11 +52,11 @@ class Counts(NamedTuple):
 
 
 def is_large(path: Path) -> bool:
-    """Say whether a file is a TIFF of at least `LARGE` pixels; raises DataError if it cannot be opened."""
-    if path.suffix.lower() not in (".tif", ".tiff") or path.stat().st_size < min(SMALL, LARGE // 8):
+    """Say whether a file is a TIFF of at least `bands.LARGE` pixels; raises DataError if it cannot be opened."""
+    if path.suffix.lower() not in (".tif", ".tiff") or path.stat().st_size < min(SMALL, bands.LARGE // 8):
         return False
     height, width = band_size(path)
-    return height * width >= LARGE
+    return height * width >= bands.LARGE
 
 
 def large_target(out: Path, kind: str, name: str) -> Path:
@@ -85,7 +83,7 @@ def predict_large(
     with opened_windows(path, reading.bands, reading.value_range) as image:
         factor = min(1.0, OVERLAY_SIDE / max(image.size))
         small = (max(1, round(image.size[0] * factor)), max(1, round(image.size[1] * factor)))
-        if image.deep:
+        if image.white is not None:
             check_depth(path, image.most(small), ",".join(map(str, image.bands)) if len(image.bands) > 1 else "")
         preview = _Preview(image.size, small)
 
@@ -96,7 +94,7 @@ def predict_large(
             writers: list[Callable[[Int[np.ndarray, "R W"]], None]] = [preview.add]
             if "masks" in targets:
                 writers.append(stack.enter_context(_written(targets["masks"], image, output.space, values["masks"])))
-            for rows in label_rows(model.method, read, image.size, output, options):
+            for (rows,) in label_rows(model.method, read, image.size, [output], options):
                 labels = rows.cpu().numpy()
                 counts += np.bincount(labels[labels != IGNORE], minlength=len(counts))
                 for write in writers:

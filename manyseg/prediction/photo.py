@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from manyseg.data.bands import ValueRange, band_facts, opened_bands
+from manyseg.data.bands import ValueRange, band_facts, opened_windows
 from manyseg.data.batch import image_tensor
-from manyseg.data.files import DataError, image_size, opened
+from manyseg.data.files import DataError, Window, image_size, opened
 from manyseg.data.photo import read_rgb
 from manyseg.inference.options import Size
 from manyseg.inference.resize import resize
@@ -53,10 +54,9 @@ def read_photo(
     Raises DataError if it cannot be read, has several pages, or has 16 bits of which it uses few and no range is given.
     """
     if reading.bands is not None:
-        with opened_bands(path, reading.bands, reading.value_range) as picture:
-            native = image_size(picture)
-            size = target(native)
-            return resize(image_tensor(read_rgb(picture)), size), native
+        with opened_windows(path, reading.bands, reading.value_range) as picture:
+            size = target(picture.size)
+            return resize(torch.from_numpy(picture.reduced(Window.whole(picture.size), size)), size), picture.size
     with _opened(path) as file:
         _check_pages(path, file)
         deep = file.mode.startswith("I") or any(";16" in str(part[3]) for part in getattr(file, "tile", ()))

@@ -95,7 +95,7 @@ def predict_samples(
     out = []
     known = [i for i, name in enumerate(folder.ids) if name not in skipped]
     for place in sorted({round(i * (len(known) - 1) / max(number - 1, 1)) for i in range(number)}):
-        sample = folder.read(known[place])
+        sample = folder.example(known[place])
         assert isinstance(sample.annotation, Dense | Segments)
         maps = EncodedImages(method, sample.image[None], options.of(folder.space.name)).label_maps(outputs)
         out.append(Shown(sample.image, sample.annotation.labels, *(found[0].cpu() for found in maps)))

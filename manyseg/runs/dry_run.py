@@ -15,6 +15,7 @@ from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture
 from manyseg.data.quick_check import quick_check
 from manyseg.errors import UserError
+from manyseg.evaluation.dataset_pass import check_views
 from manyseg.methods.base import Method
 from manyseg.methods.sources import ProposedTaxonomy, StageStatistics, StageTaxonomy
 from manyseg.runs.folder import RunFolder
@@ -51,6 +52,7 @@ def dry_run(training: Training) -> None:
     recipe, mixture, device = training.recipe, training.mixture, training.accelerator.device
     _check_files(recipe, training.folder)
     _check_sample([*mixture.folders, *training.read])
+    check_views(training.read, recipe.test)
     console.print(mix_table(mixture, sum(s.train.steps * s.train.accumulate for s in training.stages)))
     rows = mixture.describe(training.steps)
     pixels = sum(row.crop[0] * row.crop[1] * row.per_step for row in rows) / mixture.world

@@ -19,6 +19,7 @@ from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture
 from manyseg.data.quick_check import quick_check
 from manyseg.errors import UserError, close
+from manyseg.evaluation.dataset_pass import check_views
 from manyseg.evaluation.evaluate import collect, evaluate, statistics_key
 from manyseg.evaluation.scores import DatasetScores, Scores
 from manyseg.methods.base import Method
@@ -101,6 +102,7 @@ class Training:
                 if main and check:
                     self._check_data()
                 if main:
+                    check_views(self.read, self.recipe.test)
                     self.mixture.count()
                     inputs.write()
             # What the first process has counted the others find in the cache.

@@ -217,7 +217,7 @@ def test_what_is_cut_off_or_left_out_of_a_drawn_object_is_said(tmp_path, points,
     annotation = one_labelme(tmp_path, {"label": "car", "points": points, "shape_type": "polygon"})
     assert int((annotation.labels == 1).sum()) == pixels
     folder = load(tmp_path / "card.toml", tmp_path / "data")
-    said = folder.warnings(folder.files(folder.ids.index(layouts.NAMES[0])))
+    said = folder.found(folder.files(folder.ids.index(layouts.NAMES[0]))).findings
     assert [f.what for f in said] == ([] if message is None else [message])
     assert all(f.severity == "warning" and "label 'car'" in f.place for f in said)
 
@@ -237,7 +237,7 @@ def test_a_bitmap_over_the_edge_is_cut_off_and_said(tmp_path):
     path.write_text(json.dumps(data))
     folder = load(write_card(tmp_path, "supervisely"), tmp_path / "data")
     files = folder.files(folder.ids.index(path.stem))
-    assert [f.what for f in folder.warnings(files)] == [
+    assert [f.what for f in folder.found(files).findings] == [
         "the bitmap reaches out of the image (of 60x40), and is cut off"
     ]
 
@@ -305,7 +305,7 @@ def test_yolo_boxes_outside_are_errors_and_those_over_the_edge_are_said(tmp_path
     folder = load(card, tmp_path / "data")
     files = folder.files(folder.ids.index(path.stem))
     assert len(folder.found(files).classes) == 1
-    assert [(f.place, f.what) for f in folder.warnings(files)] == [
+    assert [(f.place, f.what) for f in folder.found(files).findings] == [
         ("line 1", "the box reaches out of the image (of 60x40), and is cut off"),
         ("line 2", "the box has no area, and is left out"),
     ]

@@ -21,6 +21,9 @@ PLAIN = {"scale": (1.0, 1.0), "jitter": STILL, "flip": 0.0, "max_share": 1.0}
 class Still(Folder):
     """A folder of one image in memory; like a JPEG, it can be read at a reduced scale."""
 
+    ids = ("still",)
+    by_windows = False
+
     def __init__(self, image, annotation, reduce=False):
         self.image, self.annotated, self.reduce, self.asked = image, annotation, reduce, []
 
@@ -235,7 +238,9 @@ def choose(annotation, max_share, columns, width):
     """Choose among 1x2 crops of a row of labels that start at `columns`."""
     w = annotation[0].shape[1]
     places = [(0.0, (c + 0.5) / (w - width + 1)) for c in columns]
-    return Crop.choose(annotation, (1, w), (1, w), (1, w), (1, width), max_share, places).cols.lo
+    return Crop.choose(
+        lambda crop: crop.sparse(annotation), (1, w), (1, w), (1, w), (1, width), max_share, places
+    ).cols.lo
 
 
 def test_a_crop_that_one_class_dominates_is_drawn_again():
@@ -284,7 +289,9 @@ def test_a_crop_has_the_class_that_its_image_was_drawn_for():
 
     def choose(max_share, wanted):
         size = (40, 40)
-        crop = Crop.choose(Dense(labels), size, size, size, (10, 20), max_share, places, wanted)
+        crop = Crop.choose(
+            lambda crop: crop.sparse(Dense(labels)), size, size, size, (10, 20), max_share, places, wanted
+        )
         return [(30, 20), (0, 20), (0, 0)].index((crop.rows.lo, crop.cols.lo))
 
     assert choose(0.6, None) == 0

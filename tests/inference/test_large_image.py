@@ -38,7 +38,7 @@ def test_windows_give_what_the_whole_gives_and_each_is_read_once(method, monkeyp
     image = torch.randint(0, 256, (3, 192, 160), generator=torch.manual_seed(1), dtype=torch.uint8)
     output, options = OutputSpace(method.spaces[0]), TestOptions(window=(64, 96), overlap=overlap)
     reads = []
-    rows = list(label_rows(method, reading(image, reads), (192, 160), output, options))
+    rows = [maps[0] for maps in label_rows(method, reading(image, reads), (192, 160), [output], options)]
     whole = EncodedImages(method, image[None], options).label_maps([output])[0][0]
     assert torch.equal(torch.cat(rows), whole)
     assert len(whole.unique()) > 1
@@ -51,7 +51,7 @@ def test_windows_give_what_the_whole_gives_and_each_is_read_once(method, monkeyp
 def test_rows_come_before_the_image_is_read_to_its_end(method):
     image, reads = torch.zeros(3, 640, 64, dtype=torch.uint8), []
     options = TestOptions(window=(64, 64), overlap=0)
-    found = label_rows(method, reading(image, reads), (640, 64), OutputSpace(method.spaces[0]), options)
+    found = label_rows(method, reading(image, reads), (640, 64), [OutputSpace(method.spaces[0])], options)
     next(found)
     assert len(reads) == 1
 
@@ -60,7 +60,7 @@ def test_an_image_of_any_size_is_completed_by_its_border(method):
     image = torch.randint(0, 256, (3, 75, 50), generator=torch.manual_seed(1), dtype=torch.uint8)
     output, options = OutputSpace(method.spaces[0]), TestOptions(window=(64, 96))
     reads = []
-    rows = torch.cat(list(label_rows(method, reading(image, reads), (75, 50), output, options)))
+    rows = torch.cat([maps[0] for maps in label_rows(method, reading(image, reads), (75, 50), [output], options)])
     padded = torch.nn.functional.pad(image[None].float(), (0, 14, 0, 21), mode="replicate").byte()
     whole = EncodedImages(method, padded, options).label_maps([output])[0][0]
     assert torch.equal(rows, whole[:75, :50])
@@ -80,6 +80,6 @@ def test_windows_fade_into_each_other():
     [{}, {"window": (64, 64), "flip": True}, {"window": (64, 64), "max_side": 99}, {"window": (64, 64), "scales": [2]}],
 )
 def test_what_needs_the_whole_image_is_refused(method, options):
-    found = label_rows(method, lambda *place: None, (99, 100), OutputSpace(method.spaces[0]), TestOptions(**options))
+    found = label_rows(method, lambda *place: None, (99, 100), [OutputSpace(method.spaces[0])], TestOptions(**options))
     with pytest.raises(UserError, match=r"an image of 100x99 pixels .*--set test.window=\[1024,1024\]"):
         next(found)

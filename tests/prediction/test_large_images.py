@@ -8,6 +8,7 @@ from PIL import Image
 from rasterio import Affine
 from test_photo import bands
 
+from manyseg.data import bands as bands_module
 from manyseg.data.bands import BandWindows
 from manyseg.errors import UserError
 from manyseg.inference.options import TestOptions
@@ -25,7 +26,7 @@ WINDOWS = TestOptions(window=(64, 64))
 
 @pytest.fixture
 def model(monkeypatch):
-    monkeypatch.setattr(large_images, "LARGE", 200 * 300)
+    monkeypatch.setattr(bands_module, "LARGE", 200 * 300)
     monkeypatch.setattr(large_images, "TILE", 32)
     return Model(Brightness(), [STREET, PARK], WINDOWS)
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from manyseg.data.bands import band_size
-from manyseg.data.files import DataError, Size, opened, size_text
+from manyseg.data.files import DataError, Size, Window, opened, size_text
 from manyseg.data.finding import Finding
 from manyseg.data.photo import shown_size
 from manyseg.data.raster import value_counts
@@ -94,7 +94,8 @@ class ImageFiles(NamedTuple):
     """The files of one image; `name` is what records call it: the path of its mask, or else of the image.
 
     `banded` says that the card chooses bands of the image, which is then no picture of an ordinary format, and
-    `turned` that annotations are of the image as its EXIF orientation shows it.
+    `turned` that annotations are of the image as its EXIF orientation shows it. Of labels of pixels what lies in
+    `window` is read alone, which banded images always have; boxes and tags are read whole.
     """
 
     id: str
@@ -105,6 +106,7 @@ class ImageFiles(NamedTuple):
     annotations: Path | None = None
     banded: bool = False
     turned: bool = False
+    window: Window | None = None
 
     def image_size(self) -> Size:
         """Return the image's (height, width) from its header."""
@@ -130,12 +132,14 @@ class Regions(NamedTuple):
     `classes` are positions, or IGNORE. `known` is false where it is unknown which object a pixel belongs to: a crowd,
     or a thing without an instance id. Such regions have a class as Dense, and are ignored as Segments.
     `counted` are the pixels of the first regions, where the encoding has counted them; the others have none.
+    `findings` are what is worth a look in the files.
     """
 
     plane: Integer[np.ndarray, "H W"]
     classes: Integer[np.ndarray, " R"]
     known: Bool[np.ndarray, " R"]
     counted: Integer[np.ndarray, " N"] | None = None
+    findings: Sequence[Finding] = ()
 
     @property
     def pixels(self) -> Integer[np.ndarray, " R"]:
@@ -176,24 +180,35 @@ def _narrowest(value: int) -> np.dtype:
 
 
 class ObjectBoxes(NamedTuple):
-    """Boxes (x0, y0, x1, y1 in pixels, ends exclusive) with classes, in an image of size (height, width)."""
+    """Boxes (x0, y0, x1, y1 in pixels, ends exclusive) with classes, in an image of size (height, width).
+
+    `findings` are what is worth a look in the file.
+    """
 
     boxes: Float[np.ndarray, "N 4"]
     classes: Int[np.ndarray, " N"]
     size: Size
+    findings: Sequence[Finding] = ()
 
     @classmethod
-    def within(cls, size: Size, corners: Float[np.ndarray, "M 4"], classes: Int[np.ndarray, " M"]) -> ObjectBoxes:
+    def within(
+        cls,
+        size: Size,
+        corners: Float[np.ndarray, "M 4"],
+        classes: Int[np.ndarray, " M"],
+        findings: Sequence[Finding] = (),
+    ) -> ObjectBoxes:
         """Cut boxes off at the image's edges; those without area and those of no class are left out."""
         corners = corners.clip(0, np.array([*size[::-1], *size[::-1]], corners.dtype))
         kept = (corners[:, 2:] > corners[:, :2]).all(1) & (classes != IGNORE)
-        return cls(corners[kept], classes[kept], size)
+        return cls(corners[kept], classes[kept], size, findings)
 
 
 class ImageTags(NamedTuple):
-    """Classes that occur somewhere in the image, sorted."""
+    """Classes that occur somewhere in the image, sorted; `findings` are what is worth a look in the file."""
 
     classes: Int[np.ndarray, " N"]
+    findings: Sequence[Finding] = ()
 
 
 Found: TypeAlias = Regions | ObjectBoxes | ImageTags
@@ -242,10 +257,6 @@ class Encoding(ABC):
     def findings(self) -> Iterator[Finding]:
         """Say what is worth a look in the annotation file that all images share."""
         return iter(())
-
-    def warnings(self, files: ImageFiles) -> Sequence[Finding]:
-        """Say what is worth a look in the annotation file of one image, which was read without an error."""
-        return ()
 
     def unused(self) -> list[str]:
         """List the names of entries of the annotation file that belong to no image of the split."""

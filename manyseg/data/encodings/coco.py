@@ -19,9 +19,9 @@ from manyseg.data.encodings.masks import count_values
 from manyseg.data.encodings.outlines import Segmentation, outline_corners, outline_faults, packed
 from manyseg.data.encodings.records import FAULTS, ImageRecord, RecordEncoding
 from manyseg.data.encodings.schema import Fault, Identifier, Name, Side, checked, load_json, shown
-from manyseg.data.files import DataError, Size, image_size, opened
+from manyseg.data.files import DataError, Size
 from manyseg.data.finding import Finding
-from manyseg.data.raster import read_colors
+from manyseg.data.raster import raster_size, read_colors
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE
 
@@ -136,14 +136,13 @@ class CocoPanoptic(_Coco[_Segment]):
     def size(self, files: ImageFiles) -> Size | None:
         """Return the mask's size."""
         assert files.mask is not None
-        with opened(files.mask) as mask:
-            return image_size(mask)
+        return raster_size(files.mask, banded=files.banded)
 
     def read(self, files: ImageFiles) -> Regions:
         """Read the PNG and the classes of its segments."""
         mask, record = files.mask, self.record(files)
         assert mask is not None
-        color = read_colors(mask)
+        color = read_colors(mask, files.window)
         ids = ((color & 255) << 16) | (color & 0xFF00) | (color >> 16)
         listed = np.array([0, *(s.id for s in record.items)], np.int64)
         classes = self.raw.classes((s.category_id for s in record.items), mask, "category")
@@ -294,27 +293,18 @@ class CocoInstances(_CocoObjects[_Outlined]):
         if record.size not in (stored, stored[::-1]):  # Before anything of that size is made.
             raise files.unlike(record.size, stored)
         classes = self.raw.classes((item.category_id for item in record.items), file, "category")
-        layers, faults = [], []
+        layers, faults, findings = [], [], []
         for item, position in zip(record.items, classes.tolist(), strict=True):
-            outline = packed(item.segmentation, record.size)
+            outline, place = packed(item.segmentation, record.size), f"annotation {item.id} of '{files.id}'"
             if isinstance(outline, Fault):
-                faults.append(outline.error(file, f"annotation {item.id} of '{files.id}'"))
-            else:
-                layers.append(Layer(position, outline, not item.iscrowd))
+                faults.append(outline.error(file, place))
+                continue
+            layers.append(Layer(position, outline, not item.iscrowd))
+            if not rle.area(outline):
+                findings.append(Finding(EMPTY.severity, EMPTY.what, str(file), EMPTY.fix, place=place))
         if faults:
             raise DataError.joined(faults)
-        return paint(layers, record.size, self.raw)
-
-    def warnings(self, files: ImageFiles) -> list[Finding]:
-        """Say which objects have no pixel."""
-        record, found = self.record(files), []
-        assert record.size is not None
-        for item in record.items:
-            outline = packed(item.segmentation, record.size)
-            if not isinstance(outline, Fault) and not rle.area(outline):
-                place = f"annotation {item.id} of '{files.id}'"
-                found.append(Finding(EMPTY.severity, EMPTY.what, str(files.annotations), EMPTY.fix, place=place))
-        return found
+        return paint(layers, record.size, self.raw, files.window, findings)
 
 
 class CocoBoxes(_CocoObjects[_Boxed]):

@@ -15,7 +15,6 @@ from manyseg.data.encodings.base import ImageFiles
 from manyseg.data.encodings.drawn import (
     Coordinate,
     DrawnEncoding,
-    Outline,
     Schema,
     Shape,
     Side,
@@ -26,6 +25,7 @@ from manyseg.data.encodings.drawn import (
     validated,
 )
 from manyseg.data.encodings.records import ImageRecord, RecordEncoding
+from manyseg.data.encodings.run_lengths import Outline
 from manyseg.data.files import DataError, Size
 from manyseg.errors import UserError
 

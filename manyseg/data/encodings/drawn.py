@@ -9,7 +9,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 from pycocotools import mask as rle
@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from manyseg.data.encodings.base import Encoding, ImageFiles, RawValues, Regions
 from manyseg.data.encodings.boxes import CORRECT, Verdict, judged
-from manyseg.data.files import DataError, Size, size_text
+from manyseg.data.encodings.run_lengths import Outline, pixels
+from manyseg.data.files import DataError, Size, Window, size_text
 from manyseg.data.finding import Finding
 from manyseg.labels import IGNORE
 
@@ -29,7 +30,6 @@ __all__ = [
     "Coordinate",
     "DrawnEncoding",
     "Layer",
-    "Outline",
     "Point",
     "Schema",
     "Shape",
@@ -41,9 +41,6 @@ __all__ = [
     "turned",
     "validated",
 ]
-
-Outline: TypeAlias = dict[str, Any]
-"""The pixels of an object as pycocotools' run lengths, `size` and `counts`; `said` may be a Verdict on its drawing."""
 
 Coordinate = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
 Point = Annotated[list[Coordinate], Field(min_length=2, max_length=2)]
@@ -78,12 +75,15 @@ class Layer(NamedTuple):
     known: bool = True
 
 
-def paint(layers: Iterable[Layer], size: Size, raw: RawValues) -> Regions:
+def paint(
+    layers: Iterable[Layer], size: Size, raw: RawValues, window: Window | None = None, findings: Sequence[Finding] = ()
+) -> Regions:
     """Paint objects over each other: those of unknown identity first, then as `raw.overlap` says.
 
     "smallest" puts the smaller object on top, "last" and "first" the one that comes later or earlier, and with "none"
     pixels under objects of several classes have no label. Pixels under no object are of the class `raw.background`,
-    which is IGNORE unless the card names one: what is not annotated is not background.
+    which is IGNORE unless the card names one: what is not annotated is not background. Of a `window` these pixels alone
+    are painted.
     """
     ordered = list(layers)
     if raw.overlap == "first":
@@ -91,15 +91,18 @@ def paint(layers: Iterable[Layer], size: Size, raw: RawValues) -> Regions:
     elif raw.overlap in ("smallest", "none"):
         ordered.sort(key=lambda layer: -int(rle.area(layer.outline)))
     ordered.sort(key=lambda layer: layer.known)
-    plane, several = np.zeros(size, np.int32), np.zeros(size, bool)
+    window = None if window is None else window.within(size)
+    shape = size if window is None else (window.height, window.width)
+    plane, several = np.zeros(shape, np.int32), np.zeros(shape, bool)
     classes = np.array([raw.background, *(layer.position for layer in ordered), IGNORE], np.int64)
     for i, layer in enumerate(ordered, 1):
-        inside = rle.decode(layer.outline).astype(bool)
+        inside = pixels(layer.outline, window)
         if raw.overlap == "none":
             several |= inside & (plane > 0) & (classes[plane] != layer.position)
         plane[inside] = i
     plane[several] = len(classes) - 1
-    return Regions(plane, classes, np.array([True, *(layer.known for layer in ordered), True]))
+    known = np.array([True, *(layer.known for layer in ordered), True])
+    return Regions(plane, classes, known, findings=findings)
 
 
 class DrawnEncoding(Encoding):
@@ -122,17 +125,13 @@ class DrawnEncoding(Encoding):
         assert files.annotations is not None
         positions = self.raw.classes((s.value for s in shapes), files.annotations, "label").tolist()
         layers = [Layer(position, s.outline) for position, s in zip(positions, shapes, strict=True)]
-        return paint(layers, size, self.raw)
-
-    def warnings(self, files: ImageFiles) -> Sequence[Finding]:
-        """Say which objects are cut off or left out."""
-        found = []
-        for shape in self.shapes(files)[1]:
+        findings = []
+        for shape in shapes:
             said: Verdict | None = shape.outline.get("said")
             if said is not None:
                 place = f"'{files.id}', label {shape.value!r}"
-                found.append(Finding(said.severity, said.what, str(files.annotations), said.fix, place=place))
-        return found
+                findings.append(Finding(said.severity, said.what, str(files.annotations), said.fix, place=place))
+        return paint(layers, size, self.raw, files.window, findings)
 
 
 def validated(schema: type[T], data: Any, file: Path, where: str = "") -> T:

@@ -16,7 +16,6 @@ from manyseg.data.encodings.base import ImageFiles
 from manyseg.data.encodings.drawn import (
     Coordinate,
     DrawnEncoding,
-    Outline,
     Schema,
     Shape,
     Side,
@@ -27,6 +26,7 @@ from manyseg.data.encodings.drawn import (
     validated,
 )
 from manyseg.data.encodings.records import ImageRecord, RecordEncoding
+from manyseg.data.encodings.run_lengths import Outline
 from manyseg.data.encodings.schema import load_json
 from manyseg.data.files import DataError, Size
 

@@ -18,7 +18,6 @@ from pydantic import Field
 from manyseg.data.encodings.base import ImageFiles
 from manyseg.data.encodings.drawn import (
     DrawnEncoding,
-    Outline,
     Point,
     Schema,
     Shape,
@@ -28,6 +27,7 @@ from manyseg.data.encodings.drawn import (
     polygon,
     validated,
 )
+from manyseg.data.encodings.run_lengths import Outline
 from manyseg.data.encodings.schema import load_json
 from manyseg.data.files import BROKEN, DataError, Size, reason
 

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from manyseg.data.encodings.base import UNKNOWN_VALUE, Encoding, ImageFiles, Regions
-from manyseg.data.files import DataError, Size, image_size, opened, size_text
-from manyseg.data.raster import read_colors, read_index, value_counts
+from manyseg.data.files import DataError, Size, size_text
+from manyseg.data.raster import raster_size, read_colors, read_index, value_counts
 from manyseg.labels import IGNORE
 from manyseg.labels.colors import hex_color, parse_color
 
@@ -96,8 +96,7 @@ class _Mask(Encoding):
     def size(self, files: ImageFiles) -> Size | None:
         """Return the mask's size."""
         assert files.mask is not None
-        with opened(files.mask) as mask:
-            return image_size(mask)
+        return raster_size(files.mask, banded=files.banded)
 
 
 class Index(_Mask):
@@ -112,13 +111,13 @@ class Index(_Mask):
         """Read the mask, and the identity of its objects."""
         assert files.mask is not None
         wide = max(v for v in self.raw.positions if isinstance(v, int)) > 255
-        plane = read_index(files.mask, wide=wide)
+        plane = read_index(files.mask, wide=wide, window=files.window)
         counted = self.check(files.mask, plane)
         if files.instances is not None:
-            return self._with_instances(files.mask, plane, files.instances)
+            return self._with_instances(files, plane, files.instances)
         return Regions(plane, self.table, np.ones(len(self.table), bool), counted)
 
-    def _with_instances(self, mask: Path, plane: np.ndarray, path: Path) -> Regions:
+    def _with_instances(self, files: ImageFiles, plane: np.ndarray, path: Path) -> Regions:
         """Cut classes apart by instance value; a region is a pair (instance, class), as the two files need not agree.
 
         A pixel of no instance is of unknown identity where the card says `thing = true`, else part of its class's
@@ -126,9 +125,13 @@ class Index(_Mask):
         every number is an object, so that 0 is the first object of the class of value 0.
         """
         labels = self.table.take(plane)
-        raw = read_index(path, wide=True)
-        if raw.shape != labels.shape:
-            what = f"instances of {size_text(raw.shape)} for a mask of {size_text(labels.shape)} ({mask.name})"
+        assert files.mask is not None
+        raw = read_index(path, wide=True, window=files.window)
+        sizes = [raw.shape, labels.shape]
+        if files.window is not None:  # A window of both may well be of one size.
+            sizes = [raster_size(file, banded=files.banded) for file in (path, files.mask)]
+        if sizes[0] != sizes[1]:
+            what = f"instances of {size_text(sizes[0])} for a mask of {size_text(sizes[1])} ({files.mask.name})"
             raise DataError(path, what, "give both the size of the image")
         values, compact = np.unique(raw, return_inverse=True)
         width = len(self.raw.identified) + 1
@@ -154,7 +157,7 @@ class InstanceIds(_Mask):
     def read(self, files: ImageFiles) -> Regions:
         """Read the mask."""
         assert files.mask is not None
-        plane = read_index(files.mask, wide=True)
+        plane = read_index(files.mask, wide=True, window=files.window)
         counted = self.check(files.mask, plane)
         known = np.ones(len(self.table), bool)
         # A thing without a number is a group; stuff has no number.
@@ -188,7 +191,7 @@ class Color(_Mask):
     def read(self, files: ImageFiles) -> Regions:
         """Read the mask."""
         assert files.mask is not None
-        plane = read_colors(files.mask)
+        plane = read_colors(files.mask, files.window)
         self.check(files.mask, plane)
         # A region a class: colours have as many numbers as 24 bits.
         classes = np.arange(IGNORE, len(self.raw.identified))

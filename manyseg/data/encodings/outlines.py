@@ -11,11 +11,11 @@ import msgspec
 import numpy as np
 from pycocotools import mask as rle
 
-from manyseg.data.encodings.drawn import Outline
+from manyseg.data.encodings.run_lengths import Outline, unpacked
 from manyseg.data.encodings.schema import Coordinate, Fault, Side, shown
 from manyseg.data.files import Size, size_text
 
-__all__ = ["RunLengths", "Segmentation", "outline_corners", "outline_faults", "packed", "unpacked"]
+__all__ = ["RunLengths", "Segmentation", "outline_corners", "outline_faults", "packed"]
 
 LONGEST = 2_000_000
 """Pixels of boundary of a polygon, at most: drawing needs 80 bytes for each."""
@@ -90,23 +90,3 @@ def packed(outline: Segmentation, size: Size) -> Outline | Fault:
         return {"size": list(size), "counts": outline.counts.encode()}
     found: Outline = rle.frPyObjects({"size": list(size), "counts": outline.counts}, *size)
     return found
-
-
-def unpacked(text: str) -> np.ndarray | None:
-    """Unpack COCO's text of run lengths: 5 bits a character; from the fourth on, differences to the last but one."""
-    codes = np.frombuffer(text.encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
-    if not len(codes):
-        return np.zeros(0, np.int64)
-    ends = np.flatnonzero((codes & 32) == 0)
-    if codes.min() < 0 or codes.max() > 63 or not len(ends) or ends[-1] != len(codes) - 1:
-        return None
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    place = np.arange(len(codes)) - np.repeat(starts, ends - starts + 1)
-    if place.max() > 8:  # More than 45 bits.
-        return None
-    numbers = np.add.reduceat((codes & 31) << (5 * place), starts)
-    negative = (codes[ends] & 16) != 0
-    numbers[negative] -= 1 << (5 * (ends - starts + 1))[negative]
-    numbers[1::2] = np.cumsum(numbers[1::2])
-    numbers[2::2] = np.cumsum(numbers[2::2])
-    return numbers

@@ -6,8 +6,8 @@ import numpy as np
 
 from manyseg.data.encodings.base import UNKNOWN_VALUE, Encoding, ImageFiles, Regions
 from manyseg.data.encodings.masks import count_values
-from manyseg.data.files import DataError, Size, image_size, opened
-from manyseg.data.raster import read_colors
+from manyseg.data.files import DataError, Size
+from manyseg.data.raster import raster_size, read_colors
 from manyseg.labels import IGNORE
 
 __all__ = ["RedGreen"]
@@ -27,13 +27,12 @@ class RedGreen(Encoding):
     def size(self, files: ImageFiles) -> Size | None:
         """Return the mask's size."""
         assert files.mask is not None
-        with opened(files.mask) as mask:
-            return image_size(mask)
+        return raster_size(files.mask, banded=files.banded)
 
     def read(self, files: ImageFiles) -> Regions:
         """Read the mask; a region is a pair of class and blue."""
         assert files.mask is not None
-        color = read_colors(files.mask)
+        color = read_colors(files.mask, files.window)
         value = (color >> 16) // 10 * 256 + (color >> 8 & 255)
         pairs, plane = np.unique(value * 256 + (color & 255), return_inverse=True)
         classes = np.array([self.raw.positions.get(int(v), -2) for v in pairs // 256], np.int64)

@@ -55,17 +55,12 @@ class VocBoxes(Encoding):
         """Read the boxes, whose corners are pixels counted from 1, both included."""
         path = files.annotations
         assert path is not None
-        size, items, wrong, _ = self._parse(path)
+        size, items, wrong, findings = self._parse(path)
         if wrong:
             raise DataError.joined(wrong)
         classes = self.raw.classes((i.name for i in items), path, "category")
         corners = [(i.bndbox.xmin - 1, i.bndbox.ymin - 1, i.bndbox.xmax, i.bndbox.ymax) for i in items]
-        return ObjectBoxes.within(size, np.array(corners, np.float32).reshape(-1, 4), classes)
-
-    def warnings(self, files: ImageFiles) -> list[Finding]:
-        """Say what is worth a look in the file of one image."""
-        assert files.annotations is not None
-        return self._parse(files.annotations)[3]
+        return ObjectBoxes.within(size, np.array(corners, np.float32).reshape(-1, 4), classes, findings)
 
     def _parse(self, path: Path) -> tuple[Size, list[_Object], list[DataError], list[Finding]]:
         root = _root(path)

@@ -107,17 +107,13 @@ class YoloBoxes(Encoding):
         """Read the boxes in pixels."""
         assert files.annotations is not None
         size, lines = files.image_size(), read_lines(files.annotations)
-        wrong = [f for f in _judged(files, size, lines) if f.severity == "error"]
+        findings = _judged(files, size, lines)
+        wrong = [f for f in findings if f.severity == "error"]
         if wrong:
             raise DataError.joined([DataError(f.where, f.what, f.fix, place=f.place) for f in wrong])
         classes = self.raw.classes((line.value for line in lines), files.annotations, "class")
         corners = np.array([[*line.points.min(0), *line.points.max(0)] for line in lines], np.float32).reshape(-1, 4)
-        return ObjectBoxes.within(size, corners * np.tile(size[::-1], 2).astype(np.float32), classes)
-
-    def warnings(self, files: ImageFiles) -> list[Finding]:
-        """Say which boxes are cut off or left out."""
-        assert files.annotations is not None
-        return _judged(files, files.image_size(), read_lines(files.annotations))
+        return ObjectBoxes.within(size, corners * np.tile(size[::-1], 2).astype(np.float32), classes, findings)
 
 
 def _judged(files: ImageFiles, size: Size, lines: list[_Line]) -> list[Finding]:

@@ -239,11 +239,19 @@ def _counted(folders: Sequence[Folder]) -> Counts:
 def _row(folder: Folder, index: int) -> np.ndarray:
     """Count the pixels (boxes, tags) of each class of an image, those without a label last; checks the image's size."""
     files = folder.files(index)
-    found = folder.found(files)
-    with folder.opened(files, found_size(found)):
-        row = np.zeros(len(folder.space) + 1, np.int64)
-    for position, count in class_counts(found, objects=folder.annotation == "segments").items():
-        row[position] = count
-    if isinstance(found, Regions):
-        row[IGNORE] = found.plane.size - row.sum()
+    row = np.zeros(len(folder.space) + 1, np.int64)
+    size, pixels = None, 0
+    for part in folder.parts(files):
+        found = folder.found(part)
+        for position, count in class_counts(found, objects=folder.annotation == "segments").items():
+            row[position] += count
+        size = found_size(found)
+        pixels += found.plane.size if isinstance(found, Regions) else 0
+    if files.banded:
+        folder.check_size(files, files.image_size())
+    else:
+        with folder.opened(files, size):
+            pass
+    if pixels:
+        row[IGNORE] = pixels - row.sum()
     return row
