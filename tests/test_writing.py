@@ -46,6 +46,7 @@ FILES = {
 
 FOLDERS = {
     "predict": lambda g, to: ["predict", g["run"], g["image"], "--out", to],
+    "pack": lambda g, to: ["pack", g["recipe"], "-o", to],
     "train": lambda g, to: ["train", g["recipe"], "--no-check", "--out", to],
 }
 """Verbs that fill a folder."""

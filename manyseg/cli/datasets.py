@@ -85,6 +85,28 @@ def init(
 
 
 @app.command()
+def pack(
+    source: Annotated[str, typer.Argument(metavar="RECIPE|CARD", help="A recipe, or a card with its ROOT.")],
+    root: Annotated[Path | None, typer.Argument(metavar="[ROOT]", help="Where the card's dataset is.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Where the pack is written.")] = Path(
+        "packed"
+    ),
+    shard_mb: Annotated[
+        int, typer.Option("--shard-mb", metavar="N", min=1, max=1 << 20, help="Megabytes of a tar file, at most.")
+    ] = 256,
+) -> None:
+    """Pack datasets into a few tar files with an index, for disks and object stores that are slow with small files."""
+    if root is not None:
+        from manyseg.data.packing import print_pack
+
+        print_pack(source, root, out, shard_mb << 20)
+        return
+    from manyseg.runs.pack import pack_recipe
+
+    pack_recipe(source, out, shard_bytes=shard_mb << 20)
+
+
+@app.command()
 def labels(
     sources: Annotated[list[str], typer.Argument(metavar="RECIPE|RUN|CARD...", help="Whose labels to relate.")],
     by: Annotated[Evidence | None, typer.Option(help="What to look at  [default: all there is]")] = None,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from manyseg.data.files import DataError, Size, Window
+from manyseg.data.files import DataError, Size, Window, exists, stream
+from manyseg.data.packed import pack_of
 from manyseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -202,10 +203,16 @@ def opened_raster(path: Path) -> Iterator[Any]:
     # For good, as threads that open files at once would take back each other's filters.
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
     try:
-        with rasterio.open(path) as file:
-            yield file
+        if pack_of(path) is None:
+            with rasterio.open(path) as file:
+                yield file
+        else:
+            with stream(path) as packed, rasterio.open(packed) as file:
+                yield file
+    except FileNotFoundError:
+        raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
     except RasterioError as e:
-        if not path.exists():
+        if not exists(path):
             raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
         raise _unreadable(path, e) from None
 

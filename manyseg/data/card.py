@@ -30,13 +30,16 @@ from manyseg.config import check, parse_toml, read_toml
 from manyseg.data import pattern
 from manyseg.data.classes import CardClass, StrictRaw, join_classes
 from manyseg.data.encodings import ENCODINGS, Encoding, Overlap, Raw, RawValues, Said, find_encoding
+from manyseg.data.files import exists
+from manyseg.data.packed import read_url, url_of
 from manyseg.data.pattern import fields
 from manyseg.data.photo import Exif
 from manyseg.errors import UserError, close
 from manyseg.labels import IGNORE, LabelClass, LabelSpace
 from manyseg.labels.colors import parse_color
+from manyseg.textfile import decode, read_text
 
-__all__ = ["Card", "CardClass", "builtin_cards", "builtin_text", "read_card"]
+__all__ = ["Card", "CardClass", "builtin_cards", "builtin_text", "card_text", "read_card"]
 
 ALL_OTHERS = "*"
 
@@ -214,7 +217,7 @@ class Card(BaseModel):
     def list_path(self, root: Path, split: str) -> Path:
         """Return where the list of a split is: below `root`, or beside the card if it is not there but here."""
         below = root / self.splits[split]
-        if self._place is not None and not below.exists() and (beside := self._place / self.splits[split]).exists():
+        if self._place is not None and not exists(below) and (beside := self._place / self.splits[split]).exists():
             return beside
         return below
 
@@ -292,6 +295,18 @@ def builtin_text(name: str) -> str:
     return str((_builtin() / f"{name}.toml").read_text(encoding="utf-8"))
 
 
+def card_text(name_or_path: str | Path) -> str:
+    """Return the file of a card, given as `read_card` takes it; raises UserError where it cannot be read."""
+    name = str(name_or_path)
+    if name in builtin_cards():
+        return builtin_text(name)
+    try:
+        url = url_of(name)
+        return read_text(Path(name)) if url is None else decode(read_url(url))
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{name}: the card cannot be read ({' '.join(str(e).split())}); correct its place") from None
+
+
 def _builtin() -> Any:
     return files("manyseg.data") / "cards"
 
@@ -309,6 +324,8 @@ def read_card(name_or_path: str | Path) -> Card:
     name = str(name_or_path)
     if name in builtin_cards():
         return _read_builtin(name)
+    if (url := url_of(name)) is not None:
+        return check(Card, parse_toml(card_text(url), url), url)
     if not os.path.exists(name):
         known = builtin_cards()
         raise UserError(

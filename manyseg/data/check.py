@@ -15,7 +15,7 @@ from rich.table import Table
 from manyseg.data import locate
 from manyseg.data.card import Card, builtin_cards, read_card
 from manyseg.data.completeness import strays, unread, unused
-from manyseg.data.files import stream, write_image
+from manyseg.data.files import exists, stream, write_image
 from manyseg.data.finding import Finding, merged, of_error
 from manyseg.data.folder import Folder
 from manyseg.data.histogram import Histogram, absences, single
@@ -72,7 +72,7 @@ def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], di
 def _shared_files(folders: Sequence[Folder]) -> Iterator[Finding]:
     """Find images that occur twice: in two splits an error, as evaluation would see what was trained on."""
     places = [(f.split, Path(f.own_paths(i)[0])) for f in folders for i in range(len(f))]
-    places = [(split, path) for split, path in places if path.is_file() or cell_of(path)]
+    places = [(split, path) for split, path in places if exists(path) or cell_of(path)]
     by_size = defaultdict(list)
     for place in places:
         with suppress(OSError), stream(place[1]) as file:

@@ -12,6 +12,7 @@ from typing import Any
 
 from manyseg.data.encodings import Raw
 from manyseg.data.encodings.schema import load_json, read_bytes
+from manyseg.data.files import file_size
 from manyseg.errors import UserError
 from manyseg.labels.colors import HEX_COLOR, hex_color, is_hex_color
 
@@ -83,7 +84,7 @@ def is_void(name: str) -> bool:
 def class_tables(root: Path, files: Iterable[str]) -> list[ClassTable]:
     """Read the tables of classes among files below `root`, those nearest to it first; of equal ones the first."""
     found: list[ClassTable] = []
-    small = (f for f in files if may_be_table(f) and (root / f).stat().st_size <= LARGEST)
+    small = (f for f in files if may_be_table(f) and file_size(root / f) <= LARGEST)
     for file in sorted(small, key=lambda f: (f.count("/"), f)):
         path = root / file
         try:

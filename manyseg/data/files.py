@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from manyseg import atomic
-from manyseg.data.parquet import cell_of, read_cell
+from manyseg.data.packed import DamagedError, pack_of, url_of
+from manyseg.data.parquet import ENDING, cell_of, read_cell
 from manyseg.errors import UserError
 
 __all__ = [
@@ -21,7 +23,11 @@ __all__ = [
     "DataError",
     "Size",
     "Window",
+    "exists",
+    "file_size",
+    "file_state",
     "image_size",
+    "names_in",
     "opened",
     "pages",
     "reason",
@@ -105,14 +111,14 @@ class DataError(UserError):
         place: str = "",
         others: Sequence[DataError] = (),
     ) -> None:
-        self.file, self.what, self.fix, self.values = str(file), what, fix, values
+        self.file, self.what, self.fix, self.values = url_of(file) or str(file), what, fix, values
         self.place, self.others = place, tuple(others)
         detail = ""
         if values:
             more = f" and {len(values) - 1} more values" if len(values) > 1 else ""
             detail = f": value {values[0][0]} on {values[0][1]} pixels{more}"
         more = f" (and {len(others)} more faults of this image)" if others else ""
-        super().__init__(f"{file}: {place + ': ' if place else ''}{what}{detail}{more}; {fix}")
+        super().__init__(f"{self.file}: {place + ': ' if place else ''}{what}{detail}{more}; {fix}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.file, self.what, self.fix, self.values, self.place, self.others)
@@ -125,9 +131,55 @@ class DataError(UserError):
 
 
 def stream(path: Path) -> BinaryIO:
-    """Open a file, or a picture within a Parquet file, for reading."""
+    """Open a file for reading: an ordinary one, one of a packed dataset, or a picture within a Parquet file.
+
+    This is the one way in which files of datasets are opened. Raises OSError, FileNotFoundError among them, and
+    DataError for a packed file that is damaged.
+    """
+    if (packed := pack_of(path)) is not None:
+        try:
+            return BytesIO(packed.pack.read(packed.name))
+        except DamagedError as e:
+            raise DataError(path, str(e), "copy that shard again, or pack the dataset anew") from None
     cell = cell_of(path)
     return path.open("rb") if cell is None else BytesIO(read_cell(cell))
+
+
+def exists(path: str | Path) -> bool:
+    """Say whether there is a file; a picture within a Parquet file is none."""
+    packed = pack_of(path)
+    return os.path.exists(path) if packed is None else packed.name in packed.pack
+
+
+def file_size(path: str | Path) -> int:
+    """Return the bytes of a file; raises OSError."""
+    packed = pack_of(path)
+    return os.stat(path).st_size if packed is None else packed.pack.size(packed.name)
+
+
+def file_state(path: str) -> str:
+    """Return what changes when the content of a file does, as far as that is known without reading it."""
+    try:
+        if (packed := pack_of(path)) is not None:
+            return packed.pack.checksum(packed.name)
+        cell = cell_of(Path(path)) if f"{ENDING}/" in path.lower() else None
+        found = os.stat(path if cell is None else cell.file)
+    except (OSError, ValueError):
+        return "-"
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def names_in(folder: str | Path) -> list[str]:
+    """List the names of the files in a folder, without those in folders below it; none if there is no such folder."""
+    packed = pack_of(folder)
+    if packed is None:
+        try:
+            with os.scandir(folder) as entries:
+                return [e.name for e in entries if e.is_file()]
+        except OSError:
+            return []
+    start = len(packed.name) + 1 if packed.name else 0
+    return [name[start:] for name in packed.pack.below(packed.name) if "/" not in name[start:]]
 
 
 @contextmanager

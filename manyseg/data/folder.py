@@ -20,7 +20,7 @@ from manyseg.data import bands, locate, pattern
 from manyseg.data.bands import BandWindows, ValueRange, opened_windows
 from manyseg.data.card import Card, is_list
 from manyseg.data.encodings import Found, ImageFiles, found_size
-from manyseg.data.files import EVERYTHING, DataError, Size, Window, image_size, opened
+from manyseg.data.files import EVERYTHING, DataError, Size, Window, exists, image_size, opened
 from manyseg.data.finding import Finding
 from manyseg.data.hub_sets import local_root
 from manyseg.data.photo import orientation, read_rgb, shown_size, turned
@@ -126,7 +126,7 @@ class Folder:
 
     def image_path(self, index: int) -> Path:
         """Return where the image is."""
-        return self.root / self._resolved(self.card.image, index)
+        return self.root / self.resolved(self.card.image, index)
 
     def size(self, index: int) -> Size:
         """Return the image's (height, width) from its header."""
@@ -295,13 +295,13 @@ class Folder:
         if not ids or pattern.fields(image) != ("id",) or ".parquet/" in image:
             return
 
-        def path(image_id: str) -> Path:
-            return Path(self._root, locate.resolve(self._root, self._filled(image, image_id)))
+        def there(image_id: str) -> bool:
+            return exists(f"{self._root}/{locate.resolve(self._root, self._filled(image, image_id))}")
 
         word = ids[0].split()[0].removeprefix("./")
         named = re.fullmatch(pattern.regex(pattern.fill(image, {"split": self._split_text})), word)
         meant = named["id"] if named else str(PurePosixPath(word).with_suffix(""))
-        if not path(ids[0]).exists() and path(meant).exists():
+        if not there(ids[0]) and there(meant):
             raise UserError(
                 f"{file}: '{ids[0]}' is no id: {{id}} in image = \"{image}\" stands for '{meant}' alone; write one id "
                 "a line, or let `manyseg data --guess` write the lists"
@@ -321,7 +321,8 @@ class Folder:
         names = pattern.fields(self.card.image)
         return pattern.fill(text, {"split": self._split_text, **pattern.values(names, image_id)})
 
-    def _resolved(self, text: str, index: int) -> str:
+    def resolved(self, text: str, index: int) -> str:
+        """Return, from the root on, where the file of an image is that one of the card's patterns means."""
         return locate.resolve(self._root, self._fill(text, index))
 
     def own_paths(self, index: int) -> list[str]:
@@ -341,10 +342,10 @@ class Folder:
         """Return where the files of an image are."""
         card = self.card
         separate = self.annotation not in ("dense", "tags")  # Whether objects are to be told apart.
-        image = self._resolved(card.image, index)
-        mask = None if card.mask is None else self._resolved(card.mask, index)
+        image = self.resolved(card.image, index)
+        mask = None if card.mask is None else self.resolved(card.mask, index)
         own = [card.instances if separate else None, card.annotations]
-        instances, annotations = (None if text is None else self.root / self._resolved(text, index) for text in own)
+        instances, annotations = (None if text is None else self.root / self.resolved(text, index) for text in own)
         return ImageFiles(
             self.ids[index],
             mask or image,
@@ -363,12 +364,12 @@ class Folder:
             return
         name = self.card.mask or self.card.image
         images = [self._called(name, i) for i in range(len(self))] if self.card.reader.by_name else self.ids
-        self._encoding.prepare(self.root / self._resolved(self.card.annotations, 0), images)
+        self._encoding.prepare(self.root / self.resolved(self.card.annotations, 0), images)
         self._prepared = True
 
     def _called(self, name: str, index: int) -> str:
         try:
-            return self._resolved(name, index)
+            return self.resolved(name, index)
         except UserError:
             return self._fill(name, index)  # Two files: reading the image says so.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from manyseg.data.class_tables import may_be_table
+from manyseg.data.packed import packed_root, url_of
 from manyseg.data.parquet import ENDING
 from manyseg.errors import UserError
 
@@ -38,11 +39,16 @@ def set_address(root: str | Path) -> str | None:
 def local_root(root: str | Path, base: Path = Path()) -> Path:
     """Return the folder of a dataset; relative paths start from `base`, and a set of the hub is fetched first.
 
+    Where the folder, or an address such as `s3://bucket/street`, is a packed dataset, its index stands for it.
+
     `hf://datasets/user/name@revision` is a revision of it. What was fetched before is taken from the hub's cache, also
     without a network. Raises UserError where the set cannot be had, and where the hub has no Parquet files of it.
     """
     address = set_address(root)
-    return base / root if address is None else _fetched(address)
+    if address is not None:
+        return _fetched(address)
+    folder = Path(root) if url_of(root) is not None else base / root
+    return packed_root(folder) or folder
 
 
 @cache

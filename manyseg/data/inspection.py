@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,6 +49,8 @@ def inspect_all(
 ) -> list[Inspection]:
     """Inspect images in parallel, in order; `done` is called after each."""
     out = []
+    with suppress(UserError):  # Which every image says then.
+        folder.prepare()  # Before threads would do it at once.
     # Decoding releases the interpreter's lock, so threads are enough.
     with readers() as pool:
         for i, future in [(i, pool.submit(inspect, folder, i, decode=decode)) for i in indices]:

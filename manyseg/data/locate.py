@@ -10,7 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from manyseg.data import pattern
-from manyseg.data.files import DataError
+from manyseg.data.files import DataError, exists, names_in
+from manyseg.data.packed import pack_of
 from manyseg.data.parquet import rows
 from manyseg.errors import UserError
 
@@ -19,6 +20,8 @@ __all__ = ["check_folder", "find", "fixed_folder", "resolve", "walk"]
 
 def check_folder(root: Path, advice: str) -> None:
     """Raise UserError, with advice, where there is no folder `root`."""
+    if pack_of(root) is not None:
+        return
     if root.is_file():
         raise UserError(f"{root}: is a file, not a folder; unpack it if it is an archive, and {advice}")
     if not root.is_dir():
@@ -61,6 +64,9 @@ def walk(root: Path, folder: str) -> Iterator[str]:
 
     Raises UserError for a link to a folder that it lies in, and for a folder that may not be read.
     """
+    if (packed := pack_of(root)) is not None:
+        yield from packed.pack.below(folder)
+        return
     stack: list[tuple[str, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
     while stack:
         place, above = stack.pop()
@@ -101,7 +107,7 @@ def resolve(root: Path | str, text: str) -> str:
     Its suffix may be written in capital letters. Raises DataError where there is more than one file.
     """
     options = pattern.choices(text)
-    found = [option for option in options if os.path.exists(f"{root}/{option}")]
+    found = [option for option in options if exists(f"{root}/{option}")]
     found = found or [path for option in options for path in _other_case(root, option)]
     if len(found) > 1:
         what = f"an image has two files (also {found[1]})"
@@ -115,19 +121,20 @@ def _other_case(root: Path | str, text: str) -> list[str]:
     An umlaut is one character or two, as the system has it on which a file was named.
     """
     folder, slash, name = text.rpartition("/")
+    place = f"{root}/{folder}" if folder else str(root)
     try:
-        place = f"{root}/{folder}"
-        names = _by_folded_suffix(place, os.stat(place).st_mtime_ns)
+        packed = pack_of(place)
+        names = _by_folded_suffix(place, str(os.stat(place).st_mtime_ns) if packed is None else packed.pack.state)
     except OSError:
         return []
     return [folder + slash + other for other in names.get(_folded(name), ())]
 
 
 @lru_cache(64)
-def _by_folded_suffix(folder: str, changed: int) -> dict[str, list[str]]:
-    """List the names in a folder, which was last changed at the time `changed`."""
+def _by_folded_suffix(folder: str, state: str) -> dict[str, list[str]]:
+    """List the names in a folder; `state` changes when they do."""
     out: dict[str, list[str]] = {}
-    for name in os.listdir(folder):
+    for name in names_in(folder):
         out.setdefault(_folded(name), []).append(name)
     return out
 

@@ -19,7 +19,8 @@ from pydantic import (
 )
 
 from manyseg.data.card import Card, builtin_cards, read_card
-from manyseg.data.hub_sets import local_root, set_address
+from manyseg.data.hub_sets import local_root
+from manyseg.data.packed import pack_of, url_of
 from manyseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -124,8 +125,11 @@ class DatasetOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    card: str = Field(description="Name of a built-in card, or path of a card.")
-    root: str = Field(description="The folder that the card's patterns are relative to, or `hf://datasets/user/name`.")
+    card: str = Field(description="Name of a built-in card, or path or address of a card.")
+    root: str = Field(
+        description="The folder that the card's patterns are relative to, plain or packed; or an address, as "
+        "`s3://bucket/street` of a packed one, or `hf://datasets/user/name`."
+    )
     eval_split: str = Field(default="val", description="Split that is evaluated.")
     merge: dict[str, tuple[str, ...]] = Field(
         default={},
@@ -135,8 +139,11 @@ class DatasetOptions(BaseModel):
 
     def read_card(self, base: Path) -> Card:
         """Read the card, and join and drop its classes; relative paths start from `base`, the recipe's folder."""
-        card = read_card(self.card if self.card in builtin_cards() else base / self.card)
-        return card.relabelled(self.merge, self.drop)
+        return read_card(self.card_place(base)).relabelled(self.merge, self.drop)
+
+    def card_place(self, base: Path) -> str | Path:
+        """Return the card as `manyseg.data.read_card` takes it."""
+        return self.card if self.card in builtin_cards() or url_of(self.card) is not None else base / self.card
 
     def open(self, base: Path, split: str, annotation: str = "native") -> Folder:
         """Open a split; `base` is the recipe's folder, that relative paths start from."""
@@ -144,7 +151,7 @@ class DatasetOptions(BaseModel):
 
         card = self.read_card(base)
         root = local_root(self.root, base)
-        if not root.is_dir():
+        if pack_of(root) is None and not root.is_dir():
             raise UserError(
                 f"{root}: there is no such folder for dataset '{card.name}'; correct its root, or say where "
                 "all datasets are: --data-root DIR, or the environment variable MANYSEG_DATA"
@@ -272,8 +279,8 @@ def _below(root: str, entries: Any) -> Any:
     if not isinstance(entries, list | tuple):
         return entries
     return [
-        {**e, "root": (Path(root) / e["root"]).as_posix()}
-        if isinstance(e, dict) and isinstance(e.get("root"), str) and set_address(e["root"]) is None
+        {**e, "root": url_of(path := (Path(root) / e["root"]).as_posix()) or path}
+        if isinstance(e, dict) and isinstance(e.get("root"), str) and url_of(e["root"]) is None
         else e
         for e in entries
     ]

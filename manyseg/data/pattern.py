@@ -14,8 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from manyseg.data.files import stream
 from manyseg.errors import UserError
-from manyseg.textfile import read_text
+from manyseg.textfile import decode
 
 __all__ = [
     "Part",
@@ -141,7 +142,8 @@ def read_list(path: Path) -> list[str]:
     Raises UserError for a missing file, and for an id that is listed twice.
     """
     try:
-        lines = read_text(path).split("\n")
+        with stream(path) as file:
+            lines = decode(file.read()).split("\n")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such split list; write it (one id a line), or correct the card") from None
     except (OSError, ValueError) as e:

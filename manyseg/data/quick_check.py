@@ -18,11 +18,12 @@ import msgspec
 from manyseg import atomic
 from manyseg.data.card import is_list
 from manyseg.data.completeness import unread
+from manyseg.data.files import file_state
 from manyseg.data.finding import Finding, merged, of_error
 from manyseg.data.folder import Folder
 from manyseg.data.histogram import Histogram, absences, single
 from manyseg.data.inspection import Inspection, inspect_all
-from manyseg.data.parquet import ENDING, cell_of
+from manyseg.data.packed import url_of
 from manyseg.data.table_check import compared_tables
 from manyseg.errors import UserError
 from manyseg.progress import progress
@@ -94,7 +95,7 @@ def inspections(folder: Folder) -> list[Inspection]:
 
 
 def _cache_file(folder: Folder) -> Path:
-    root = os.path.abspath(folder.root)
+    root = url_of(folder.root) or os.path.abspath(folder.root)
     return cache_folder() / f"{_hash(root, folder.space.name, folder.split, folder.annotation, *folder.ids)}.json"
 
 
@@ -115,9 +116,4 @@ def _hash(*texts: str) -> str:
 
 def _state(path: str) -> str:
     """Return what changes when a file does: its path, size and time of change."""
-    try:
-        cell = cell_of(Path(path)) if f"{ENDING}/" in path.lower() else None
-        found = os.stat(path if cell is None else cell.file)
-    except (OSError, ValueError):
-        return f"{path} -"
-    return f"{path} {found.st_size} {found.st_mtime_ns}"
+    return f"{path} {file_state(path)}"

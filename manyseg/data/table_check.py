@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from manyseg.data import locate, pattern
 from manyseg.data.class_tables import TableRow, class_tables
 from manyseg.data.encodings import Raw
+from manyseg.data.files import names_in
 from manyseg.data.finding import Finding
 from manyseg.data.folder import Folder
 from manyseg.labels import normalise
 
-__all__ = ["compared_tables"]
+__all__ = ["beside", "compared_tables"]
 
 SHOWN = 5
 """Values that a finding lists."""
@@ -30,7 +29,7 @@ def compared_tables(folder: Folder) -> Iterator[Finding]:
     if card.mask is None:
         return
     own = {normalise(s.name) for s in said.values()}
-    for table in class_tables(folder.root, _beside(folder)):
+    for table in class_tables(folder.root, beside(folder)):
         colored = card.reader.values == "color"
         # Lines without numbers may be counted from 0 or from 1.
         rows: Mapping[Raw, TableRow] = (
@@ -48,11 +47,10 @@ def compared_tables(folder: Folder) -> Iterator[Finding]:
             yield Finding("warning", what, str(folder.root / table.file), fix, ", ".join(wrong[:SHOWN]) + more)
 
 
-def _beside(folder: Folder) -> Iterator[str]:
+def beside(folder: Folder) -> Iterator[str]:
     """Yield the files in the folder of the masks and in those above it, as paths from the dataset's root on."""
     split = folder.card.splits[folder.card.whole(folder.split)]
     masks = locate.fixed_folder(pattern.fill(folder.card.mask or "", {"split": split}))
     for place in (PurePosixPath(masks), *PurePosixPath(masks).parents):
-        with suppress(OSError), os.scandir(Path(folder.root, place)) as entries:
-            base = "" if place == PurePosixPath() else f"{place}/"
-            yield from (base + entry.name for entry in entries if entry.is_file())
+        base = "" if place == PurePosixPath() else f"{place}/"
+        yield from (base + name for name in names_in(folder.root / place))

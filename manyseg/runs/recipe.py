@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 from manyseg.config import check, keywords, merge_tables, override, read_toml, replace_values
 from manyseg.data.card import builtin_cards
-from manyseg.data.hub_sets import set_address
 from manyseg.data.options import DataOptions
+from manyseg.data.packed import url_of
 from manyseg.errors import UserError, close
 from manyseg.inference.options import TestOptions
 from manyseg.labels import LabelSpace
@@ -141,7 +141,7 @@ class Recipe(BaseModel):
         return self.model_copy(update={"model": model} | ({"stage": plans} if first else {}))
 
     def _relative(self, path: str, folder: Path) -> str:
-        if set_address(path) is not None:
+        if url_of(path) is not None:
             return path
         return Path(os.path.relpath(self.base / path, folder)).as_posix()
 
@@ -287,7 +287,7 @@ def _place_data(tree: dict[str, Any], data_root: str | Path | None) -> None:
         data_root = os.environ.get("MANYSEG_DATA") or None
     if data_root is not None:
         # Given where the command is run, while the recipe's own paths start from its file.
-        data["root"] = os.path.abspath(data_root)
+        data["root"] = url_of(data_root) or os.path.abspath(data_root)
 
 
 def build_method(

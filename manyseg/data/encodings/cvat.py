@@ -26,7 +26,7 @@ from manyseg.data.encodings.drawn import (
 )
 from manyseg.data.encodings.records import ImageRecord, RecordEncoding
 from manyseg.data.encodings.run_lengths import Outline
-from manyseg.data.files import DataError, Size
+from manyseg.data.files import DataError, Size, stream
 from manyseg.errors import UserError
 
 __all__ = ["CvatImages"]
@@ -92,7 +92,8 @@ class CvatImages(DrawnEncoding, RecordEncoding[dict[str, Any]]):
     def parse(self, path: Path) -> Iterator[ImageRecord]:
         """Gather the objects of every image, those with a higher `z_order` later."""
         try:
-            root = ElementTree.parse(path).getroot()
+            with stream(path) as file:
+                root = ElementTree.parse(file).getroot()
         except FileNotFoundError:
             raise UserError(f"{path}: there is no such annotation file; check the card and the root") from None
         except (OSError, ElementTree.ParseError) as e:

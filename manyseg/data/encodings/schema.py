@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from manyseg.data.files import DataError
+from manyseg.data.files import DataError, stream
 from manyseg.textfile import decode
 
 __all__ = [
@@ -126,7 +126,8 @@ def shown(value: Any) -> str:
 def read_bytes(path: Path) -> bytes:
     """Read an annotation file as UTF-8, without its byte order mark; UTF-16 with one is translated."""
     try:
-        data = path.read_bytes()
+        with stream(path) as file:
+            data = file.read()
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return decode(data).encode()
     except FileNotFoundError:

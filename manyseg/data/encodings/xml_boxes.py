@@ -12,7 +12,7 @@ import numpy as np
 from manyseg.data.encodings.base import Encoding, ImageFiles, ObjectBoxes
 from manyseg.data.encodings.boxes import judged
 from manyseg.data.encodings.schema import Coordinate, Fault, Name, Side, faults, shown
-from manyseg.data.files import DataError, Size
+from manyseg.data.files import DataError, Size, stream
 from manyseg.data.finding import Finding
 
 __all__ = ["VocBoxes"]
@@ -92,7 +92,8 @@ class VocBoxes(Encoding):
 
 def _root(path: Path) -> ElementTree.Element:
     try:
-        return ElementTree.parse(path).getroot()
+        with stream(path) as file:
+            return ElementTree.parse(file).getroot()
     except FileNotFoundError:
         raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as e:

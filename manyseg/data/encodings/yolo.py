@@ -11,9 +11,9 @@ import numpy as np
 from manyseg.data.encodings.base import Encoding, ImageFiles, ObjectBoxes
 from manyseg.data.encodings.boxes import judged
 from manyseg.data.encodings.drawn import DrawnEncoding, Shape, polygon
-from manyseg.data.files import DataError, Size
+from manyseg.data.files import DataError, Size, stream
 from manyseg.data.finding import Finding
-from manyseg.textfile import read_text
+from manyseg.textfile import decode
 
 __all__ = ["YoloBoxes", "YoloSegments"]
 
@@ -33,7 +33,8 @@ def read_lines(path: Path) -> list[_Line]:
     Raises DataError naming the line and the value at fault.
     """
     try:
-        text = read_text(path)
+        with stream(path) as file:
+            text = decode(file.read())
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as e:
