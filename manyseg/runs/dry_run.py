@@ -17,7 +17,7 @@ from manyseg.data.quick_check import quick_check
 from manyseg.errors import UserError
 from manyseg.evaluation.dataset_pass import check_views
 from manyseg.methods.base import Method
-from manyseg.methods.sources import ProposedTaxonomy, StageStatistics, StageTaxonomy
+from manyseg.methods.sources import StageStatistics, StageTaxonomy
 from manyseg.runs.folder import RunFolder
 from manyseg.runs.recipe import Recipe, Stage, build_method
 from manyseg.runs.stages import Training, console, mix_table
@@ -31,8 +31,8 @@ SAMPLED = 50
 PROBE = 128
 """Side of the crops of the step that is tried out, at most."""
 
-UNKNOWN = (StageTaxonomy, StageStatistics, ProposedTaxonomy)
-"""Options that are not there before a run begins."""
+UNKNOWN = (StageTaxonomy, StageStatistics)
+"""Options that are not there before an earlier stage has ended."""
 
 
 class Probe(NamedTuple):
@@ -59,7 +59,7 @@ def dry_run(training: Training) -> None:
     probes = {s.name: _probe(recipe, s, training, device) for s in training.stages if _is_known(s)}
     for stage in training.stages:
         line = f"stage '{stage.name}': {stage.train.steps} steps of {stage.kind.__name__}"
-        console.print(line if stage.name in probes else f"{line}, built from what comes before it")
+        console.print(line if stage.name in probes else f"{line}, of what an earlier stage finds, and not tried")
     reading = _reading_seconds(mixture)
     if probes:
         _print_needs(training, probes, pixels, reading)
@@ -98,7 +98,7 @@ def _is_known(stage: Stage) -> bool:
 
 def _probe(recipe: Recipe, stage: Stage, training: Training, device: torch.device) -> Probe:
     """Try out a step of a stage with one small crop of each dataset."""
-    method = build_method(recipe, stage, training.spaces, training.folder.path, pretrained=False).to(device).train()
+    method = build_method(recipe, stage, training.spaces, None, pretrained=False).to(device).train()
     crops = [tuple(min(side, PROBE) for side in row.crop) for row in training.mixture.describe(1)]
     sets = tuple(
         s.model_copy(update={"crop": crop, "per_step": 1}) for s, crop in zip(recipe.data.sets, crops, strict=True)

@@ -69,9 +69,10 @@ class Machine(NamedTuple):
         """Describe this process's device; of several processes, the smallest memory, so that all choose alike."""
         device, processes = accelerator.device, accelerator.num_processes
         if device.type != "cuda":
+            cores, threads = available_cores(), torch.get_num_threads()
             return cls(
                 "cpu",
-                f"{device.type}, {available_cores()} cores, {torch.get_num_threads()} threads",
+                f"{device.type}, {cores} core{'s' * (cores > 1)}, {threads} thread{'s' * (threads > 1)}",
                 processes=processes,
             )
         known = torch.cuda.get_device_properties(device)

@@ -291,9 +291,13 @@ def _place_data(tree: dict[str, Any], data_root: str | Path | None) -> None:
 
 
 def build_method(
-    recipe: Recipe, stage: Stage, spaces: Sequence[LabelSpace], folder: Path, *, pretrained: bool
+    recipe: Recipe, stage: Stage, spaces: Sequence[LabelSpace], folder: Path | None, *, pretrained: bool
 ) -> Method:
-    """Build a stage's method with fresh weights; published ones of the backbone only where `pretrained`."""
+    """Build a stage's method with fresh weights; published ones of the backbone only where `pretrained`.
+
+    `folder` is the run's, whose files hold what earlier stages and the proposal gave. Without one a proposal is made
+    anew, and the stage must need nothing of an earlier one.
+    """
     from manyseg.models import PixelEncoder
 
     network = recipe.model | {key: str(path) for key, path in recipe.weights.items()}
@@ -301,6 +305,8 @@ def build_method(
         network = PixelEncoder.without_weights(network)
 
     def place(keys: tuple[str, ...], value: Any) -> Any:
+        if folder is None:
+            return value
         if isinstance(value, StageTaxonomy):
             return folder / "stages" / value.stage / "taxonomy.tsv"
         if isinstance(value, StageStatistics):

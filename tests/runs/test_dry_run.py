@@ -48,8 +48,16 @@ def test_memory_and_time_grow_with_the_pixels_of_a_step(recipe, tmp_path, monkey
 def test_stages_that_need_an_earlier_one_are_named_and_not_tried(recipe, tmp_path, capsys):
     train_recipe(recipe, out=tmp_path / "run", dry_run=True, overrides=["method.name=uniseg"])
     said = capsys.readouterr().out
-    assert "built from what comes before it" in said
+    assert "of what an earlier stage finds, and not tried" in said
     assert "memory of each process" in said
+
+
+def test_a_stage_whose_label_space_is_proposed_is_tried_as_the_run_would_propose_it(recipe, tmp_path, capsys):
+    overrides = ["method={ name = 'joint', taxonomy = 'proposal' }"]
+    train_recipe(recipe, out=tmp_path / "run", dry_run=True, overrides=overrides)
+    said = capsys.readouterr().out
+    assert re.search(r"stage 'train': 40 steps of Joint\nmemory of each process, estimated: \d+ MiB", said)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
