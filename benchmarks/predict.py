@@ -3,9 +3,9 @@
     python benchmarks/predict.py PHOTOS [--other CHECKOUT] [--count 300] [--rounds 2] [--backbone tf_efficientnet_lite0]
 
 The pictures of PHOTOS are resized to ten sizes in turn, until there are `count` of them. `--other` is the root of
-another checkout, such as a worktree of an earlier commit. Each build predicts all photos in a process of its own, which
-loads the network first; the builds take turns. The backbone has published weights, and heads are not trained, which
-changes no speed. Busy is the share of the wall time in which the network, or the reading of its scores, worked.
+another checkout, such as a worktree of an earlier commit (5f71d45 is the first build). Each build predicts all photos in a process of its own, which
+loads the network first; the builds take turns. The backbone has published weights; heads are not trained, so that label
+maps are more ragged than those of a trained run, which takes all builds more time. Busy is the share of the wall time in which the network, or the reading of its scores, worked on a batch or more.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +56,8 @@ def main() -> None:
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
             pace = asked.count / found["seconds"]
-            busy, spent = found["busy"] / found["seconds"], found["processor"] / asked.count
-            print(f"| {name} | {pace:.2f} | {busy:.0%} | {spent:.3f} |", flush=True)
+            spent = found["processor"] / asked.count
+            print(f"| {name} | {pace:.2f} | {found['busy']:.0%} | {spent:.3f} |", flush=True)
 
 
 def write(source: Path, out: Path, count: int) -> None:
@@ -71,35 +72,72 @@ def write(source: Path, out: Path, count: int) -> None:
 
 
 def once(photos: Path, backbone: str) -> dict[str, Any]:
-    """Predict a folder with the build that is imported; return the seconds that it took."""
+    """Predict a folder with the build that is imported, as its command line does; return the seconds that it took."""
+    try:
+        from manyseg.cores import share_cores
+
+        share_cores()
+    except ImportError:
+        pass  # Builds before it left the threads to torch.
     import torch
 
-    from manyseg.inference.encoded_images import EncodedImages
-    from manyseg.inference.options import PHOTOS
-    from manyseg.labels import LabelSpace
-    from manyseg.methods import find_method
-    from manyseg.models import PixelEncoder
-    from manyseg.prediction.model import Model
-    from manyseg.prediction.predict import predict_paths
-
+    predict, busy = _prepared(backbone)
     torch.manual_seed(0)
-    space = LabelSpace.of("s", [f"class {i}" for i in range(CLASSES)])
-    encoder = PixelEncoder.build(backbone=backbone, channels=128).to(memory_format=torch.channels_last)
-    model = Model(find_method("multihead")(encoder, [space]), [space], PHOTOS)
-    busy, real = 0.0, EncodedImages.label_maps
-
-    def timed(*arguments: Any, **options: Any) -> Any:
-        nonlocal busy
-        start = time.monotonic()
-        found = real(*arguments, **options)
-        busy += time.monotonic() - start
-        return found
-
-    EncodedImages.label_maps = timed  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as out:
         start, spent = time.monotonic(), time.process_time()
-        predict_paths(model, [photos], "s", out)
-        return {"seconds": time.monotonic() - start, "processor": time.process_time() - spent, "busy": busy}
+        found = predict(photos, out)
+        seconds = time.monotonic() - start
+        share = getattr(found, "busy", sum(busy) / seconds)
+        return {"seconds": seconds, "processor": time.process_time() - spent, "busy": share}
+
+
+def _prepared(backbone: str) -> tuple[Callable[[Path, str], Any], list[float]]:
+    """Return what predicts a folder, and the list that it adds the network's seconds to where it tells no share."""
+    import torch
+
+    from manyseg.labels import LabelSpace
+
+    torch.manual_seed(0)
+    names = [f"class {i}" for i in range(CLASSES)]
+    busy: list[float] = []
+    try:
+        from manyseg.prediction.model import Model
+    except ImportError:
+        return _first_build(backbone, LabelSpace.of("s", names), busy), busy
+    from manyseg.inference.encoded_images import EncodedImages
+    from manyseg.inference.options import PHOTOS
+    from manyseg.methods import find_method
+    from manyseg.models import PixelEncoder
+    from manyseg.prediction.predict import predict_paths
+
+    space = LabelSpace.of("s", names)
+    encoder = PixelEncoder.build(backbone=backbone, channels=128).to(memory_format=torch.channels_last)
+    model = Model(find_method("multihead")(encoder, [space]), [space], PHOTOS)
+    EncodedImages.label_maps = _timed(EncodedImages.label_maps, busy)  # type: ignore[method-assign]
+    return lambda photos, out: predict_paths(model, [photos], "s", out), busy
+
+
+def _first_build(backbone: str, space: Any, busy: list[float]) -> Callable[[Path, str], Any]:
+    """Do the same with the names that the first build has (5f71d45)."""
+    import torch
+    from manyseg import predict
+    from manyseg.methods import METHODS
+    from manyseg.models import Pixels
+
+    pixels = Pixels.build(backbone=backbone, channels=128).to(memory_format=torch.channels_last)
+    method = METHODS["multihead"](pixels, [space]).eval()
+    predict.predict_image = _timed(predict.predict_image, busy)
+    return lambda photos, out: predict.predict_paths(method, [space], [photos], "s", out)
+
+
+def _timed(function: Callable[..., Any], busy: list[float]) -> Callable[..., Any]:
+    def timed(*arguments: Any, **options: Any) -> Any:
+        start = time.monotonic()
+        found = function(*arguments, **options)
+        busy.append(time.monotonic() - start)
+        return found
+
+    return timed
 
 
 if __name__ == "__main__":

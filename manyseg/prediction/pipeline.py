@@ -9,7 +9,6 @@ Axes: D classes, h w the size that is shown to the network.
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from manyseg.cores import READERS, readers
@@ -29,6 +28,7 @@ from manyseg.labels import IGNORE
 from manyseg.prediction.large_images import predict_large
 from manyseg.prediction.model import Model, Prediction
 from manyseg.prediction.output import Output
+from manyseg.prediction.passes import Passes
 from manyseg.prediction.photo import Reading, read_photo
 
 __all__ = ["Job", "Pipeline"]
@@ -57,12 +57,19 @@ class _Shown(NamedTuple):
     size: Size
 
 
+class _Written(NamedTuple):
+    """What the outputs returned for an image, and the pixels of every class."""
+
+    files: list[Any]
+    pixels: Int[np.ndarray, " D"]
+
+
 class Pipeline:
     """Reads, predicts and writes, and counts what came out.
 
     `failed` are the errors of images that could not be read, `written` what the outputs returned for each of the
     others, by the name of its job. `pixels` and `images` count, for every class, its pixels and the images in which it
-    occurs; `busy` are the seconds in which the network worked.
+    occurs; `busy` are the seconds in which the network worked on at least one of them.
     """
 
     def __init__(self, model: Model, output: OutputSpace, writers: Sequence[Output], reading: Reading) -> None:
@@ -78,25 +85,31 @@ class Pipeline:
 
     def finished(self, jobs: Sequence[Job]) -> Iterator[None]:
         """Do all jobs, and yield once for each; images that cannot be read are logged and left out."""
-        pending: deque[tuple[str, Future[list[Any]]]] = deque()
-        with readers() as reading, readers() as writing:
+        pending: deque[tuple[list[Job], Future[list[Future[_Written]]]]] = deque()
+        with Passes(self.model.method.device) as passes, readers() as reading, readers() as writing:
             for batch in self._batches(jobs, reading):
                 if isinstance(batch, DataError):
                     log.warning("%s", batch)
                     self.failed.append(batch)
                     yield
                     continue
-                for job, found in zip((job for job, _ in batch), self._predicted(batch), strict=True):
-                    pending.append((job.name, writing.submit(self._write, job, found)))
-                while len(pending) > WAITING:
-                    self._end(*pending.popleft())
-                    yield
-            for name, write in pending:
-                self._end(name, write)
-                yield
+                height, width = self.options.input_size(batch[0][1].size)
+                found = passes.submit(len(batch) * height * width, self._predict, batch, writing)
+                pending.append(([job for job, _ in batch], found))
+                while sum(len(begun) for begun, _ in pending) > WAITING:
+                    yield from self._ended(*pending.popleft())
+            for begun, found in pending:
+                yield from self._ended(begun, found)
+        self.busy += passes.busy
 
-    def _end(self, name: str, write: Future[list[Any]]) -> None:
-        self.written[name] = write.result()
+    def _ended(self, jobs: Sequence[Job], found: Future[list[Future[_Written]]]) -> Iterator[None]:
+        """Wait for the images of a batch, and yield once for each."""
+        for job, write in zip(jobs, found.result(), strict=True):
+            one = write.result()
+            self.written[job.name] = one.files
+            self.pixels += one.pixels
+            self.images += one.pixels > 0
+            yield
 
     def add_large(self, job: Job, kinds: Sequence[str]) -> None:
         """Do an image that is read by windows."""
@@ -141,18 +154,12 @@ class Pipeline:
         except DataError as e:
             return e
 
-    def _predicted(self, batch: Sequence[tuple[Job, _Shown]]) -> list[Prediction]:
-        start = time.monotonic()
+    def _predict(self, batch: Sequence[tuple[Job, _Shown]], writing: ThreadPoolExecutor) -> list[Future[_Written]]:
         shown = torch.stack([one.image for _, one in batch])
         found = self.model.predict_batch(shown, batch[0][1].size, self.output, self.scores, self.segments)
-        self.busy += time.monotonic() - start
-        for one in found:
-            counts = np.bincount(one.labels[one.labels != IGNORE], minlength=len(self.pixels))
-            self.pixels += counts
-            self.images += counts > 0
-        return found
+        return [writing.submit(self._write, job, one) for (job, _), one in zip(batch, found, strict=True)]
 
-    def _write(self, job: Job, found: Prediction) -> list[Any]:
+    def _write(self, job: Job, found: Prediction) -> _Written:
         # The first kind comes last: where its file is there, all are.
-        parts = [writer.write(job.name, found) for writer in reversed(self.writers)]
-        return parts[::-1]
+        files = [writer.write(job.name, found) for writer in reversed(self.writers)]
+        return _Written(files[::-1], np.bincount(found.labels[found.labels != IGNORE], minlength=len(self.pixels)))
