@@ -3,9 +3,10 @@
     python benchmarks/predict.py PHOTOS [--other CHECKOUT] [--count 300] [--rounds 2] [--backbone tf_efficientnet_lite0]
 
 The pictures of PHOTOS are resized to ten sizes in turn, until there are `count` of them. `--other` is the root of
-another checkout, such as a worktree of an earlier commit (5f71d45 is the first build). Each build predicts all photos in a process of its own, which
-loads the network first; the builds take turns. The backbone has published weights; heads are not trained, so that label
-maps are more ragged than those of a trained run, which takes all builds more time. Busy is the share of the wall time in which the network, or the reading of its scores, worked on a batch or more.
+another checkout, such as a worktree of an earlier commit (5f71d45 is the first build). Each build predicts all photos
+in a process of its own, which loads the network first; the builds take turns. The backbone has published weights; heads
+are not trained, so that label maps are more ragged than those of a trained run, which takes every build more time.
+Busy is the share of the wall time in which the network, or the reading of its scores, worked on a batch or more.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def main() -> None:
         print("|---|---:|---:|---:|")
         for _, (name, root) in itertools.product(range(asked.rounds), builds.items()):
             command = [sys.executable, __file__, folder, "--once", "--backbone", asked.backbone]
-            environment = os.environ | {"PYTHONPATH": str(root.resolve())}
+            environment = os.environ | {
+                "PYTHONPATH": os.pathsep.join([str(root.resolve()), os.environ.get("PYTHONPATH", "")])
+            }
             done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
             pace = asked.count / found["seconds"]
@@ -120,6 +123,7 @@ def _prepared(backbone: str) -> tuple[Callable[[Path, str], Any], list[float]]:
 def _first_build(backbone: str, space: Any, busy: list[float]) -> Callable[[Path, str], Any]:
     """Do the same with the names that the first build has (5f71d45)."""
     import torch
+
     from manyseg import predict
     from manyseg.methods import METHODS
     from manyseg.models import Pixels

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from threading import Condition
 from types import TracebackType
 from typing import ParamSpec, TypeVar
@@ -64,7 +65,7 @@ class Passes:
             if not self._pixels:
                 self._since = time.monotonic()
             self._pixels.append(pixels)
-        future = self._pool.submit(self._run, pixels, function, *arguments, **options)
+        future = self._pool.submit(self._run, pixels, partial(function, *arguments, **options))
         if self._first:
             # It fills what a method keeps for the next ones, which only read it.
             future.exception()
@@ -75,12 +76,12 @@ class Passes:
         together = sum(self._pixels) + pixels
         return not self._pixels or (len(self._pixels) < self._most and together <= self._most * BESIDE)
 
-    def _run(self, pixels: int, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    def _run(self, pixels: int, function: Callable[[], T]) -> T:
         try:
             if self._threads > 1:
                 part = max(self._threads // self._most, self._threads * pixels // (self._most * BESIDE))
                 torch.set_num_threads(min(part, self._threads))
-            return function(*arguments, **options)
+            return function()
         finally:
             with self._change:
                 self._pixels.remove(pixels)

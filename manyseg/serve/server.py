@@ -16,7 +16,6 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from manyseg.errors import UserError
-from manyseg.prediction.model import Model
 from manyseg.runs.hub import hub_address
 from manyseg.runs.run import Run
 from manyseg.serve.app import build_app
@@ -76,8 +75,7 @@ def open_runs(folders: Sequence[str | Path], overrides: Sequence[str] = ()) -> l
         name = run.folder.resolve().name if address is None else address
         taken = [served.name for served in out]
         name = next(n for n in (name, *(f"{name} ({i})" for i in range(2, 10))) if n not in taken)
-        model = Model(run.load_model(), run.spaces, run.photo_options)
-        out.append(Served(name, run, model, run.folder if address is None else None))
+        out.append(Served(name, run, run.load_for_images(), run.folder if address is None else None))
     return out
 
 

@@ -296,3 +296,21 @@ def test_pixels_of_no_class_are_255_in_a_file_of_any_number_of_classes(tmp_path,
     mask_image(labels, LabelSpace.of("s", [f"c{i}" for i in range(classes)])).save(tmp_path / "m.png")
     with Image.open(tmp_path / "m.png") as image:
         assert np.asarray(image).tolist() == [[0, classes - 1, 255]]
+
+
+def test_images_that_pass_the_network_beside_each_other_get_the_same_labels(tmp_path):
+    torch.manual_seed(0)
+    method = find_method("multihead")(PixelEncoder.build(backbone="tiny", pretrained=False, channels=8), [STREET, PARK])
+    for i in range(12):
+        photo(tmp_path / "in" / f"{i}.png", (16 + i % 3, 24))
+    model, before, written = Model(method, [STREET, PARK]), torch.get_num_threads(), {}
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        try:
+            done = predict_paths(model, [tmp_path / "in"], "street", tmp_path / str(threads), kinds=["masks", "coco"])
+        finally:
+            torch.set_num_threads(before)
+        files = sorted((tmp_path / str(threads)).rglob("*.*"))
+        written[threads] = [f.read_bytes() for f in files], done.pixels.tolist(), done.images.tolist()
+    assert written[1] == written[3]
+    assert sum(written[1][1]) == 4 * 24 * (16 + 17 + 18)

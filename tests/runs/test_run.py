@@ -1,3 +1,4 @@
+import copy
 import errno
 import json
 import shutil
@@ -20,6 +21,7 @@ from manyseg.methods import METHODS
 from manyseg.methods.baselines import Manual, MultiHead
 from manyseg.methods.plan import StagePlan
 from manyseg.methods.sources import StageTaxonomy
+from manyseg.models import PixelEncoder
 from manyseg.report import samples
 from manyseg.runs import results, stages
 from manyseg.runs.recipe import read_recipe
@@ -254,6 +256,19 @@ def test_a_model_is_read_back_and_predicts_the_same(trained):
         assert torch.equal(testing.predict(best, image, run.spaces[0]), testing.predict(last, image, run.spaces[0]))
     with pytest.raises(UserError, match="'first' is no checkpoint"):
         run.load_model("first")
+
+
+def test_a_model_for_images_has_no_batch_norms_and_predicts_the_same(trained, monkeypatch):
+    run = Run.open(trained)
+    torch.manual_seed(0)
+    encoder = PixelEncoder.build(backbone="resnet10t", pretrained=False, channels=8)
+    method = MultiHead(encoder, run.spaces).eval()
+    monkeypatch.setattr(Run, "load_model", lambda self: copy.deepcopy(method))
+    model, image = run.load_for_images(), torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.method.modules())
+    with torch.no_grad():
+        expected = testing.predict(method, image, run.spaces[0])
+        torch.testing.assert_close(testing.predict(model.method, image, run.spaces[0]), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_run_predicts_without_its_data_and_cards(world, tmp_path):
