@@ -77,7 +77,7 @@ def log_odds_against_negatives(
         pull = (t - prior) / width
         return float(fit + 0.5 * (pull @ pull)), np.array([slope.sum(), slope @ x]) + pull / width
 
-    a, b = minimize(loss, prior, jac=True, method="L-BFGS-B", bounds=[(-20, 20), (0.5, 40)]).x
+    a, b = minimize(loss, prior, jac=True, method="L-BFGS-B", bounds=[(None, None), (0.5, 40)]).x
     return float(a - b * centre / scale), float(b / scale)
 
 
@@ -159,5 +159,5 @@ def exclusive_log_odds(log_odds: Float[np.ndarray, "T T"], rows: Sequence[slice]
     for columns in rows:
         block = np.clip(log_odds[:, columns], -40, 40, dtype=np.float64)
         odds = np.exp(block)
-        out[:, columns] = block - np.log(np.maximum(1 + odds.sum(1, keepdims=True) - odds, 1e-30))
+        out[:, columns] = block - np.log1p(np.maximum(odds.sum(1, keepdims=True) - odds, 0))
     return out
