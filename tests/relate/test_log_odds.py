@@ -3,10 +3,27 @@
 import numpy as np
 import pytest
 
+from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelSpace
-from manyseg.relate import confusion_rates, propose
+from manyseg.relate import confusion_rates, log_odds, propose
 from manyseg.relate.calibrate import log_odds_against_negatives
-from manyseg.relate.log_odds import IMPOSSIBLE, Evidence, _correlation, cluster_numbers, may_contain, with_confusion
+from manyseg.relate.lexicon_evidence import LexiconEvidence
+from manyseg.relate.log_odds import (
+    CERTAIN,
+    IMPOSSIBLE,
+    KNOWN,
+    LITTLE,
+    Evidence,
+    _correlation,
+    _mean_of_lower,
+    _with_words,
+    cluster_numbers,
+    equal_log_odds,
+    gather,
+    has_class,
+    may_contain,
+    with_confusion,
+)
 from manyseg.relate.proposal import EQUAL, PART_OF, UNRELATED, _pairs, _taxonomy
 
 NAMES = ["road", "sky", "car", "tree", "bus"]
@@ -150,3 +167,193 @@ def test_scores_of_pairs_have_four_digits():
     odds = np.full((4, 4), 1.23456)
     pairs = _pairs(classes, np.full((4, 4), EQUAL), odds, known)
     assert {p.score for p in pairs} == {0.7746}
+
+
+# What names and the lexicon say of parts.
+
+THREE = [LabelSpace.of("a", ["u", "v"]), LabelSpace.of("b", ["w", "x"]), LabelSpace.of("c", ["y"])]
+U, V, W, X, Y = range(5)
+
+
+def with_words(odds, group=(0, 1, 2, 3, 4), *, name_part=(), rates=None, prior=True, **pairs):
+    """Add to `odds`, those of all pairs or a matrix, what the lexicon says: lists of pairs (x, y) of each kind."""
+    classes = JointClasses(tuple(THREE))
+
+    def table(chosen):
+        out = np.zeros((5, 5), bool)
+        out[tuple(np.array(chosen, int).reshape(-1, 2).T)] = True
+        return out
+
+    kinds = ("equal", "within", "partly", "different", "elsewhere")
+    words = LexiconEvidence(*(table(pairs.pop(k, ())) for k in kinds), ()) if pairs or rates is None else None
+    assert not pairs
+    every = np.full((5, 5), odds, np.float32)
+    known = Evidence(table([]), table(name_part), None, every if prior else None, rates, words)
+    found = _with_words(classes, known, every, np.array(group))
+    assert (found[~classes.differ] == IMPOSSIBLE).all()
+    return found
+
+
+def test_what_the_lexicon_says_of_a_text_is_believed():
+    found = with_words(1.0, within=[(U, W)], different=[(U, X), (X, U)], elsewhere=[(V, Y)], partly=[(V, W)])
+    assert found[U, W] == KNOWN == 4
+    assert found[W, U] == found[U, X] == found[X, U] == found[V, Y] == -KNOWN  # What holds is not within.
+    assert found[Y, V] == found[V, W] == found[W, V] == 1
+    # What is surer stays.
+    assert with_words(6.0, within=[(U, W)])[U, W] == 6
+    assert with_words(-6.0, different=[(U, X)])[U, X] == -6
+
+
+def test_a_part_in_common_is_little_in_both_directions():
+    found = with_words(-2.0, partly=[(V, W)])
+    assert found[V, W] == found[W, V] == LITTLE == 0.5
+    assert found[U, W] == -2
+
+
+def test_confusion_is_weighed_against_what_the_lexicon_says():
+    rates = confusion_rates(JointClasses(tuple(THREE)), {})
+    classes = JointClasses(tuple(THREE))
+    table = np.zeros((5, 5), bool)
+    within, different = table.copy(), table.copy()
+    within[U, W] = different[U, X] = True
+    words = LexiconEvidence(table, within, table, different, table, ())
+    odds = np.full((5, 5), 1.0, np.float32)
+    before = odds.copy()
+    found = _with_words(classes, Evidence(table, table, None, odds, rates, words), odds, np.arange(5))
+    assert found[U, W] == 5
+    assert found[W, U] == found[U, X] == -3
+    assert found[V, Y] == 1
+    assert (odds == before).all()
+
+
+def test_what_a_class_is_within_holds_the_classes_that_are_equal_to_it():
+    # u = y, and u is within w: so is y, unless something is known against it.
+    group = (0, 1, 2, 3, 0)
+    assert with_words(-1.0, group, within=[(U, W)])[Y, W] == KNOWN
+    assert with_words(-1.0, group, within=[(U, W)], different=[(Y, W)])[Y, W] == -KNOWN
+    assert with_words(-1.0, group, within=[(U, W)], elsewhere=[(Y, W)])[Y, W] == -KNOWN
+    assert with_words(-1.0, group, within=[(U, W), (W, Y)])[Y, W] == -KNOWN
+    assert with_words(-1.0, group, within=[(U, W)], equal=[(Y, W)])[Y, W] == -1
+    # u = x: then it is within no other class of b.
+    assert with_words(-1.0, (0, 1, 2, 0, 3), within=[(U, W)])[U, W] == -1
+
+
+def test_parts_by_name_are_certain_for_the_whole_cluster_where_they_can_be():
+    group = (0, 1, 2, 3, 0)
+    found = with_words(-1.0, group, name_part=[(U, W)])
+    assert found[U, W] == found[Y, W] == CERTAIN == 5
+    assert found[W, U] == -1
+    assert with_words(7.0, group, name_part=[(U, W)])[U, W] == 7
+    assert with_words(-1.0, (0, 1, 2, 0, 3), name_part=[(U, W)])[U, W] == -1
+    # Confusion alone does not look at names.
+    assert with_words(-1.0, group, name_part=[(U, W)], prior=False)[U, W] == -1
+
+
+def test_classes_are_equal_as_each_is_part_of_the_other_or_as_their_texts_say():
+    table = np.zeros((2, 2), bool)
+    odds = np.array([[0.0, 3.0], [2.0, 0.0]])
+    assert equal_log_odds(Evidence(table, table, None, None, None), odds)[0].tolist() == [0, 2]
+    prior = np.array([[-1.0, 2.5], [2.5, -1.0]])
+    assert equal_log_odds(Evidence(table, table, None, prior, None), odds)[1].tolist() == [2.5, 0]
+
+
+# What is gathered.
+
+SETS = [
+    LabelSpace.of("a", ["car", "road", "zebra"]),
+    LabelSpace.of("b", ["vehicle", "automobile", "street", "sky", "zebra"]),
+]
+
+
+def encode(texts):
+    """Every text is of one direction, so that their similarity says nothing."""
+    return np.ones((len(texts), 4))
+
+
+def test_names_and_the_lexicon_bound_what_texts_say():
+    classes = JointClasses(tuple(SETS))
+    found = gather(SETS, classes, "text", encode, None, ("{}",))
+    at = {key: i for i, key in enumerate(classes.keys)}
+    car, road, zebra = (at["a", n] for n in ("car", "road", "zebra"))
+    vehicle, automobile, street, sky, other = (at["b", n] for n in ("vehicle", "automobile", "street", "sky", "zebra"))
+    assert found.rates is None
+    assert found.prior[zebra, other] == found.prior[other, zebra] == CERTAIN
+    assert found.prior[car, automobile] >= KNOWN
+    assert found.prior[road, street] >= KNOWN
+    assert found.prior[car, vehicle] == found.prior[vehicle, car] == -KNOWN
+    assert found.prior[car, sky] == found.prior[sky, car] == -KNOWN
+    # Of a zebra the lexicon may know nothing; then the text alone decides.
+    np.testing.assert_allclose(found.prior, found.prior.T, atol=1e-5)
+
+
+def test_names_alone_are_certain_or_impossible():
+    classes = JointClasses(tuple(SETS))
+    found = gather(SETS, classes, "names", None, None, ("{}",))
+    expected = np.full((8, 8), IMPOSSIBLE)
+    expected[2, 7] = expected[7, 2] = CERTAIN
+    assert (found.prior == expected).all()
+    assert found.similarity is found.rates is found.lexicon is None
+
+
+def test_confusions_are_read_in_the_order_of_the_datasets_as_given():
+    spaces = [LabelSpace.of("b", ["x", "y"]), LabelSpace.of("a", ["z"])]
+    classes = JointClasses(tuple(spaces[::-1]))
+    found = gather(spaces, classes, "confusion", None, {("b", "a"): np.array([[4], [0]])}, ("{}",))
+    assert found.prior is None
+    assert classes.keys == (("a", "z"), ("b", "x"), ("b", "y"))
+    assert found.rates.known.tolist() == [[False] * 3, [True, False, False], [False] * 3]
+    assert found.rates.given_true[1, 0] == 1
+
+
+@pytest.mark.parametrize(
+    ("by", "said"),
+    [
+        ("words", "cannot be related by 'words'; choose names"),
+        ("text", "needs a text encoder"),
+        ("both", "needs a text encoder"),
+        ("confusion", "needs confusion matrices"),
+    ],
+)
+def test_evidence_that_is_not_there_is_asked_for(by, said):
+    with pytest.raises(UserError, match=said):
+        gather(SETS, JointClasses(tuple(SETS)), by, None, None, ("{}",))
+
+
+def test_both_need_confusions_too():
+    with pytest.raises(UserError, match="needs confusion matrices"):
+        gather(SETS, JointClasses(tuple(SETS)), "both", encode, {}, ("{}",))
+
+
+# Statistics of pairs.
+
+
+def test_a_correlation_in_parts_is_that_of_the_whole(monkeypatch):
+    x, y = np.random.default_rng(0).normal(3, 2, (2, 50))
+    y += 0.5 * x
+    expected = np.corrcoef(x, y)[0, 1]
+    assert _correlation(x, y) == pytest.approx(expected)
+    monkeypatch.setattr(log_odds, "PART", 7)
+    assert _correlation(x, y) == pytest.approx(expected)
+    assert _correlation(x, -y) == pytest.approx(-expected)
+
+
+def test_what_hardly_varies_has_no_correlation():
+    x = np.array([0.0, 1.0, 2.0])
+    assert _correlation(x, 1e-10 * x) == 0
+    assert _correlation(1e-10 * x, x) == 0
+    assert _correlation(x, 1e-8 * x) == pytest.approx(1)
+
+
+def test_the_lower_half_includes_the_median():
+    assert _mean_of_lower(np.array([1.0, 2.0, 6.0]), np.array([0.1, 0.2, 0.3])) == 1.5
+    assert _mean_of_lower(np.array([1.0, 2.0, 6.0]), np.array([0.3, 0.2, 0.1])) == 4
+
+
+def test_clusters_are_numbered_and_know_their_datasets():
+    assert cluster_numbers([(1, 3), (0,), (2,)]).tolist() == [1, 0, 2, 0]
+    classes = JointClasses(tuple(THREE))
+    assert has_class(classes, np.array([0, 1, 0, 2, 1])).tolist() == [
+        [True, True, False],
+        [True, False, True],
+        [False, True, False],
+    ]
