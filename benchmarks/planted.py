@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 from manyseg.data.world import DATASETS, truth, write_world
+from manyseg.demo import recipe_of_world
 from manyseg.relate import agreement
 from manyseg.runs.run import Run, train_recipe
 
@@ -36,26 +37,6 @@ SECOND = {
     },
 }  # fmt: skip
 
-RECIPE = """
-seed = {seed}
-[data]
-crop = [96, 128]
-scale = [0.8, 1.4]
-workers = 0
-sets = [{sets}]
-unseen = [ {{ card = "unseen.toml", root = "unseen" }} ]
-[model]
-backbone = "tiny"
-pretrained = false
-channels = 48
-[method]
-{method}
-[train]
-steps = {steps}
-lr = 5e-3
-backbone_lr_factor = 1.0
-"""
-
 WORLDS = {"demo": (DATASETS, 0), "second": (SECOND, 1)}
 
 
@@ -70,14 +51,11 @@ def main():
     lines = []
     with tempfile.TemporaryDirectory() as place:
         world = write_world(Path(place) / "world", labels=labels, seed=images)
-        sets = ", ".join(
-            f'{{ card = "{n}.toml", root = "{n}", per_step = 2, statistics_split = "train" }}' for n in [*labels][:-1]
-        )
         for number, method in enumerate(options.methods):
             name, *rest = method.replace('"truth"', f'"{world.truth}"').split(maxsplit=1)
-            recipe = world.folder / f"{number}.toml"
+            recipe = Path(place) / f"{number}.toml"
             table = "\n".join([f'name = "{name}"', *rest])
-            recipe.write_text(RECIPE.format(sets=sets, method=table, steps=options.steps, seed=options.seed))
+            recipe.write_text(recipe_of_world(table, [*labels][:-1], options.steps, options.seed))
             folder = train_recipe(recipe, out=Path(place) / f"run{number}")
             found, scores = (
                 agreement(Run.open(folder).taxonomy, truth(labels)),

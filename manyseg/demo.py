@@ -22,13 +22,13 @@ from manyseg.report.compare import compare
 from manyseg.runs.propose import propose_and_report
 from manyseg.runs.run import Run, predict_run, train_recipe
 
-__all__ = ["run_demo"]
+__all__ = ["recipe_of_world", "run_demo"]
 
 MARK = "written by manyseg demo"
 
 RECIPE = """\
-# One of the demo's recipes; all differ in [method] only, or are of one dataset alone.
-seed = 0
+# A recipe of the generated world; those of a demo differ in [method] only, or are of one dataset alone.
+seed = {seed}
 
 [data]
 crop = [96, 128]
@@ -99,7 +99,7 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
     alone = []
     for name in DATASETS:
         recipe = out / f"{name}.toml"
-        atomic.write(recipe, _recipe('name = "multihead"', [name], steps))
+        atomic.write(recipe, recipe_of_world('name = "multihead"', [name], steps))
         console.rule(f"[bold]{name} alone", align="left")
         alone.append(train_recipe(recipe, out=out / "runs" / f"{name}-alone"))
     runs: dict[str, Path] = {}
@@ -117,7 +117,7 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
         option = OPTIONS.get(name, "").format(truth=world.truth.name)
         if name == "joint" and not encoder:
             option = 'taxonomy = "names"'
-        atomic.write(recipe, _recipe(f'name = "{name}"\n{option}'.strip(), DATASETS, steps))
+        atomic.write(recipe, recipe_of_world(f'name = "{name}"\n{option}'.strip(), DATASETS, steps))
         console.rule(f"[bold]{name}", align="left")
         runs[name] = train_recipe(recipe, out=out / "runs" / name)
         if name == "multihead":
@@ -152,10 +152,14 @@ def run_demo(out: str | Path, *, steps: int = STEPS, images: int = 60) -> Path:
     return report
 
 
-def _recipe(method: str, datasets: Sequence[str], steps: int) -> str:
+def recipe_of_world(method: str, datasets: Sequence[str], steps: int, seed: int = 0) -> str:
+    """Return a recipe for `datasets` of the world that lies in `world/` beside it; `method` are lines of [method].
+
+    Of several datasets the world's unseen one is evaluated too.
+    """
     sets = "".join(SET.format(name=name) for name in datasets)
     unseen = UNSEEN if len(datasets) > 1 else ""
-    return RECIPE.format(method=method, sets=sets, unseen=unseen, steps=steps, eval_every=max(steps // 2, 1))
+    return RECIPE.format(seed=seed, method=method, sets=sets, unseen=unseen, steps=steps, eval_every=max(steps // 2, 1))
 
 
 def _claim(out: Path) -> None:
