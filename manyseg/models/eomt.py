@@ -36,10 +36,11 @@ class EncoderQueries(nn.Module):
 
     `guidance` lets the queries look at the words of the dataset too, after each block ("image_first") or before it
     ("text_first"), as LMSeg's decoder does; `heads` are the heads of that attention. `mask_probability` is the
-    probability, for each block, that a query is masked there; a trained network has zeros.
+    probability, for each block, that a query is masked there, also in evaluation; a trained network has zeros.
     """
 
     mask_probability: Tensor
+    draws: Tensor
 
     def __init__(self, trunk: PlainViT, *, queries: int, blocks: int, heads: int, guidance: Guidance) -> None:
         super().__init__()
@@ -59,6 +60,9 @@ class EncoderQueries(nn.Module):
         guided = guidance != "none"
         self.words = nn.ModuleList(_Words(channels, heads) for _ in range(blocks if guided else 0))
         self.register_buffer("mask_probability", torch.ones(blocks))
+        # In evaluation the masked queries are the same for all images: an image's scores depend on nothing else.
+        draws = torch.rand(blocks, queries, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("draws", draws, persistent=False)
         # Read on the host in every step, which should not wait for the device.
         self._probability = [1.0] * blocks
         self.register_load_state_dict_post_hook(  # type: ignore[no-untyped-call]
@@ -72,12 +76,14 @@ class EncoderQueries(nn.Module):
         batch, grid = patches.shape[0], (patches.shape[-2], patches.shape[-1])
         tokens = [self.initial_queries.expand(batch, -1, -1)]
         tokens += [t.flatten(2).transpose(1, 2) for t in (prefix, patches)]
+        queries = tokens[0].shape[1]
         x, before, found = torch.cat(tokens, 1), tokens[0].shape[1] + tokens[1].shape[1], []
         for i, probability in enumerate(self._probability):
             mask = None
-            if self.training or probability >= 0.5:
+            if self.training or probability > 0:
                 found.append(self._predict(x, before, grid))
-                mask = self._attention_mask(found[-1], x.shape[1], before, grid, probability)
+                drawn = torch.rand(batch, queries, device=x.device) if self.training else self.draws[i]
+                mask = self._attention_mask(found[-1], x.shape[1], before, grid, drawn <= probability)
             x = self._guided(x, i, words, first=True)
             x = trunk.held_block(i, x, grid, mask)
             x = self._guided(x, i, words, first=False)
@@ -120,16 +126,14 @@ class EncoderQueries(nn.Module):
         tokens: int,
         before: int,
         grid: tuple[int, int],
-        probability: float,
+        masked: Bool[Tensor, "*B Q"],
     ) -> Bool[Tensor, "B 1 N N"]:
-        """Let masked queries see the patches within their masks, and everything else everything."""
+        """Let `masked` queries see the patches within their masks, and everything else everything."""
         _, masks, embedding = found
         logits = torch.einsum("bqc,bchw->bqhw", masks, embedding)
         inside = F.interpolate(logits.float(), size=grid, mode="bilinear", align_corners=False).flatten(2) > 0
         batch, queries = inside.shape[:2]
-        if self.training and probability < 1:
-            free = torch.rand(batch, queries, device=inside.device) > probability
-            inside = inside | free[..., None]
+        inside = inside | ~masked[..., None]
         out = torch.ones(batch, tokens, tokens, dtype=torch.bool, device=inside.device)
         out[:, :queries, before:] = inside
         return out[:, None]

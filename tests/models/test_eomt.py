@@ -39,15 +39,20 @@ def published():
     return model
 
 
-@pytest.mark.parametrize("probability", [1.0, 0.0])
-def test_masks_and_queries_are_those_of_transformers_with_its_weights(small, published, tmp_path, probability):
-    published.attn_mask_probs.fill_(probability)
+@pytest.mark.parametrize("probabilities", [(1.0, 1.0), (0.0, 0.0), (0.0, 0.6), (0.3, 1.0)])
+def test_masks_and_queries_are_those_of_transformers_with_its_weights(
+    small, published, tmp_path, monkeypatch, probabilities
+):
+    published.attn_mask_probs.copy_(torch.tensor(probabilities))
     save_file(published.state_dict(), tmp_path / "model.safetensors")
     encoder, decoder = build(patch_size=16, image_size=64, init=str(tmp_path))
     given = {k: v for k, v in encoder.for_decoder.items() if not k.startswith("classes.")}
     decoder.load_state_dict(given)
     encoder.eval(), decoder.eval()
     image = torch.randn(2, 3, 64, 64)
+    # Theirs draws the masked queries for every image, where a probability is neither 0 nor 1; it is given our draws.
+    drawn = iter([row for row, p in zip(decoder.draws, probabilities, strict=True) if 0 < p < 1])
+    monkeypatch.setattr(torch, "rand", lambda *size, device: next(drawn).expand(size))
     with torch.no_grad():
         wanted = published(image)
         found = decoder(encoder(image * encoder.std + encoder.mean))
@@ -84,10 +89,29 @@ def test_a_masked_query_sees_the_patches_of_its_mask_alone(small):
     found = (torch.zeros(1, 2, 2), torch.tensor([[[1.0, 0], [0, 0]]]), torch.zeros(1, 2, 4, 4))
     found[2][0, 0, :, :2], found[2][0, 0, :, 2:] = 1, -1
     # Two queries and one prefix token, then 2 x 2 patches: the first query has the left ones, the second has none.
-    allowed = decoder.eval()._attention_mask(found, 7, 3, (2, 2), 1.0)[0, 0]
+    allowed = decoder._attention_mask(found, 7, 3, (2, 2), torch.ones(1, 2, dtype=torch.bool))[0, 0]
     assert allowed[0].tolist() == [True, True, True, True, False, True, False]
     assert allowed[1].tolist() == [True] * 3 + [False] * 4
     assert allowed[2:].all()
+    allowed = decoder._attention_mask(found, 7, 3, (2, 2), torch.tensor([False, True]))[0, 0]
+    assert allowed.all(1).tolist() == [True, False, True, True, True, True, True]
+
+
+def test_an_evaluation_while_masks_are_annealed_is_a_function_of_the_image(small):
+    """Some queries are masked, the same ones in any batch; the fewer, the less is left of the probability."""
+    encoder, decoder = build(queries=40)
+    encoder.eval(), decoder.eval()
+    images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    found = []
+    with torch.no_grad():
+        for done in (0, 0.375, 0.6, 1):
+            decoder.anneal(done)
+            both, alone = decoder(encoder(images)).queries[-1], decoder(encoder(images[1:])).queries[-1]
+            torch.testing.assert_close(both[1:], alone)
+            found.append(both)
+    assert all(not torch.equal(a, b) for i, a in enumerate(found) for b in found[:i])
+    masked = [(decoder.draws <= p).sum() for p in (1.0, 0.6, 0.3, 0.0)]
+    assert masked == sorted(masked, reverse=True)
 
 
 def test_masks_are_annealed_block_after_block(small):
