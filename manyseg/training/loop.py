@@ -28,6 +28,7 @@ from manyseg.errors import Interrupted, UserError
 from manyseg.methods.base import Method
 from manyseg.stop_signals import StopSignals
 from manyseg.training import checkpoint
+from manyseg.training.feature_cache import FeatureCache
 from manyseg.training.first_steps import FirstSteps, memory_named
 from manyseg.training.loss_accumulator import LossAccumulator
 from manyseg.training.metrics_log import MetricsLog, check_trackers, cut, evaluated_steps
@@ -115,6 +116,7 @@ class _Stage:
         self.losses = LossAccumulator()
         self.first_steps = FirstSteps(method, self.device, options.compile or options.shard)
         self.waited = 0.0
+        self.features = FeatureCache(method.pixel_encoder.backbone.net)
 
     def run(self) -> None:
         """Train to the end of the stage."""
@@ -244,7 +246,7 @@ class _Stage:
         average = self.state.average
         with average.swapped() if average else nullcontext(), torch.no_grad(), self._autocast():
             self._share_buffers()
-            with self._trunk(), self.signals.held(False), self.log.paused():
+            with self._trunk(), self._features(), self.signals.held(False), self.log.paused():
                 scores = self.evaluate(self.method)
             known = [s["miou"] for s in scores.values() if s["miou"] is not None]
             mean = float(np.mean(known)) if known else None
@@ -264,6 +266,11 @@ class _Stage:
         if self.accelerator.num_processes > 1:
             for buffer in self.method.buffers():
                 dist.broadcast(buffer, 0)
+
+    def _features(self) -> AbstractContextManager[None]:
+        """Keep what a frozen trunk gives where more evaluations follow; a compiled network is no Python any more."""
+        o = self.options
+        return self.features.used() if o.eval_every and not (o.compile or o.shard) else nullcontext()
 
     def _trunk(self) -> AbstractContextManager[None]:
         return whole_trunk(self.method) if self.options.shard else nullcontext()
