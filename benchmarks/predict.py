@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +77,10 @@ def write(source: Path, out: Path, count: int) -> None:
 
 def once(photos: Path, backbone: str) -> dict[str, Any]:
     """Predict a folder with the build that is imported, as its command line does; return the seconds that it took."""
-    try:
+    with suppress(ImportError):  # Builds before it left the threads to torch.
         from manyseg.cores import share_cores
 
         share_cores()
-    except ImportError:
-        pass  # Builds before it left the threads to torch.
     import torch
 
     predict, busy = _prepared(backbone)
@@ -116,6 +115,10 @@ def _prepared(backbone: str) -> tuple[Callable[[Path, str], Any], list[float]]:
     space = LabelSpace.of("s", names)
     encoder = PixelEncoder.build(backbone=backbone, channels=128).to(memory_format=torch.channels_last)
     model = Model(find_method("multihead")(encoder, [space]), [space], PHOTOS)
+    with suppress(ImportError):  # Builds before it fold nothing.
+        from manyseg.models.folding import fold_batch_norms
+
+        fold_batch_norms(model.method.pixel_encoder, torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     EncodedImages.label_maps = _timed(EncodedImages.label_maps, busy)  # type: ignore[method-assign]
     return lambda photos, out: predict_paths(model, [photos], "s", out), busy
 

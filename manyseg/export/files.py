@@ -23,7 +23,7 @@ from manyseg.export import predictor
 from manyseg.export.graph import ExportGraph
 from manyseg.inference.options import TestOptions
 
-__all__ = ["Precision", "agreement", "write_onnx", "write_torch"]
+__all__ = ["Precision", "agreement", "check_request", "write_onnx", "write_torch"]
 
 Precision = Literal["fp32", "fp16", "int8"]
 
@@ -31,6 +31,23 @@ NEEDED = ("onnx", "onnxruntime", "onnxscript")
 
 CALIBRATION_SIDE = 512
 """Images for the ranges of 8-bit values are made no larger than this; ranges do not depend on the size."""
+
+
+def check_request(path: Path, precision: Precision, images: Sequence[object]) -> None:
+    """Raise, before a model is loaded, the UserError of a file that cannot be written.
+
+    Its name ends in .onnx or .pt2; packages are missing; it has another precision than its kind can have, or images
+    that it does not need, or not those that "int8" takes its ranges from; or its folder cannot be written to.
+    """
+    if path.suffix not in (".onnx", ".pt2"):
+        raise UserError(f"{path}: give a name that ends in .onnx, or in .pt2 for a package of torch.export")
+    if path.suffix == ".pt2" and (precision != "fp32" or images):
+        raise UserError(f"{path}: a precision and images are for ONNX files; end the name in .onnx, or leave them out")
+    if path.suffix == ".onnx" and (missing := [name for name in NEEDED if find_spec(name) is None]):
+        raise UserError(f'{path}: ONNX files need {", ".join(missing)}; install them by pip install "manyseg[export]"')
+    if precision == "int8" and not images:
+        raise UserError(f"{path}: int8 takes its ranges from images; name some with --images")
+    atomic.check_target(path)
 
 
 def write_torch(graph: ExportGraph, path: Path, options: TestOptions) -> None:
@@ -56,12 +73,8 @@ def write_onnx(
 
     "fp16" halves the file and is for GPUs. "int8" quantises convolutions, with ranges taken from `images`: some ten
     that are like those to come. Where words are an input, `<name>.words.npz` has the vectors of the first words.
-    Raises UserError where a package is missing, and for "int8" without images.
+    `check_request` says first what cannot be written.
     """
-    if missing := [name for name in NEEDED if find_spec(name) is None]:
-        raise UserError(f'{path}: ONNX files need {", ".join(missing)}; install them by pip install "manyseg[export]"')
-    if precision == "int8" and not images:
-        raise UserError(f"{path}: int8 takes its ranges from images; name some with --images")
     program = graph.onnx_program
     program.model.metadata_props["manyseg"] = graph.describe(options)
     with tempfile.TemporaryDirectory() as folder:

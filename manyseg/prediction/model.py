@@ -21,7 +21,7 @@ from manyseg.data.bands import ValueRange
 from manyseg.data.card import Card, builtin_cards, read_card
 from manyseg.data.files import write_image
 from manyseg.errors import UserError
-from manyseg.export.files import Precision, agreement, write_onnx, write_torch
+from manyseg.export.files import Precision, agreement, check_request, write_onnx, write_torch
 from manyseg.export.graph import ExportGraph, Output
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
 from manyseg.inference.options import PHOTOS, Size, TestOptions
@@ -198,21 +198,17 @@ class Model:
         an ONNX file is compared with the network: the share of pixels of the same class is returned for every output;
         "int8" takes its ranges from them. Raises UserError for what cannot be exported.
         """
-        path, shown = Path(path), [self._shown(image, self.options)[0].permute(1, 2, 0).numpy() for image in images]
+        path = Path(path)
+        check_request(path, precision, images)
+        shown = [self._shown(image, self.options)[0].permute(1, 2, 0).numpy() for image in images]
         every = [self.taxonomy.unified] if words else [*self.spaces, self.taxonomy.unified]
         spaces = [self.space(one) for one in labels or every]
         graph = ExportGraph(self.method, spaces, output, words, self.options.logit_adjustment)
-        if path.suffix == ".onnx":
-            write_onnx(graph, path, self.options, precision=precision, images=shown)
-            return agreement(graph, path, shown) if shown else {}
-        if path.suffix != ".pt2":
-            raise UserError(f"{path}: give a name that ends in .onnx, or in .pt2 for a package of torch.export")
-        if precision != "fp32" or images:
-            raise UserError(
-                f"{path}: a precision and images are for ONNX files; end the name in .onnx, or leave them out"
-            )
-        write_torch(graph, path, self.options)
-        return {}
+        if path.suffix == ".pt2":
+            write_torch(graph, path, self.options)
+            return {}
+        write_onnx(graph, path, self.options, precision=precision, images=shown)
+        return agreement(graph, path, shown) if shown else {}
 
     def space(self, labels: Labels) -> LabelSpace:
         """Return the label space that `labels` stands for, in the colours of the taxonomy; see `predict`."""

@@ -358,8 +358,10 @@ def export_run(
 
     `images` are files or folders of images.
     """
+    from manyseg.export.files import check_request
     from manyseg.prediction.predict import list_images
 
+    check_request(Path(path), precision, images)
     files = [file for file, _ in list_images([Path(p) for p in images])] if images else []
     agreed = load(folder, device="cpu").export(
         path, labels=labels, output=output, precision=precision, words=words, images=files

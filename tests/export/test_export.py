@@ -22,6 +22,7 @@ from manyseg.labels import LabelSpace
 from manyseg.methods import METHODS, find_method
 from manyseg.models import PixelEncoder
 from manyseg.prediction.model import Model
+from manyseg.runs.run import export_run
 
 # pytest collects all logs, and then torch writes a record with a stack for every symbol that it traces.
 logging.getLogger("torch.__trace").setLevel(logging.ERROR)
@@ -217,9 +218,6 @@ def test_half_and_eight_bit_files_are_smaller_and_nearly_agree(graph, exported, 
     write_onnx(graph, tmp_path / "int8.onnx", TestOptions(), precision="int8", images=photos)
     for name in ("half.onnx", "int8.onnx"):
         assert min(agreement(graph, tmp_path / name, photos).values()) > 0.9
-    with pytest.raises(UserError, match="int8 takes its ranges from images; name some with --images"):
-        write_onnx(graph, tmp_path / "no.onnx", TestOptions(), precision="int8")
-    assert not (tmp_path / "no.onnx").exists()
 
 
 def test_a_package_of_torch_export_runs_and_holds_its_description(graph, tmp_path):
@@ -261,6 +259,30 @@ def test_the_predictor_is_one_short_file_that_runs_without_the_package(exported,
         assert (np.asarray(mask) == Predictor(exported).predict(_photo((48, 64)), "fine")).all()
     wrong = run("photos", "--labels", "fines")
     assert wrong.stderr.startswith("error: the model has no label space 'fines'; choose one of: fine, coarse, partial")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("model.tflite", {}, r"model\.tflite: give a name that ends in \.onnx, or in \.pt2"),
+        ("model", {}, r"model: give a name that ends in \.onnx"),
+        ("model.pt2", {"precision": "fp16"}, "a precision and images are for ONNX files"),
+        ("model.pt2", {"images": ["photos"]}, "a precision and images are for ONNX files"),
+        ("model.onnx", {"precision": "int8"}, "int8 takes its ranges from images; name some with --images"),
+        ("file/model.onnx", {}, "file/model.onnx: cannot be written"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_a_model_is_loaded(name, options, message, tmp_path):
+    (tmp_path / "file").touch()
+    # The run is not even looked for.
+    with pytest.raises(UserError, match=message):
+        export_run(tmp_path / "run", tmp_path / name, **options)
+
+
+def test_a_missing_package_is_said_before_a_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("manyseg.export.files.NEEDED", ("onnx", "no_such_package"))
+    with pytest.raises(UserError, match=r'model\.onnx: ONNX files need no_such_package; .*"manyseg\[export\]"'):
+        export_run(tmp_path / "run", tmp_path / "model.onnx")
 
 
 def test_what_cannot_be_exported_is_refused_in_one_line(multihead, lmseg):
