@@ -130,9 +130,9 @@ def predict_paths(
         for writer, parts in zip(writers, zip(*written, strict=True), strict=True):
             writer.finish(parts)
     if work.failed:
+        rest = f"the others are in {out}" if len(work.failed) < len(images) else "nothing was predicted"
         raise UserError(
-            f"{len(work.failed)} of {len(images)} images could not be read, the first: {work.failed[0]}; the others "
-            f"are in {out}"
+            f"{len(work.failed)} of {len(images)} images could not be read, the first: {work.failed[0]}; {rest}"
         )
     for writer in writers:
         writer.verify([(job.name, job.path) for job in jobs])

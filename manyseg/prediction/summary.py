@@ -45,7 +45,7 @@ class Summary:
         pace = self.done / max(self.seconds, 1e-9)
         kept = f" ({self.kept} more were there)" if self.kept else ""
         lines = [
-            f"{self.done} {self.unit} in {self.seconds:.1f} s{kept}: {pace:.3g} a second, the network busy "
+            f"{self._count(self.done)} in {self.seconds:.1f} s{kept}: {pace:.3g} a second, the network busy "
             f"{self.busy:.0%} of the time",
             f"{self.out}: {', '.join(self.kinds)}; labels.json has the classes and their values",
         ]
@@ -54,8 +54,12 @@ class Summary:
         total = int(self.pixels.sum())
         for c in order:
             share = f"{self.pixels[c] / total:.1%}"
-            lines.append(f"  {self.space.names[c]:<{width}}  {share:>6} of the pixels, in {self.images[c]} {self.unit}")
+            where = self._count(int(self.images[c]))
+            lines.append(f"  {self.space.names[c]:<{width}}  {share:>6} of the pixels, in {where}")
         return "\n".join(lines)
+
+    def _count(self, number: int) -> str:
+        return f"{number} {self.unit.removesuffix('s') if number == 1 else self.unit}"
 
 
 def describe(output: OutputSpace, values: PixelValues, kinds: Sequence[str], source: str, model: Model) -> str:

@@ -35,7 +35,7 @@ from manyseg.prediction.model import Labels, Model, Prediction, Relate
 from manyseg.prediction.predict import check_targets, list_images, unique_names
 from manyseg.prediction.summary import Summary, describe
 from manyseg.prediction.video_outputs import VIDEO_OUTPUTS, VideoOutput
-from manyseg.prediction.video_source import Frame, Video, is_video, open_video
+from manyseg.prediction.video_source import PIPE, Frame, Video, is_video, open_video
 from manyseg.progress import progress
 from manyseg.stop_signals import StopSignals
 
@@ -113,7 +113,8 @@ def predict_videos(
 def _named(sources: Sequence[str | Path]) -> list[tuple[Path, str]]:
     """Name the files of every source; one source alone is named by what it is."""
     paths = [Path(s) for s in sources]
-    return list(zip(paths, unique_names([(p, Path(p.name.replace(":", ""))) for p in paths]), strict=True))
+    names = [Path("stdin" if str(p) == PIPE else p.name.replace(":", "")) for p in paths]
+    return list(zip(paths, unique_names(list(zip(paths, names, strict=True))), strict=True))
 
 
 class Smoothing:

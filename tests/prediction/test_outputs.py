@@ -232,10 +232,10 @@ def test_a_full_disk_ends_the_work_with_one_error(tmp_path, model, monkeypatch):
 def test_the_summary_has_a_line_for_every_class_that_occurs(tmp_path, model):
     done = predict_paths(model, [photo(tmp_path / "in/a.png", (8, 16))], "unified", tmp_path / "out")
     head, where, *lines = done.to_text().splitlines()
-    assert head.startswith("1 images in ")
+    assert head.startswith("1 image in ")
     assert "the network busy" in head
     assert where == f"{tmp_path / 'out'}: masks, overlays; labels.json has the classes and their values"
-    assert lines == [f"  {name:<6}   50.0% of the pixels, in 1 images" for name in ("dark", "bright")]
+    assert lines == [f"  {name:<6}   50.0% of the pixels, in 1 image" for name in ("dark", "bright")]
     assert (read(done.files[0])[1] != IGNORE).all()
 
 

@@ -204,6 +204,7 @@ def test_an_unreadable_image_is_reported_and_the_others_are_done(tmp_path, metho
         predict_paths(Model(method, [STREET]), [tmp_path / "in"], "street", tmp_path / "out")
     assert "\n" not in str(error.value)
     assert "b.png" in str(error.value)
+    assert str(error.value).endswith(f"; the others are in {tmp_path / 'out'}")
     assert ["b.png" in caplog.messages[0], "d.jpg" in caplog.messages[1]] == [True, True]
     assert written(tmp_path / "out") == [
         "labels.json",

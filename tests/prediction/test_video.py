@@ -277,7 +277,7 @@ def test_a_camera_that_is_not_there_is_one_line():
     assert "\n" not in str(e.value)
 
 
-def test_a_pipe_is_read_as_it_comes(tmp_path):
+def test_a_pipe_is_read_as_it_comes(tmp_path, model):
     source = film(tmp_path / "a.mkv", [picture(8)] * 3)
     before = os.dup(0)
     try:
@@ -285,6 +285,10 @@ def test_a_pipe_is_read_as_it_comes(tmp_path):
             os.dup2(file.fileno(), 0)
             video = open_video("-")
             assert (video.name, video.size, len(list(video.frames))) == ("stdin", (48, 64), 3)
+        with source.open("rb") as file:
+            os.dup2(file.fileno(), 0)
+            done = predict_videos(model, ["-"], "street", tmp_path / "out", kinds=["masks"])
+            assert done.files == [tmp_path / "out/masks/stdin.mkv"]
         with Path(os.devnull).open("rb") as file:
             os.dup2(file.fileno(), 0)
             with pytest.raises(UserError, match=r"-: no video can be read .*-movflags \+faststart"):
