@@ -20,6 +20,7 @@ __all__ = [
     "check",
     "flatten",
     "keywords",
+    "listed",
     "merge_tables",
     "override",
     "parse_toml",
@@ -31,6 +32,7 @@ __all__ = [
 ]
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T", str, str | Path)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -59,6 +61,11 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         raise UserError(f"{where}: not TOML: {e}; {fix}") from None
     except RecursionError:
         raise UserError(f"{where}: tables or lists are nested too deep; 100 levels are enough for all") from None
+
+
+def listed(given: T | Sequence[T]) -> list[T]:
+    """Return what was given as a list; one text or path, which would be a sequence of letters, is one item."""
+    return [given] if isinstance(given, str | Path) else list(given)
 
 
 def override(tree: dict[str, Any], assignment: str) -> None:

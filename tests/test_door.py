@@ -96,6 +96,28 @@ def test_the_examples_of_the_python_page_work(trained, photo, tmp_path, monkeypa
     assert {p.name for p in tmp_path.iterdir()} >= {"mask.png", "overlay.png", "taxonomy.tsv", "labels.tsv", "runs"}
 
 
+def test_the_method_of_the_page_on_adding_works_as_it_is_printed():
+    page = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
+    names = {}
+    exec(re.search(r"^```python\n(.*?^class Mine.*?)^```", page, re.MULTILINE | re.DOTALL).group(1), names)
+    for check in testing.EXAM[1:6]:
+        check(names["Mine"])
+
+
+def test_one_text_or_path_is_as_good_as_a_list_of_one(trained):
+    recipe = trained.parent / "recipe.toml"
+    for source in (trained, str(trained), recipe, str(recipe)):
+        assert len(manyseg.propose_labels(source, by="names").taxonomy.spaces) == 2
+    assert manyseg.propose_labels("camvid11", by="names").taxonomy.spaces[0].name == "camvid11"
+    assert manyseg.load(trained, overrides="test.flip=true").predict is not None
+    with pytest.raises(manyseg.UserError, match=r"only keys of \[test\]"):
+        manyseg.load(trained, overrides="train.lr=1")
+    with pytest.raises(manyseg.UserError, match="train.slower"):
+        manyseg.train(recipe, overrides="train.slower=1")
+    with pytest.raises(manyseg.UserError, match="lane.toml"):
+        manyseg.evaluate(trained, data="lane.toml=lane:val")
+
+
 def test_every_public_name_is_there_and_nothing_else_is_promised():
     for name in manyseg.__all__:
         assert getattr(manyseg, name) is not None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from manyseg import atomic
-from manyseg.config import read_toml
+from manyseg.config import listed, read_toml
 from manyseg.data import Folder, builtin_cards, read_card
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
@@ -69,7 +69,7 @@ def open_source(names: Sequence[str | Path]) -> Source:
 
 
 def propose_labels(
-    sources: Sequence[str | Path],
+    sources: str | Path | Sequence[str | Path],
     *,
     by: By | None = None,
     confusion: str | Path | None = None,
@@ -77,14 +77,14 @@ def propose_labels(
     constraints: str | Path | None = None,
     judged: str | Path | None = None,
 ) -> Proposal:
-    """Propose the unified label space of cards, of a recipe's datasets, or of a run's.
+    """Propose the unified label space of cards, of a recipe's datasets, or of a run's; a single one may stand alone.
 
     `by` says what evidence is looked at; by default all there is: texts, and confusions where `confusion` names an npz
     file of them (arrays `a__b`) or `sources` is a run, whose heads are then asked. `text` names the text encoder (a
     Hugging Face model, by default the offline one); `constraints` is a TOML file of pairs that a person decided, and
     `judged` one of pairs that a language model decided, which holds where it does not contradict the person.
     """
-    source = open_source(sources)
+    source = open_source(listed(sources))
     decided = compatible(_read(constraints, source), _read(judged, source), source.spaces)
     return _problem(source, by, confusion, text).solve(decided)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from manyseg import atomic
-from manyseg.config import toml_value
+from manyseg.config import listed, toml_value
 from manyseg.data.card import Card, builtin_cards, read_card
 from manyseg.data.folder import Folder
 from manyseg.errors import Interrupted, UserError
@@ -73,6 +73,7 @@ class Run:
         folder = Path(folder)
         if not (folder / "recipe.toml").is_file():
             raise UserError(f"{folder}: no run is there (no recipe.toml); give the folder of a run")
+        overrides = listed(overrides)
         if past := [o for o in overrides if not o.startswith("test.")]:
             raise UserError(
                 f"--set {past[0]}: a run is trained already; only keys of [test] can be set, as test.flip=true"
@@ -178,7 +179,8 @@ def train_recipe(
     """
     # A run that torchrun starts again after a fault goes on by itself.
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    assignments = list(overrides)
+    overrides = listed(overrides)
+    assignments = [*overrides]
     if start is not None:
         place = hub_address(start) or os.path.abspath(start)
         assignments.append(f"start={toml_value(place)}")
@@ -387,7 +389,7 @@ def _card(run: Run, labels: str) -> Card | None:
 
 def _scored(run: Run, data: Sequence[str]) -> list[Folder]:
     if data:
-        return [_folder(text) for text in data]
+        return [_folder(text) for text in listed(data)]
     return [s.open_eval(run.recipe.base) for s in (*run.recipe.data.sets, *run.recipe.data.unseen)]
 
 
