@@ -112,9 +112,9 @@ def test_one_text_or_path_is_as_good_as_a_list_of_one(trained):
     assert manyseg.load(trained, overrides="test.flip=true").predict is not None
     with pytest.raises(manyseg.UserError, match=r"only keys of \[test\]"):
         manyseg.load(trained, overrides="train.lr=1")
-    with pytest.raises(manyseg.UserError, match="train.slower"):
+    with pytest.raises(manyseg.UserError, match=r"train\.slower"):
         manyseg.train(recipe, overrides="train.slower=1")
-    with pytest.raises(manyseg.UserError, match="lane.toml"):
+    with pytest.raises(manyseg.UserError, match=r"lane\.toml"):
         manyseg.evaluate(trained, data="lane.toml=lane:val")
 
 

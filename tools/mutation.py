@@ -1,11 +1,12 @@
 """Mutation testing: change one thing in the heart of the package, and see whether a test notices.
 
     python tools/mutation.py --seed 0 --count 150
+    python tools/mutation.py manyseg/losses/mask.py --count 1000
 
-Draws single-point mutations (an operator, a constant, `min` for `max`, a `detach` left out, ...) and runs for each the
-tests of its folder, those that import the module first, until one fails. Everything happens in a copy of the checkout,
-in one process at a time. What survives is printed as a diff; `tools/equivalent.tsv` lists mutations that change no
-behaviour, with the reason, and these do not count. docs/results.md has the score, docs/design.md says how to use it.
+Draws single-point mutations (an operator, a constant, `min` for `max`, a `detach` left out, ...) and runs for each,
+until one fails, the tests of its folder that reach its line. Everything happens in a copy of the checkout, in one
+process at a time. What survives is printed as a diff; `tools/equivalent.tsv` lists mutations that change no behaviour,
+with the reason, and these do not count. docs/results.md has the score, docs/design.md says how to use it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import unified_diff
 from functools import cache
 from itertools import islice, pairwise
 from pathlib import Path
 from py_compile import PycInvalidationMode
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
@@ -52,6 +54,9 @@ SWAPPED = {a: b for pair in NAMES for a, b in (pair.split(), pair.split()[::-1])
 
 REMOVED = ("detach", "clamp", "clip")
 """Methods whose call is left out."""
+
+WHOLE = 3600.0
+"""Seconds of the processor for all tests without a mutation."""
 
 NO_BEHAVIOUR = ("strict", "repr", "non_blocking", "stacklevel", "memory_format", "options")
 """Keywords whose value changes nothing that a test could see."""
@@ -160,12 +165,13 @@ def _mutable(node: ast.AST) -> Iterator[ast.expr]:
             yield from _mutable(child)
 
 
-def draw(root: Path, seed: int, count: int) -> list[Mutation]:
-    """Draw mutations of the heart, each as likely as any other; the first of more are the same."""
-    every = [m for f in HEART for p in sorted((root / "manyseg" / f).rglob("*.py")) for m in _mutations_of(root, p)]
+def draw(root: Path, places: Sequence[str], seed: int, count: int) -> list[Mutation]:
+    """Draw mutations of the files of `places`, each as likely as any other; the first of more are the same."""
+    found = [[root / p] if p.endswith(".py") else sorted((root / p).rglob("*.py")) for p in places]
+    every = [m for files in found for path in files for m in _mutations_of(root, path)]
     order = random.Random(seed).sample(range(len(every)), len(every))
     chosen = list(islice((i for i in order if _is_python(every[i].after)), count))
-    print(f"{len(chosen)} of {len(every)} mutations of {', '.join(HEART)}; seed {seed}", flush=True)
+    print(f"{len(chosen)} of {len(every)} mutations of {', '.join(places)}; seed {seed}", flush=True)
     return [every[i] for i in chosen]
 
 
@@ -227,25 +233,42 @@ def _imports(path: Path) -> set[str]:
 
 
 class Recorder:
-    """A plugin of pytest that notes what failed, runs exams last, and starts no test once `budget` seconds are used."""
+    """A plugin of pytest that notes what failed, and starts no test once the processor has worked until `stop`.
 
-    def __init__(self, budget: float) -> None:
-        self.budget = budget
+    With `chosen`, the seconds that tests take, these alone are run, those of a second or more last. With `coverage`,
+    what each test takes and which lines it reaches is noted.
+    """
+
+    def __init__(self, stop: float, chosen: Mapping[str, float] | None, coverage: Any) -> None:
+        self.stop, self.chosen, self.coverage = stop, chosen, coverage
         self.failed: list[str] = []
+        self.seconds: dict[str, float] = {}
         self.passed = 0
 
+    def pytest_collection(self) -> None:
+        """Do not make failing examples small; it takes long, and nobody reads them."""
+        from hypothesis import Phase, settings
+
+        settings.register_profile("mutation", deadline=None, phases=[Phase.explicit, Phase.generate])
+        settings.load_profile("mutation")
+
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        """Put the exams that all methods pass, which take long, behind the other tests of their file."""
-        order = {path: i for i, path in enumerate(dict.fromkeys(item.path for item in items))}
-        items.sort(key=lambda item: (order[item.path], "exam" in item.name))
+        """Leave the chosen tests, and none that trains a method to the end: of such a test little can be told."""
+        items[:] = [item for item in items if "learns_the_toy_world" not in item.name]
+        if self.chosen is not None:
+            seconds = self.chosen
+            items[:] = sorted((i for i in items if i.nodeid in seconds), key=lambda i: seconds[i.nodeid] >= 1)
 
     def pytest_runtest_setup(self, item: Any) -> None:
         """Stop in time."""
-        if time.process_time() > self.budget:
+        if time.process_time() > self.stop:
             item.session.shouldstop = "no time is left"
+        if self.coverage is not None:
+            self.coverage.switch_context(item.nodeid)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """Take note of a part of a test."""
+        self.seconds[report.nodeid] = self.seconds.get(report.nodeid, 0.0) + report.duration
         self.passed += report.when == "call" and report.passed
         if report.failed:
             self.failed.append(report.nodeid)
@@ -256,11 +279,31 @@ class Answer(NamedTuple):
 
     passed: int
     failed: list[str]
+    seconds: Mapping[str, float] = MappingProxyType({})
+    """What each test took."""
+    reached: Mapping[str, Mapping[str, Sequence[str]]] = MappingProxyType({})
+    """By file and line, the tests that reach it; "" stands for its being imported."""
 
 
-def run_tests(root: Path, files: Sequence[str], budget: float) -> Answer:
+def tests_reaching(reached: Mapping[str, Sequence[str]], source: str, line: int) -> set[str] | None:
+    """Return the tests that reach the statement of a line, by line; None where it is run when it is imported."""
+    first, last = line, line
+    for node in ast.walk(ast.parse(source)):  # Outer statements before those within them.
+        if isinstance(node, ast.stmt) and node.lineno <= line:
+            body = getattr(node, "body", None)
+            end = body[0].lineno - 1 if body else node.end_lineno or line
+            if line <= end:
+                first, last = node.lineno, end
+    found = {test for number in range(first, last + 1) for test in reached.get(str(number), ())}
+    return None if "" in found else found
+
+
+def run_tests(
+    root: Path, files: Sequence[str], budget: float, chosen: Mapping[str, float] | None = None, trace: bool = False
+) -> Answer:
     """Run test files in a forked process until one fails or `budget` seconds of the processor are used.
 
+    With `chosen` only these tests of the files, see `Recorder`; with `trace` the lines that each reaches are noted.
     A test that runs on for half the budget more has failed: it has met an endless loop.
     """
     answer = root / "answer.json"
@@ -269,7 +312,7 @@ def run_tests(root: Path, files: Sequence[str], budget: float) -> Answer:
     if not child:
         os.setsid()
         try:
-            _child(root, answer, files, budget)
+            _child(root, answer, files, budget, chosen, trace)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -285,7 +328,10 @@ def run_tests(root: Path, files: Sequence[str], budget: float) -> Answer:
     return Answer(**json.loads(answer.read_text())) if answer.exists() else Answer(0, ["the limit of time"])
 
 
-def _child(root: Path, answer: Path, files: Sequence[str], budget: float) -> None:
+def _child(
+    root: Path, answer: Path, files: Sequence[str], budget: float, chosen: Mapping[str, float] | None, trace: bool
+) -> None:
+    import coverage
     import pytest
 
     os.chdir(root)
@@ -295,13 +341,21 @@ def _child(root: Path, answer: Path, files: Sequence[str], budget: float) -> Non
         os.dup2(out.fileno(), 2)
     begin = time.process_time()
     resource.setrlimit(resource.RLIMIT_CPU, (int(begin + 1.5 * budget) + 1, int(begin + 1.5 * budget) + 5))
-    recorder = Recorder(begin + budget)
+    tracer = coverage.Coverage(data_file=None, include=[str(root / "manyseg" / "*")]) if trace else None
+    recorder = Recorder(begin + budget, chosen, tracer)
+    if tracer is not None:
+        tracer.start()
     # Some plugins of pytest were imported with the libraries before the fork.
     options = ["-q", "-x", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     code = int(pytest.main([*options, "--hypothesis-seed=0", *files], plugins=[recorder]))
     if code not in (pytest.ExitCode.OK, pytest.ExitCode.INTERRUPTED) and not recorder.failed:
         recorder.failed.append("before any test")
-    answer.write_text(json.dumps({"passed": recorder.passed, "failed": recorder.failed}))
+    reached: dict[str, Any] = {}
+    if tracer is not None:
+        tracer.stop()
+        data = tracer.get_data()
+        reached = {os.path.relpath(f, root): data.contexts_by_lineno(f) for f in data.measured_files()}
+    answer.write_text(json.dumps(Answer(recorder.passed, recorder.failed, recorder.seconds, reached)._asdict()))
 
 
 # The run.
@@ -310,6 +364,8 @@ def _child(root: Path, answer: Path, files: Sequence[str], budget: float) -> Non
 def main() -> None:
     """Mutate, test, and print what survived and the score."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    every = [f"manyseg/{folder}" for folder in HEART]
+    parser.add_argument("places", nargs="*", default=every, help="files or folders to change; those of the heart")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=150, help="mutations to draw")
     parser.add_argument("--budget", type=float, default=40, help="seconds of the processor for each mutation")
@@ -334,13 +390,13 @@ def _run(root: Path, options: argparse.Namespace) -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     for name in PRELOADED:
         __import__(name)
-    numbered = enumerate(draw(root, options.seed, options.count))
+    numbered = enumerate(draw(root, options.places, options.seed, options.count))
     drawn = [(n, m) for n, m in numbered if options.only is None or n in options.only]
     files = {path: tests_of(root, path) for path in {m.path for _, m in drawn}}
-    whole = run_tests(root, sorted({f for found in files.values() for f in found}), options.budget)
+    whole = run_tests(root, sorted({f for found in files.values() for f in found}), WHOLE, trace=True)
     if whole.failed:
         sys.exit(f"tests fail without a mutation: {whole.failed}\n{_tail(root)}")
-    print(f"{whole.passed} tests pass without a mutation in {options.budget:.0f} s", flush=True)
+    print(f"{whole.passed} tests pass without a mutation", flush=True)
     sys.dont_write_bytecode = True
     equivalent = _equivalent()
     results: dict[str, list[tuple[int, Mutation]]] = {"caught": [], "equivalent": [], "survived": []}
@@ -349,7 +405,7 @@ def _run(root: Path, options: argparse.Namespace) -> None:
         if (mutation.path, *mutation.lines()) not in equivalent:
             target = root / mutation.path
             target.write_text(mutation.after, encoding="utf-8")
-            found = run_tests(root, files[mutation.path], options.budget)
+            found = _tested(root, mutation, files[mutation.path], whole, options.budget)
             target.write_text(mutation.before, encoding="utf-8")
             what = "caught" if found.failed else "survived"
             by = next(iter(found.failed), f"{found.passed} tests")
@@ -360,6 +416,16 @@ def _run(root: Path, options: argparse.Namespace) -> None:
     counted = len(results["caught"]) + len(results["survived"])
     share = len(results["caught"]) / max(counted, 1)
     print(f"\ncaught {len(results['caught'])} of {counted} ({share:.1%}); {len(results['equivalent'])} are equivalent")
+
+
+def _tested(root: Path, mutation: Mutation, files: Sequence[str], whole: Answer, budget: float) -> Answer:
+    """Run the tests of `files` that reach the mutation; all of them where it is run on import."""
+    tests = tests_reaching(whole.reached.get(mutation.path, {}), mutation.before, mutation.line)
+    if tests is None:
+        return run_tests(root, files, budget)
+    chosen = {test: whole.seconds[test] for file in files for test in tests if test.startswith(f"{file}::")}
+    reaching = [file for file in files if any(test.startswith(f"{file}::") for test in chosen)]
+    return run_tests(root, reaching, budget, chosen) if chosen else Answer(0, [])
 
 
 def _tail(root: Path) -> str:
