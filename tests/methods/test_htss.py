@@ -15,6 +15,7 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.inference.hierarchical import deepest
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
+from manyseg.methods.continuation import Label
 from manyseg.methods.htss import HTSS
 from manyseg.models import Features
 from manyseg.models.text import TextEncoder
@@ -467,3 +468,96 @@ def test_where_no_concept_is_sure_the_best_of_the_first_level_is_said_wherever_i
     space, leaves = method.hierarchy.space, torch.from_numpy(method.hierarchy.leaves)
     scores = testing.predict(method, image([0.2 * (k == best) for k in range(3)]), space, leaves)
     assert deepest(scores, method.hierarchy, (1, 1)).item() == best
+
+
+# Values of the parts.
+
+
+def test_descending_scores_are_how_much_worse_each_concept_is_than_its_best_sibling():
+    method = build(NODES, DATASETS)
+    scores = testing.predict(method, image([0, 1, 2, 0]), method.taxonomy.unified).flatten()
+    assert scores.tolist() == pytest.approx([-1, 0, -2], abs=1e-5)
+
+
+def test_the_share_of_the_output_for_other_things_is_no_leafs():
+    method = build(NODES, DATASETS, decode="leaf", void="class")
+    # The root's a, V; then V's car, bus and anything else.
+    scores = testing.predict(method, image([0, 1, 2, 0, 1]), method.taxonomy.unified).flatten()
+    V = log_softmax([0, 1], 1)
+    expected = [log_softmax([0, 1], 0), V + log_softmax([2, 0, 1], 0), V + log_softmax([2, 0, 1], 1)]
+    assert scores.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def weak_loss(method, pixel, q):
+    """Return the loss of V's classifier on one cell of these logits, for soft labels of car and bus."""
+    space = next(s for s in method.spaces if s.name == "weak")
+    (targets,) = [t for t in method._classifier_targets(space) if t.classifier.parent is not None]
+    loss = method._weak_loss(image(pixel), torch.tensor(q)[None, :, None, None], targets)
+    return loss.mean().item()
+
+
+def test_soft_labels_are_shares_and_what_no_box_covers_is_something_else():
+    z = [0, 1, 2, 0]
+    car, bus = log_softmax([2, 0], 0), log_softmax([2, 0], 1)
+    assert weak_loss(build(NODES, DATASETS), z, [0.3, 0.1]) == pytest.approx(-0.75 * car - 0.25 * bus, rel=1e-5)
+    method = build(NODES, DATASETS, void="class")
+    logs = [log_softmax([2, 0, 1], i) for i in range(3)]
+    expected = -0.3 * logs[0] - 0.1 * logs[1] - 0.6 * logs[2]
+    assert weak_loss(method, [*z, 1], [0.3, 0.1]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_hundredth_of_a_label_counts_for_nothing():
+    method = build(NODES, DATASETS)
+    assert weak_loss(method, [0, 1, 2, 0], [0.011, 0.0]) == pytest.approx(-log_softmax([2, 0], 0), rel=1e-5)
+    space = next(s for s in method.spaces if s.name == "weak")
+    (targets,) = [t for t in method._classifier_targets(space) if t.classifier.parent is not None]
+    found = method._weak_loss(image([0, 1, 2, 0]), torch.tensor([0.009, 0.0])[None, :, None, None], targets)
+    assert found.mean() == 0
+
+
+def test_the_loss_of_boxes_is_averaged_over_all_covered_cells_where_all_pixels_divide():
+    # Of four cells boxes cover three; of these the root calls two V.
+    pixels = ([0, 1, 2, 0], [0, 1, 2, 0], [1, 0, 2, 0], [0, 1, 2, 0])
+    for divisor, share in (("classifier", 1), ("pixel", 2 / 3)):
+        method = build(NODES, DATASETS, deeper_weight=1.0, divisor=divisor)
+        found, _ = loss(method, "weak", image(*pixels), boxes(4, (0, 2, 0), (2, 3, 0)))
+        assert found == pytest.approx(-share * log_softmax([2, 0], 0), rel=1e-5)
+
+
+def test_rows_of_classifiers_are_called_by_what_they_mean():
+    method = build(NODES, DATASETS, void="class", adapt=True)
+    concepts, _, *adapters = method.label_rows()
+    assert {rows.group for rows in (concepts, _)} == {"concepts"}
+    names = ["a", "V", "car", "bus", "none of V"]
+    assert [label.name for label in concepts.labels] == names
+    at = dict(zip(names, concepts.labels, strict=True))
+    assert at["V"] == Label("V", frozenset({("coarse", "V")}), frozenset({("coarse", "V")}))
+    assert at["none of V"] == Label("none of V")
+    assert ("fine", "car") in at["car"].classes
+    assert len(adapters) == len([*method.adapters[0].named_parameters()])
+    for rows, (name, first), (_, second) in zip(
+        adapters, method.adapters[0].named_parameters(), method.adapters[1].named_parameters(), strict=True
+    ):
+        assert [label.name for label in rows.labels] == ["everything", "V"]
+        assert (rows.group, rows.role) == ("adapters", name)
+        assert rows.rows[0] is first
+        assert rows.rows[1] is second
+
+
+def test_an_adapter_adds_a_bottleneck_of_a_quarter_of_the_channels():
+    torch.manual_seed(0)
+    adapter = HTSS(Identity(9), toy(), taxonomy="names", adapt=True).adapters[0]
+    assert [m.out_channels for m in adapter.body if isinstance(m, nn.Conv2d)] == [2, 2, 9]
+    x = torch.randn(1, 9, 3, 3)
+    assert torch.allclose(adapter(x) - x, adapter.body(x), atol=1e-6)
+    (one,) = {m.out_channels for m in HTSS(Identity(3), toy(), taxonomy="names", adapt=True).adapters[0].body[:3:2]}
+    assert one == 1
+
+
+def toy():
+    return [LabelSpace.of("a", ["x", "y"])]
+
+
+def test_what_follows_from_the_taxonomy_is_not_saved():
+    assert "paths" not in build(NODES, DATASETS).state_dict()
+    assert build(NODES, DATASETS).adapters is None
