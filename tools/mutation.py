@@ -2,11 +2,13 @@
 
     python tools/mutation.py --seed 0 --count 150
     python tools/mutation.py manyseg/losses/mask.py --count 1000
+    python tools/mutation.py --planted
 
 Draws single-point mutations (an operator, a constant, `min` for `max`, a `detach` left out, ...) and runs for each,
 until one fails, the tests of its folder that reach its line. Everything happens in a copy of the checkout, in one
 process at a time. What survives is printed as a diff; `tools/equivalent.tsv` lists mutations that change no behaviour,
-with the reason, and these do not count. docs/results.md has the score, docs/design.md says how to use it.
+with the reason, and these do not count. With `--planted` the faults of `tools/planted.tsv` are made instead, each of
+which must fail the test that it names. docs/results.md has the score, docs/design.md says how to use it.
 """
 
 from __future__ import annotations
@@ -369,10 +371,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=150, help="mutations to draw")
     parser.add_argument("--budget", type=float, default=40, help="seconds of the processor for each mutation")
+    parser.add_argument("--planted", action="store_true", help="make the faults of tools/planted.tsv instead")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of the mutations to run, of those drawn")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        _run(_copy(Path(folder).resolve() / "copy"), options)
+        root = _copy(Path(folder).resolve() / "copy")
+        os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+        for name in PRELOADED:
+            __import__(name)
+        if options.planted:
+            _plant(root, options.budget)
+        else:
+            _run(root, options)
 
 
 def _copy(root: Path) -> Path:
@@ -387,9 +397,6 @@ def _copy(root: Path) -> Path:
 
 
 def _run(root: Path, options: argparse.Namespace) -> None:
-    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    for name in PRELOADED:
-        __import__(name)
     numbered = enumerate(draw(root, options.places, options.seed, options.count))
     drawn = [(n, m) for n, m in numbered if options.only is None or n in options.only]
     files = {path: tests_of(root, path) for path in {m.path for _, m in drawn}}
@@ -418,6 +425,28 @@ def _run(root: Path, options: argparse.Namespace) -> None:
     print(f"\ncaught {len(results['caught'])} of {counted} ({share:.1%}); {len(results['equivalent'])} are equivalent")
 
 
+def _plant(root: Path, budget: float) -> None:
+    """Make every fault of the table, and say which test fails; one that none notices ends with an error."""
+    rows = _table("planted.tsv")[1:]
+    sound = run_tests(root, sorted({test for *_, test in rows}), WHOLE)
+    if sound.failed:
+        sys.exit(f"tests fail without a fault: {sound.failed}\n{_tail(root)}")
+    sys.dont_write_bytecode = True
+    unnoticed = 0
+    for what, name, before, after, test in rows:
+        file = root / name
+        source = file.read_text(encoding="utf-8")
+        if source.count(before) != 1:
+            sys.exit(f"{name} has this line {source.count(before)} times; correct tools/planted.tsv: {before}")
+        file.write_text(source.replace(before, after), encoding="utf-8")
+        found = run_tests(root, [test], budget)
+        file.write_text(source, encoding="utf-8")
+        unnoticed += not found.failed
+        print(f"{what}: {next(iter(found.failed), 'NOT NOTICED')}", flush=True)
+    print(f"\n{len(rows) - unnoticed} of {len(rows)} faults are noticed")
+    sys.exit(unnoticed > 0)
+
+
 def _tested(root: Path, mutation: Mutation, files: Sequence[str], whole: Answer, budget: float) -> Answer:
     """Run the tests of `files` that reach the mutation; all of them where it is run on import."""
     tests = tests_reaching(whole.reached.get(mutation.path, {}), mutation.before, mutation.line)
@@ -434,9 +463,12 @@ def _tail(root: Path) -> str:
 
 def _equivalent() -> set[tuple[str, str, str]]:
     """Read the mutations that change no behaviour: file, line before, line after, reason."""
-    table = Path(__file__).with_name("equivalent.tsv")
-    rows = csv.reader(table.read_text(encoding="utf-8").splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE)
-    return {(row[0], row[1], row[2]) for row in rows}
+    return {(row[0], row[1], row[2]) for row in _table("equivalent.tsv")}
+
+
+def _table(name: str) -> list[list[str]]:
+    lines = Path(__file__).with_name(name).read_text(encoding="utf-8").splitlines()
+    return [*csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)]
 
 
 if __name__ == "__main__":
