@@ -191,3 +191,21 @@ def test_rows_of_every_class_are_parameters():
         "rows.bias": (5,),
     }
     assert isinstance(build().heads, nn.Conv2d)
+
+
+def test_a_table_says_what_lies_within_what_and_nothing_of_the_parts_of_a_whole():
+    yes, no = joint.RELATED, joint.UNRELATED
+    # Rows and columns: road, line, cat; ground, animal. A road is a ground; of a ground the table does not say.
+    assert joint._prior(TRUE).tolist() == [
+        [yes, no, no, yes, no],
+        [no, yes, no, yes, no],
+        [no, no, yes, no, yes],
+        [0, 0, no, yes, no],
+        [no, no, yes, no, yes],
+    ]
+    assert no < 0 < yes
+    assert not joint._prior(Taxonomy.disjoint((FINE, COARSE))).any()
+
+
+def test_steps_at_which_the_label_space_is_read_begin_at_fifty_and_grow_by_half():
+    assert [step for step in range(300) if joint._due(step)] == [50, 75, 112, 168, 253]
