@@ -64,14 +64,14 @@ def reference(scores: Tensor, truth: Tensor) -> np.ndarray:
     return metric.compute().numpy()
 
 
-def alternating(functions: list[Callable[[], object]], rounds: int = 5) -> Iterator[float]:
-    """Yield the least seconds of each function, called in turns so that a noisy machine is noisy for all."""
+def alternating(functions: list[Callable[[], object]], rounds: int = 9) -> Iterator[float]:
+    """Yield the least seconds of the processor of each function, in turns, so that a noisy machine is so for all."""
     best = [math.inf] * len(functions)
     for _ in range(rounds):
         for i, function in enumerate(functions):
-            start = time.perf_counter()
+            start = time.process_time()
             function()
-            best[i] = min(best[i], time.perf_counter() - start)
+            best[i] = min(best[i], time.process_time() - start)
     yield from best
 
 

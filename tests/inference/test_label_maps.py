@@ -31,7 +31,6 @@ def test_the_label_map_is_the_argmax_of_upsampled_scores(low, size, batch, class
 def test_the_label_map_does_not_depend_on_the_size_of_its_slices(monkeypatch):
     scores = torch.randn(2, 5, 9, 7)
     whole = argmax_map(scores, (40, 31))
-    monkeypatch.setattr("manyseg.inference.label_maps.BAND_PIXELS", 130)
     monkeypatch.setattr("manyseg.inference.label_maps.GATHERED", {"cpu": 35, "cuda": 35})
     assert torch.equal(argmax_map(scores, (40, 31)), whole)
 
