@@ -105,6 +105,7 @@ def _converted(plain: Path, precision: Precision, graph: ExportGraph, images: Se
         return target
     if precision == "int8":
         from onnxruntime import quantization
+        from onnxruntime.quantization.shape_inference import quant_pre_process
 
         class Images(quantization.CalibrationDataReader):  # type: ignore[misc]  # the package has no types
             def __init__(self) -> None:
@@ -113,7 +114,10 @@ def _converted(plain: Path, precision: Precision, graph: ExportGraph, images: Se
             def get_next(self) -> Mapping[str, np.ndarray] | None:
                 return next(self.left, None)
 
-        quantization.quantize_static(plain, target, Images(), op_types_to_quantize=["Conv"], per_channel=True)
+        # Without this it writes advice to do it on the console.
+        prepared = plain.with_name("prepared.onnx")
+        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+        quantization.quantize_static(prepared, target, Images(), op_types_to_quantize=["Conv"], per_channel=True)
         return target
     return plain
 
