@@ -65,7 +65,7 @@ def main() -> None:
     print(f"| file | MB | least agreement of a label space | network / file, time | folded / file | {names} |")
     print("|---|---:|---:|---:|---:|" + "---:|" * len(folders))
     folded = copy.deepcopy(graph)
-    fold_batch_norms(folded.method.pixel_encoder, torch.from_numpy(photos[0]).permute(2, 0, 1)[None])
+    fold_batch_norms(folded.method.pixel_encoder, torch.from_numpy(photos[0].copy()).permute(2, 0, 1)[None])
     with tempfile.TemporaryDirectory() as place:
         for precision in PRECISIONS:
             path = Path(place) / f"{precision}.onnx"
@@ -80,7 +80,7 @@ def main() -> None:
             print(f"| {precision} | {size:.1f} | {agreed:.2%} | {ratio:.2f} | {after:.2f} | {scores} |", flush=True)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _miou(folder: Folder, graph: ExportGraph, session: onnxruntime.InferenceSession | None = None) -> float:
     """Score a file, or without one the network, on a dataset."""
     at, space = [s.name for s in graph.spaces].index(folder.space.name), folder.space
@@ -103,7 +103,7 @@ def _photo(path: Path, size: tuple[int, int]) -> np.ndarray:
         return np.asarray(image.convert("RGB").resize(size[::-1], Image.Resampling.BILINEAR))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _ratio(graph: ExportGraph, session: onnxruntime.InferenceSession, image: np.ndarray, runs: int) -> float:
     """Return the median time of the network over that of the file, run in turns."""
     times: tuple[list[float], list[float]] = ([], [])
