@@ -180,3 +180,23 @@ def test_every_block_may_have_pixels_of_its_own(points):
     (joint,), *single = [loss([one], seed)[0] for one, seed in zip(outputs, seeds, strict=True)]
     for name, value in joint.items():
         torch.testing.assert_close(value.mean(), sum(one[0][name].mean() for one in single))
+
+
+def test_costs_that_are_not_finite_have_the_largest_cost_that_can_be_matched():
+    nan, inf = float("nan"), float("inf")
+    probability = torch.tensor([[[nan, -inf, inf, 0.5]]])
+    found = costs(torch.zeros(1, 1, 2), torch.tensor([[0, 1]]), torch.tensor([[0, 1, 2, IGNORE]]), probability)
+    assert found.tolist() == [[[1e9, 1e9, -1e9, inf]]]
+
+
+def test_one_pixel_alone_has_its_own_focal_cost():
+    logits, classes = torch.tensor([[[0.7, 3.0]]]), torch.tensor([[0]])
+    one = costs(logits, torch.tensor([[0, IGNORE]]), classes, focal=1.0, dice=0.0)
+    two = costs(torch.full((1, 1, 2), 0.7), torch.tensor([[0, 0]]), classes, focal=1.0, dice=0.0)
+    assert one.item() == pytest.approx(two.item(), rel=1e-6)
+    assert one.item() > -0.25
+
+
+def test_a_single_query_is_matched():
+    (found,) = match([torch.tensor([[[[2.0, 1.0, torch.inf]]]])])
+    assert (found.query.tolist(), found.segment.tolist()) == ([0], [1])

@@ -357,3 +357,18 @@ def test_clusters_are_numbered_and_know_their_datasets():
         [True, False, True],
         [False, True, False],
     ]
+
+
+def test_of_pairs_whose_texts_are_as_near_the_one_that_is_confused_more_is_likelier_and_the_other_way_round():
+    a, b = [*NAMES, "l1", "l2", "l3", "l4"], [*NAMES, "w1", "w2", "w3", "w4"]
+    H = np.full((9, 9), 4) + np.diag([76] * 5 + [0] * 4)
+    H[5:, 5:], H[5:, :5], H[:5, 5:] = 18, 6, 1
+    classes, known = evidence([LabelSpace.of("a", a), LabelSpace.of("b", b)], {("a", "b"): H, ("b", "a"): H.T})
+    for i in range(5, 9):
+        known.similarity[i, i + 9] = known.similarity[i + 9, i] = 0.6
+    group = cluster_numbers([*((i, i + 9) for i in range(5)), *((i,) for i in (*range(5, 9), *range(14, 18)))])
+    found = with_confusion(classes, known, group)
+    # l1 and w2 have nothing in common by their texts, nor have l1 and road; the first two are confused.
+    assert found[5, 15] > found[5, 9] + 0.1
+    # l1 and w1 are confused as often as l1 and w2, but nearer by their texts.
+    assert found[5, 14] > found[5, 15] + 0.1
