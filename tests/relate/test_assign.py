@@ -85,3 +85,9 @@ def test_every_node_has_one_class_and_every_class_a_node_where_there_are_enough(
     relation = map_by_iou(counts)
     assert (relation.sum(0) == 1).all()
     assert relation.any(1).sum() >= min(classes, nodes)
+
+
+def test_the_union_has_all_pixels_of_the_node_whatever_their_class():
+    # The last node is 5 / (20 + 8 - 5) of the first class and 3 / (10 + 8 - 3) of the second.
+    found = map_by_iou(np.array([[15, 0, 5], [0, 7, 3]]))
+    assert found.tolist() == [[True, False, True], [False, True, False]]
