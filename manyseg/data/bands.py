@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from manyseg.data.files import DataError, Size, Window, exists, stream
+from manyseg.data.files import DataError, Size, Window, check_ends, exists, stream
 from manyseg.data.packed import pack_of
 from manyseg.errors import UserError
 
@@ -202,6 +202,8 @@ def opened_raster(path: Path) -> Iterator[Any]:
 
     # For good, as threads that open files at once would take back each other's filters.
     warnings.simplefilter("ignore", NotGeoreferencedWarning)
+    if path.exists():
+        check_ends(path)
     try:
         if pack_of(path) is None:
             with rasterio.open(path) as file:

@@ -140,7 +140,8 @@ class Card(BaseModel):
         for key in given if self.reader.per_image else given - {"annotations"}:
             other = set(fields(getattr(self, key)))
             if other != set(names):
-                raise ValueError(f"`{key}` has the names {sorted(other)} but `image` has {sorted(names)}")
+                wanted = ", ".join(f"{{{name}}}" for name in sorted(names))
+                raise ValueError(f'{key} = "{getattr(self, key)}" is to have the names that `image` has: {wanted}')
         if not self.splits:
             raise ValueError('`splits` is empty; name at least one, such as { train = "train.txt" }')
         for split, value in self.splits.items():

@@ -45,10 +45,11 @@ def survey(card: Card | str | Path, root: str | Path) -> tuple[list[Finding], di
     folders: list[Folder] = []
     histograms = {}
     for split in card.splits:
-        if card.whole(split) != split:
-            continue  # Its images are those of the whole.
+        part = card.whole(split) != split
         try:
             folder = Folder(card, root, split)
+            if part:
+                continue  # Its images are those of the whole.
             folder.prepare()
         except UserError as e:
             findings += of_error(e, f"split '{split}'")
@@ -130,5 +131,6 @@ def print_check(card: str | Path, root: str | Path, *, histogram: bool = False, 
     warnings = sum(f.severity == "warning" for f in findings)
     images = sum(len(Folder(parsed, root, split)) for split in histograms)
     if errors:
-        raise UserError(f"{root}: {errors} kinds of error in {images} images; correct them before training")
+        kinds = "1 kind" if errors == 1 else f"{errors} kinds"
+        raise UserError(f"{root}: {kinds} of error in {images} images; correct them before training")
     print(f"{root}: {images} images in {len(histograms)} splits, {warnings} warnings, no errors")

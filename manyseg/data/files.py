@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zlib
@@ -9,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any, BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
@@ -23,6 +25,7 @@ __all__ = [
     "DataError",
     "Size",
     "Window",
+    "check_ends",
     "exists",
     "file_size",
     "file_state",
@@ -54,6 +57,9 @@ BROKEN = (
     RuntimeError,
     MemoryError,
 )
+
+ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ")
+"""How archives begin, and files that a packer has made smaller."""
 
 SUBFILE, COPY = 254, 0b101
 """The tag of TIFF that says what a page is, and its bits for a reduced copy and for a mask of another page."""
@@ -134,7 +140,7 @@ def stream(path: Path) -> BinaryIO:
     """Open a file for reading: an ordinary one, one of a packed dataset, or a picture within a Parquet file.
 
     This is the one way in which files of datasets are opened. Raises OSError, FileNotFoundError among them, and
-    DataError for a packed file that is damaged.
+    DataError for a packed file that is damaged and for pipes, which may never end.
     """
     if (packed := pack_of(path)) is not None:
         try:
@@ -142,7 +148,17 @@ def stream(path: Path) -> BinaryIO:
         except DamagedError as e:
             raise DataError(path, str(e), "copy that shard again, or pack the dataset anew") from None
     cell = cell_of(path)
-    return path.open("rb") if cell is None else BytesIO(read_cell(cell))
+    if cell is not None:
+        return BytesIO(read_cell(cell))
+    check_ends(path)
+    return path.open("rb")
+
+
+def check_ends(path: Path) -> None:
+    """Raise DataError for pipes and devices, which may have no end, and OSError for a file that is not there."""
+    kind = path.stat().st_mode
+    if not (S_ISREG(kind) or S_ISDIR(kind)):
+        raise DataError(path, "a pipe or a device, where a file was promised", "put the file there")
 
 
 def exists(path: str | Path) -> bool:
@@ -183,40 +199,60 @@ def names_in(folder: str | Path) -> list[str]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image file; raises DataError if it is missing, or found broken before the block ends."""
+def opened(path: Path, otherwise: str = "remove its id from the split") -> Iterator[Image.Image]:
+    """Open an image file; raises DataError if it is missing, or found broken before the block ends.
+
+    `otherwise` is what can be done if the file cannot be mended.
+    """
     try:
         with stream(path) as file, Image.open(file) as image:
             yield image
     except FileNotFoundError:
-        raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
+        raise DataError(path, "there is no such file", f"add it, or {otherwise}") from None
     except IsADirectoryError:
         raise DataError(path, "a folder, where an image was promised", "correct the card's pattern") from None
     except PermissionError:
-        raise DataError(path, "the file may not be read", "allow it, or remove its id from the split") from None
+        raise DataError(path, "the file may not be read", f"allow it, or {otherwise}") from None
     except UserError:
         raise
+    except OSError as e:
+        if e.errno == errno.ELOOP:
+            raise DataError(path, "a link that leads back to itself", "remove it, or link it to the file") from None
+        raise _unreadable(path, e, otherwise) from None
     except Image.DecompressionBombError:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         what = f"its header asks for more than {limit} million pixels"
-        raise DataError(path, what, "make it smaller, or cut it and its annotation into tiles") from None
+        fix = "make it smaller, or cut it (and its annotation, if it has one) into tiles; a TIFF is read by windows"
+        raise DataError(path, what, fix) from None
     except BROKEN as e:
-        if isinstance(e, UnidentifiedImageError) and (other := _is_instead(path)) is not None:
-            raise DataError(path, *other) from None
-        fix = "fetch or export the file again, or remove its id from the split"
-        raise DataError(path, f"unreadable or truncated image ({reason(e)})", fix) from None
+        raise _unreadable(path, e, otherwise) from None
 
 
-def _is_instead(path: Path) -> tuple[str, str] | None:
+def _unreadable(path: Path, error: BaseException, otherwise: str) -> DataError:
+    if isinstance(error, UnidentifiedImageError) and (other := _is_instead(path, otherwise)) is not None:
+        return DataError(path, *other)
+    fix = f"fetch or export the file again, or {otherwise}"
+    return DataError(path, f"unreadable or truncated image ({reason(error)})", fix)
+
+
+def _is_instead(path: Path, otherwise: str) -> tuple[str, str] | None:
     """Say what a file is that is no picture, and what to do: None where that is not known."""
     with stream(path) as file:
         head = file.read(64)
     if not head:
-        return "the file is empty", "fetch or export it again, or remove its id from the split"
+        return "the file is empty", f"fetch or export it again, or {otherwise}"
     if head.startswith(b"version https://git-lfs"):
         return "a pointer of Git LFS, not the image itself", "fetch the images: git lfs pull"
     if head.lstrip()[:5].lower() in (b"<!doc", b"<html"):
         return "a web page, not an image", "fetch the image again; its address may ask for a login, or be gone"
+    if head.startswith(ARCHIVES):
+        return "an archive, not an image", "unpack it, and put the image here"
+    if head.startswith(b"%PDF"):
+        return "a PDF, not an image", "convert its page to PNG"
+    if b"<svg" in head or (head.startswith(b"<?xml") and path.suffix.lower() == ".svg"):
+        return "a drawing (SVG), not an image", "export it as PNG"
+    if head.lstrip()[:1] in (b"{", b"[", b"<"):
+        return "text such as JSON or XML, not an image", "fetch the image; the text may say why it did not come"
     if head[4:8] == b"ftyp":
         return f"an image or film of the kind {head[8:12].decode('latin-1')}", "convert it to JPEG or PNG"
     return None

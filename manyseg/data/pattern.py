@@ -66,7 +66,9 @@ def fields(pattern: str) -> tuple[str, ...]:
 def check_below(what: str, path: str) -> None:
     """Raise UserError for a path or id that leads out of the dataset's root, or is longer than a file's can be."""
     up = ".." in path and ".." in re.split(r"[/\\]", path)  # Lists have millions of lines: first what is quick.
-    if up or path.startswith(("/", "\\")) or "\0" in path:
+    if "\0" in path:
+        raise UserError(f"{what} = {path!r} has a character that is in no name of a file; save it as plain text")
+    if up or path.startswith(("/", "\\")):
         raise UserError(f"{what} = {path!r} leads out of the dataset's root; give a root that all its files are below")
     # A character has at most 4 bytes.
     if 4 * len(path) > LONGEST_NAME and (

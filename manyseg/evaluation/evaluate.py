@@ -195,7 +195,7 @@ def check_disjoint(fit: Folder, score: Folder) -> None:
     if shared := len(np.intersect1d(image_hashes(fit), image_hashes(score))):
         raise UserError(
             f"{shared} of {len(score)} images of '{score.space.name}' to be scored would also fit its map; "
-            f"take another split than '{fit.split}' for the map"
+            f"score another split than '{fit.split}'"
         )
 
 

@@ -45,7 +45,8 @@ def resolve(name: str) -> str:
     longer = [m for m in models if m.startswith(name)]
     if len(longer) == 1:
         return str(longer[0])
-    close = longer[:8] or difflib.get_close_matches(name, models, n=5, cutoff=0.4)
+    close = longer[:8] if name else []
+    close = close or difflib.get_close_matches(name, models, n=5, cutoff=0.4)
     raise UserError(
         f"model.backbone: timm has no model '{name}'; "
         + (f"did you mean {', '.join(close)}?" if close else "see timm.list_models() for the names")

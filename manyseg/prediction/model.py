@@ -345,6 +345,9 @@ def find_space(method: Method, spaces: Sequence[LabelSpace], labels: str | Seque
     if labels == HIERARCHY and method.hierarchy is not None:
         return method.hierarchy.space
     words = [w.strip() for w in labels.split(",") if w.strip()]
+    if not words:
+        names = ", ".join(s.name for s in (*spaces, unified))
+        raise UserError(f"labels '{labels}' name nothing; give a label space ({names}) or words, as 'road, sky'")
     return LabelSpace.of(labels, dict.fromkeys(words))
 
 

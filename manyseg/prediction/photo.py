@@ -42,6 +42,9 @@ class Reading(NamedTuple):
     value_range: ValueRange | None = None
 
 
+LEAVE_OUT = "leave it out"
+"""What can be done with an image that is not to be read."""
+
 PLAIN = Reading()
 """Pictures as they are; 16 bits in their full range."""
 
@@ -90,7 +93,7 @@ def shown_photo(
 def _opened(path: Path) -> Iterator[Image.Image]:
     """Open a picture; of a TIFF that Pillow does not know, the error says how it can be read."""
     try:
-        with opened(path) as file:
+        with opened(path, LEAVE_OUT) as file:
             yield file
     except DataError as e:
         if path.suffix.lower() not in (".tif", ".tiff") or "no known image format" not in e.what:

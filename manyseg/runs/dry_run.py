@@ -86,7 +86,7 @@ def _check_sample(folders: Sequence[Folder]) -> None:
     for fault in faults:
         console.print(str(fault))
     if faults:
-        kinds = "1 kind of error" if len(faults) == 1 else f"{len(faults)} kinds of errors"
+        kinds = "1 kind of error" if len(faults) == 1 else f"{len(faults)} kinds of error"
         raise UserError(f"{kinds} in the data, listed above; correct the files")
     count, whole = sum(map(len, parts)), sum(map(len, folders))
     console.print(f"files of {count} of {whole} images of {len(folders)} splits: no error")

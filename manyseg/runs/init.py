@@ -87,6 +87,10 @@ def init_recipe(folders: Sequence[Path], out: Path, *, force: bool = False) -> N
     print(f"next: manyseg train {out} --out runs/a")
 
 
+UNIFIED = "unified"
+"""The name of all datasets together, which none of them can have."""
+
+
 def _names(folders: Sequence[Path]) -> list[str]:
     """Name datasets by their folders, with the folder above where two are called alike."""
     names: list[str] = []
@@ -95,6 +99,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
             raise UserError(f"{folder}: is given twice; give every folder once")
         parts = [re.sub(r"[^\w.-]+", "-", p).strip("-.") for p in folder.resolve().parts]
         parts = [p for p in parts if p] or ["dataset"]
+        if parts[-1] == UNIFIED:
+            parts[-1] += "-1"
         longer = ["-".join(parts[-n:]) for n in range(1, len(parts) + 1)]
         names.append(next((name for name in longer if name not in names), f"{longer[-1]}-{i}"))
     return names

@@ -97,7 +97,7 @@ def test_a_tag_without_a_value_is_its_name(read):
         ("ignore = [255]", 'annotations = "a.json"', "encoding 'index' does not read the key `annotations`"),
         ('"index"', '"rle"', "encoding: is no encoding"),
         ("images/{id}.jpg", "images/one.jpg", "needs '{id}'"),
-        ("masks/{id}.png", "masks/{name}.png", r"`mask` has the names \['name'\] but `image` has \['id'\]"),
+        ("masks/{id}.png", "masks/{name}.png", r"mask = .* is to have the names that `image` has: \{id\}"),
         ('train = "train.txt", val = "val.txt"', "", "`splits` is empty"),
         ('train = "train.txt", val = "val.txt"', 'train = "a", val = "b"', "`image` has no '{split}'"),
         ('"index"', '"instance_ids"', "no class has `thing = true`"),

@@ -208,7 +208,7 @@ def test_printing_ends_in_an_error_if_there_is_one(root, capsys):
     with Image.open(root / "sheet.png") as sheet:
         assert sheet.width > 400
     (root / "masks/t2.png").unlink()
-    with pytest.raises(UserError, match="1 kinds of error in 8 images"):
+    with pytest.raises(UserError, match="1 kind of error in 8 images"):
         print_check(root / "card.toml", root)
     assert "masks/t2.png: there is no such file" in capsys.readouterr().out.replace("\n", "")
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import codecs
 import json
 import re
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 
-from manyseg.data.files import DataError, stream
+from manyseg.data.files import ARCHIVES, DataError, stream
 from manyseg.textfile import decode
 
 __all__ = [
@@ -128,6 +129,8 @@ def read_bytes(path: Path) -> bytes:
     try:
         with stream(path) as file:
             data = file.read()
+        if data.startswith(ARCHIVES):
+            raise DataError(path, "an archive, not an annotation file", "unpack it")
         if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             return decode(data).encode()
     except FileNotFoundError:
@@ -137,12 +140,37 @@ def read_bytes(path: Path) -> bytes:
     return data.removeprefix(codecs.BOM_UTF8)
 
 
+SPARE = 64
+"""Bytes of white space and punctuation beside a field of a JSON object, at most, where none is lost."""
+
+
+def check_keys(path: Path, data: bytes) -> None:
+    """Raise DataError where a JSON object has a key twice, with much under the first: parsers forget it silently."""
+    try:
+        fields = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError):
+        return
+    held = sum(len(raw) + len(key) for key, raw in fields.items())
+    if len(data) - held <= SPARE * (len(fields) + 1):
+        return
+
+    def unlike(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {} if len({key for key, _ in pairs}) == len(pairs) else {"": Counter(key for key, _ in pairs)}
+
+    found = json.loads(data, object_pairs_hook=unlike).get("")
+    if found:
+        (key, count) = found.most_common(1)[0]
+        what = f"the key '{key}' is there {count} times, of which parsers read the last"
+        raise DataError(path, what, "join what they hold under one key, or remove the others")
+
+
 def load_json(path: Path, schema: Any = Any) -> Any:
     """Read a JSON file as `schema`.
 
     Raises DataError if it is not there or no JSON, and msgspec.ValidationError if it is of another kind.
     """
     data = read_bytes(path)
+    check_keys(path, data)
     try:
         try:
             return msgspec.json.decode(data, type=schema, strict=False)

@@ -66,6 +66,8 @@ def guess(folder: str | Path) -> list[Candidate]:
             f"{root}: {len(brushes)} files such as {brushes[0]} are brush strokes of Label Studio; their names do not "
             "say which photo they are of; export the project as JSON, which has the strokes too, and put it here"
         )
+    if archives := tree.ending_in(".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"):
+        raise UserError(f"{root}: no known layout; unpack the archives first, such as {archives[0]}")
     raise UserError(
         f"{root}: no known layout; looked for photos with masks, or a JSON, XML or text file, of the same names; found "
         f"{tree.summary()}; write a card (docs/datasets.md), or name images and annotations alike"

@@ -235,4 +235,8 @@ def _yaml_names(tree: Tree, broken: list[str] | None = None) -> Iterator[tuple[s
         if isinstance(names, list):
             names = dict(enumerate(names))
         if isinstance(names, dict) and names and all(isinstance(k, int) for k in names):
+            if not all(isinstance(name, str | int | float | None) for name in names.values()):
+                if broken is not None:
+                    broken.append(f"{file}: `names` holds lists or tables where names of classes were expected")
+                continue
             yield file, {number: str(name) for number, name in names.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from manyseg.data.class_tables import ClassTable, TableRow, class_tables
 from manyseg.data.encodings import Raw
 from manyseg.data.encodings.masks import MIXTURES
 from manyseg.data.files import opened
-from manyseg.data.guess.draft import Draft, FoundClass, joined_by_name
+from manyseg.data.guess.draft import Draft, FoundClass, Refused, joined_by_name
 from manyseg.data.guess.photos import is_banded
 from manyseg.data.guess.splits import Arrangement, arranged
 from manyseg.data.guess.tree import Pairing, Tree, pairings, spread
@@ -59,12 +60,14 @@ class _Scan:
     colors: bool = False
 
 
-def mask_drafts(tree: Tree) -> Iterator[Draft]:
+def mask_drafts(tree: Tree) -> Iterator[Draft | Refused]:
     """Yield a draft for every folder or kind of masks that photos have."""
     tables = class_tables(tree.root, tree.files)
     found = _mask_pairs(tree)
     for pair in found:
         draft = mask_draft(tree, pair, tables)
+        if draft is None and (reason := _unreadable(tree.path(pair.others[pair.both[0]]))) is not None:
+            yield Refused("photos with masks", reason)
         others = [p.other for p in found if p.image == pair.image and p is not pair]
         numbers = [other for other in others if OBJECT_WORDS.search(other)]
         if draft is not None and others and draft.encoding == "index" and OBJECT_WORDS.search(pair.other):
@@ -185,6 +188,18 @@ def _scanned(paths: Sequence[Path]) -> _Scan:
         for path in paths:
             scan.pixels.update(_color_values(path))
     return scan
+
+
+def _unreadable(path: Path) -> str | None:
+    """Say why no encoding of masks can read a file, or None if one can."""
+    with suppress(UserError):
+        read_colors(path)
+        return None
+    try:
+        read_index(path, wide=True)
+    except UserError as e:
+        return str(e)
+    return None
 
 
 def _values(path: Path) -> tuple[str, list[str], dict[int, int]]:

@@ -141,7 +141,7 @@ def _cvat(tree: Tree, file: str) -> _Records | Refused | None:
         root = ElementTree.parse(tree.path(file)).getroot()
     except (OSError, ElementTree.ParseError, ValueError, LookupError) as e:
         begins = tree.path(file).read_bytes()[:4096]
-        if b"<annotations>" in begins and b"<meta>" in begins:
+        if b"<annotations" in begins and (b"<meta>" in begins or b"<image" in begins):
             return Refused(CVAT, f"{file}: unreadable or truncated XML ({e}); fetch or export the file again")
         return None
     images = root.findall("image")
