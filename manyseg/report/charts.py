@@ -20,8 +20,11 @@ __all__ = ["Series", "heat_map", "line_chart"]
 POINTS = 240
 """The largest number of points of a line; longer series are averaged over equal intervals."""
 
-WIDTH, HEIGHT = 620, 280
-LEFT, RIGHT, TOP, BOTTOM = 52, 128, 12, 36
+WIDTH, HEIGHT = 520, 240
+LEFT, RIGHT, TOP, BOTTOM = 46, 100, 12, 36
+LETTER = 7.3
+"""The width of a letter of a label, at most: lines end where the longest label has room beside them."""
+
 LABEL = 14
 """The least distance in pixels between two labels at the ends of lines."""
 
@@ -50,11 +53,13 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, a
     y_ticks = _ticks(min(0.0, *(y for _, y in finite)), max(y for _, y in finite) or 1.0, beyond=True)
     low, high = y_ticks[0], y_ticks[-1]
 
+    longest = max(len(_short(s.name)) for s in thin)
+    right = WIDTH - max(RIGHT, round(18 + LETTER * (longest + 5)))
     # The labels of many lines need more height.
     tall = max(HEIGHT, TOP + BOTTOM + LABEL * len(series))
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - first) / (last - first) * (WIDTH - LEFT - RIGHT)
+        across = (x - first) / (last - first) * (right - LEFT)
         return round(LEFT + across, 1), round(tall - BOTTOM - (y - low) / (high - low) * (tall - TOP - BOTTOM), 1)
 
     ends = [next((y for _, y in reversed(s.points) if math.isfinite(y)), math.nan) for s in thin]
@@ -62,7 +67,7 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, a
     shown = [
         {
             "name": s.name,
-            "short": s.name if len(s.name) <= 16 else s.name[:15] + "…",
+            "short": _short(s.name),
             "bold": s.bold,
             "color": color,
             "path": _path([place(x, y) if math.isfinite(y) else None for x, y in s.points]),
@@ -86,7 +91,7 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, a
             width=WIDTH,
             height=tall,
             left=LEFT,
-            right=WIDTH - RIGHT,
+            right=right,
             top=TOP,
             bottom=tall - BOTTOM,
             x_ticks=[(place(x, low)[0], f"{x:,.0f}".replace(",", "\u2009")) for x in x_ticks],
@@ -98,7 +103,7 @@ def line_chart(title: str, series: Sequence[Series], *, percent: bool = False, a
                 "first": first,
                 "last": last,
                 "left": LEFT,
-                "right": WIDTH - RIGHT,
+                "right": right,
                 "percent": percent,
             },
         )
@@ -140,6 +145,10 @@ def heat_map(names: Sequence[str], shares: Float[np.ndarray, "D D"]) -> Markup:
             small=cell < 14,
         )
     )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 16 else name[:15] + "…"
 
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

@@ -703,8 +703,8 @@ def other(place):
 
 PREPARED |= {
     "run/damaged manifest": write("runs/multihead/manifest.json", "{"),
-    "run/edited file": lambda place: (place / "runs/multihead/taxonomy.tsv").write_text(
-        (place / "runs/multihead/taxonomy.tsv").read_text() + " "
+    "run/edited file": lambda place: (place / "runs/multihead/spaces.json").write_text(
+        (place / "runs/multihead/spaces.json").read_text() + " "
     ),
     "run/other classes": other,
 }

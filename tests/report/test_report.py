@@ -314,7 +314,7 @@ def test_a_browser_reads_charts_and_sorts_tables_without_an_error(tmp_path: Path
         """
         const chart = document.querySelector(".chart svg"), box = chart.getBoundingClientRect();
         const at = (x, y) => ({bubbles: true, clientX: x, clientY: y});
-        chart.dispatchEvent(new PointerEvent("pointermove", at(box.left + box.width * 0.79, box.top + 50)));
+        chart.dispatchEvent(new PointerEvent("pointermove", at(box.left + box.width * 0.805, box.top + 50)));
         found.readout = document.querySelector(".readout").textContent;
         const heat = document.querySelector(".heat svg"), edge = heat.getBoundingClientRect();
         const cell = +heat.dataset.cell, margin = +heat.dataset.margin;
