@@ -15,7 +15,7 @@ from rich.table import Table
 from manyseg.data import locate
 from manyseg.data.card import Card, builtin_cards, read_card
 from manyseg.data.completeness import strays, unread, unused
-from manyseg.data.files import exists, stream, write_image
+from manyseg.data.files import DataError, exists, stream, write_image
 from manyseg.data.finding import Finding, merged, of_error
 from manyseg.data.folder import Folder
 from manyseg.data.histogram import Histogram, absences, single
@@ -76,7 +76,7 @@ def _shared_files(folders: Sequence[Folder]) -> Iterator[Finding]:
     places = [(split, path) for split, path in places if exists(path) or cell_of(path)]
     by_size = defaultdict(list)
     for place in places:
-        with suppress(OSError), stream(place[1]) as file:
+        with suppress(OSError, DataError), stream(place[1]) as file:
             by_size[file.seek(0, os.SEEK_END)].append(place)
     by_content = defaultdict(list)
     for group in by_size.values():
