@@ -666,29 +666,6 @@ RUNS = {
         "measure conflicts on a run of uniseg or union",
         "eval runs/union --conflicts",
     ),
-    "exported under another name": Case(
-        "export runs/multihead -o m.bin", "give a name that ends in .onnx", "export runs/multihead -o m.onnx"
-    ),
-    "int8 without images": Case(
-        "export runs/multihead -o m.onnx --precision int8",
-        "name some with --images",
-        "export runs/multihead -o m.onnx --precision int8 --images photos",
-    ),
-    "words of none": Case(
-        "export runs/multihead -o m.onnx --words",
-        "export the label spaces that it knows",
-        "export runs/multihead -o m.onnx",
-    ),
-    "a precision of pt2": Case(
-        "export runs/multihead -o m.pt2 --precision fp16",
-        "end the name in .onnx, or leave them out",
-        "export runs/multihead -o m.onnx --precision fp16",
-    ),
-    "hierarchy": Case(
-        "export runs/htss -o m.onnx --labels hierarchy",
-        "export 'unified'",
-        "export runs/htss -o m.onnx --labels unified",
-    ),
     "cards that are there": Case(
         "init fine coarse", "choose another name with -o, or replace it with --force", "init fine coarse --force"
     ),
