@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -76,7 +77,7 @@ class Hierarchy:
             inner = sorted(sets.values(), key=lambda s: int(s.sum()))
             leaves = np.concatenate([single, *(row[None] for row in inner)])
             tree = cls(taxonomy, _space(taxonomy, inner, members), leaves, tuple(split))
-            untaught = [v for v in tree.inner[1:] if not any(tree.child_targets(s, v).teaches for s in taxonomy.spaces)]
+            untaught = [v for v in tree.inner[1:] if not any(tree.teaches(s, v) for s in taxonomy.spaces)]
             if not untaught:
                 return tree
             key = tree.leaves[untaught[-1]].tobytes()
@@ -141,6 +142,17 @@ class Hierarchy:
             out.append(concept)
             concept = self.parents[concept]
         return tuple(reversed(out))
+
+    @cached_property
+    def _entered(self) -> dict[str, frozenset[int]]:
+        """The inner concepts within which each dataset has a node: of many datasets most have none in most concepts."""
+        above = {u: (self.root, *self.path(u)[:-1]) for u in range(len(self.taxonomy.unified))}
+        found = {name: (above[u] for u in set(nodes.tolist())) for name, (_, nodes) in self._pairs.items()}
+        return {name: frozenset(chain.from_iterable(paths)) for name, paths in found.items()}
+
+    def teaches(self, space: LabelSpace, concept: int) -> bool:
+        """Say whether a training dataset tells children of an inner concept apart."""
+        return concept in self._entered[space.name] and self.child_targets(space, concept).teaches
 
     def child_targets(self, space: LabelSpace, concept: int) -> ChildTargets:
         """Say what the classes of a training dataset say about the children of an inner concept."""

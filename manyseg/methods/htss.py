@@ -252,9 +252,9 @@ class HTSS(PixelMethod):
 
         Built once for each dataset, so that a training step copies nothing to the device.
         """
-        key = (space.name, self.device)
+        key = (space.name, device := self.device)
         if key not in self._targets:
-            found = [ClassifierTargets.of(self.hierarchy, c, space, self.device) for c in self.classifiers]
+            found = [ClassifierTargets.of(self.hierarchy, c, space, device) for c in self.classifiers]
             self._targets[key] = [targets for targets in found if targets is not None]
         return self._targets[key]
 

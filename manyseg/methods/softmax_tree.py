@@ -84,9 +84,9 @@ class ClassifierTargets(NamedTuple):
         cls, hierarchy: Hierarchy, classifier: Classifier, space: LabelSpace, device: torch.device
     ) -> ClassifierTargets | None:
         """Return None if the dataset tells no two children of the concept apart."""
-        told = hierarchy.child_targets(space, classifier.concept)
-        if not told.teaches:
+        if not hierarchy.teaches(space, classifier.concept):
             return None
+        told = hierarchy.child_targets(space, classifier.concept)
         targets = torch.from_numpy(told.allowed & (told.sure | told.maybe)[:, None])
         return cls(
             classifier,

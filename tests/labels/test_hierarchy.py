@@ -160,6 +160,7 @@ def test_any_taxonomy_gives_a_tree_whose_every_branching_is_taught(tables):
         below = tree.leaves[list(tree.children(v))]
         assert (below.sum(0) <= 1).all()
         assert (below.any(0) == (True if v == tree.root else tree.leaves[v])).all()
+    assert all(tree.teaches(s, v) == tree.child_targets(s, v).teaches for s in tree.taxonomy.spaces for v in tree.inner)
     for v in tree.inner[1:]:
         assert len(tree.children(v)) > 1
         assert any(tree.child_targets(s, v).teaches for s in tree.taxonomy.spaces)
