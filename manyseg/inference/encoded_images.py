@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
@@ -101,12 +100,16 @@ class EncodedImages:
         self.size = size or (image.shape[-2], image.shape[-1])
         # This memory order makes convolutions a fifth faster on a CPU, whatever that of the weights is.
         self._image = image.to(method.device, non_blocking=True, memory_format=torch.channels_last)
+        self._features: Features | None = None
 
-    @cached_property
+    @property
     def features(self) -> Features:
         """The features of the whole image, at the size that the options give it."""
-        with torch.no_grad():
-            return self.method.pixel_encoder(self._resized(1.0))
+        # No cached_property: before Python 3.12 it lets one thread at a time compute, of all images.
+        if self._features is None:
+            with torch.no_grad():
+                self._features = self.method.pixel_encoder(self._resized(1.0))
+        return self._features
 
     @torch.no_grad()
     def scores(self, outputs: Sequence[OutputSpace]) -> list[Float[Tensor, "B _ h w"]]:

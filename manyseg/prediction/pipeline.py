@@ -34,7 +34,7 @@ from manyseg.prediction.photo import Reading, read_photo
 __all__ = ["Job", "Pipeline"]
 
 WAITING = 2 * READERS
-"""Images that are read in advance, and images whose files are still to be written."""
+"""Images that are read in advance, and batches of which files are still to be written."""
 
 COMPANY = 32
 """Images that wait for others of their size at once, at most; only those wait of which several fit a batch."""
@@ -96,7 +96,7 @@ class Pipeline:
                 height, width = self.options.input_size(batch[0][1].size)
                 found = passes.submit(len(batch) * height * width, self._predict, batch, writing)
                 pending.append(([job for job, _ in batch], found))
-                while sum(len(begun) for begun, _ in pending) > WAITING:
+                while len(pending) > WAITING:
                     yield from self._ended(*pending.popleft())
             for begun, found in pending:
                 yield from self._ended(begun, found)

@@ -1,6 +1,8 @@
 """Windows, flips and scales; how often the network sees an image, and what that says in every space."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -160,3 +162,17 @@ def test_segments_are_found_by_the_thresholds_of_the_dataset():
     for name, threshold in (("ade", 0.7), ("other", 0.8)):
         found = EncodedImages(Finder(lambda x: x), image, options.of(name)).segments(ANY[0].space)
         assert found == [((8, 12), threshold, 0.6)]
+
+
+def test_threads_encode_their_images_at_the_same_time():
+    both = threading.Barrier(2, timeout=20)
+
+    def score(image):
+        both.wait()  # Which nobody passes alone.
+        return torch.zeros(1, 2, 4, 4)
+
+    def encode(_):
+        return EncodedImages(Scorer(score), torch.zeros(1, 3, 16, 16, dtype=torch.uint8)).features.shape
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [*pool.map(encode, range(2))] == [(1, 2, 4, 4)] * 2
