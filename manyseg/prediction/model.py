@@ -234,12 +234,15 @@ class Model:
     def output(self, labels: Labels, relate: Relate = "names") -> OutputSpace:
         """Return the label space that `labels` stands for, with the relation to the unified nodes if it needs one.
 
-        Raises UserError where no class of it has a node; other classes without one are logged, and never predicted.
+        Raises UserError where no class of it has a node, and where `relate` is another way than names and nothing is to
+        be related. Other classes without a node are logged, and never predicted.
         """
         space = self.space(labels)
         hierarchy = self.method.hierarchy
         own = (*self.spaces, self.taxonomy.unified, *(() if hierarchy is None else (hierarchy.space,)))
         if space in own or self.method.reads_words:
+            if relate != "names":
+                raise UserError(f"'{space.name}' is read without a relation by this model; leave relate ({relate}) out")
             return OutputSpace(space)
         if isinstance(relate, Path):
             relation = relate_by_table(space, self.taxonomy, relate)

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -145,6 +146,12 @@ def test_a_table_relates_by_the_rows_that_classes_have_in_common(tmp_path, model
     assert output.relation.astype(int).tolist() == [[1, 0, 0, 0, 0], [0, 1, 1, 1, 1]]
     found = model.predict(np.zeros((4, 4, 3), np.uint8), other, relate=tmp_path / "table.tsv")
     assert found.shares == {"night": 1.0}
+
+
+@pytest.mark.parametrize("relate", ["text", Path("none.tsv")])
+def test_a_way_to_relate_is_refused_where_nothing_is_to_be_related(model, relate):
+    with pytest.raises(UserError, match=rf"'street' is read without a relation .*; leave relate \({relate}\) out"):
+        model.output("street", relate)
 
 
 def test_resume_leaves_out_what_is_there_and_newer(tmp_path, model):

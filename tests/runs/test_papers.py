@@ -76,6 +76,8 @@ def small(path, data, per_step=1):
     ]
     if path.stem.startswith(("autouniseg", "uniseg", "mseg")):
         out.append("model.neck=concat")
+    if path.stem.startswith("lmseg"):
+        out.append("model.neck=maskformer")
     sets = recipe.data.sets
     if path.stem in ABLATIONS or (per_step > 1 and len(sets) > 4):
         sets = sets[:3]
