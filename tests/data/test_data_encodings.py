@@ -373,7 +373,7 @@ def test_an_image_without_voc_file_is_an_error(dataset):
 
 
 def test_a_card_of_voc_boxes_needs_a_file_an_image(dataset):
-    with pytest.raises(UserError, match="`annotations` has the names"):
+    with pytest.raises(UserError, match="is to have the names that `image` has"):
         dataset(VOC.replace("{id}.xml", "all.xml"))
 
 

@@ -18,8 +18,8 @@ OPTIONS = {
     "joint": {"taxonomy": "names"},
     "lmseg": {"queries": 12, "blocks": 2, "attention_heads": 4, "prompt_tokens": 0},
 }
-# Attention wants smaller steps than convolutions.
-LEARNING = {"lmseg": {"lr": 3e-3}}
+# Attention wants smaller steps than convolutions; with 3e-3 rounding alone makes 0.76 to 0.92 of it.
+LEARNING = {"lmseg": {"lr": 2e-3}}
 
 
 @pytest.mark.parametrize("check", testing.EXAM, ids=lambda check: check.__name__)
