@@ -1,13 +1,11 @@
 """AutoUniSeg as a run: its stages by one command, stopped in any of them, and by two processes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from two_processes import two_processes
 
 from manyseg.labels import Taxonomy
 from manyseg.runs.run import Run, train_recipe
@@ -140,14 +138,9 @@ def test_a_learned_table_can_be_edited_and_trained_on(recipe, whole, tmp_path):
 
 
 def test_two_processes_hold_one_map_and_have_the_losses_of_one(recipe, whole, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*torchrun, str(recipe), str(tmp_path)], env=env, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    with two_processes(SCRIPT, tmp_path, recipe, tmp_path) as two:
+        said, _ = two.communicate(timeout=300)
+    assert two.returncode == 0, said
     texts = [(tmp_path / f"rank{r}.json").read_text() for r in (0, 1)]
     assert texts[0] == texts[1]
     assert len(json.loads(texts[0])) >= 5

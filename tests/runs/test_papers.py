@@ -6,12 +6,11 @@ submissions fit together, not what is learned.
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from official_layouts import CASES, write_tree
+from two_processes import two_processes
 from words import write_encoder
 
 from manyseg.data import read_card
@@ -138,12 +137,7 @@ def test_a_papers_recipe_trains_evaluates_and_makes_submissions(path, data, tmp_
 def test_two_processes_go_through_every_recipe(data, tmp_path):
     jobs = [(str(path), str(tmp_path / path.stem), small(path, data, per_step=2)) for path in RECIPES]
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
-    (tmp_path / "script.py").write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    said = subprocess.run(
-        [*torchrun, str(tmp_path / "script.py"), str(tmp_path / "jobs.json")],
-        env=env, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert said.returncode == 0, said.stderr
+    with two_processes(SCRIPT, tmp_path, tmp_path / "jobs.json") as two:
+        said, _ = two.communicate(timeout=600)
+    assert two.returncode == 0, said
     assert all((Path(out) / "report.html").is_file() for _, out, _ in jobs)

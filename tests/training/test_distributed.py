@@ -1,12 +1,10 @@
 """Two processes are one: the same losses on the same global batch, the same weights and the same label maps."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from two_processes import two_processes
 from words import write_encoder
 
 from manyseg.data.card import read_card
@@ -115,18 +113,7 @@ def runs(world, tmp_path_factory):
         recipes.append(world.folder / f"{name}.toml")
         option = METHOD[name].format(text=text, table=table)
         recipes[-1].write_text(RECIPE.format(method=f'name = "{name}"\n{option}'))
-    script = out / "script.py"
-    script.write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    # CUDA_VISIBLE_DEVICES: gloo on the CPU even where there are GPUs.
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(
-        [*torchrun, str(out), *map(str, recipes)],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as two:
+    with two_processes(SCRIPT, out, out, *recipes) as two:
         for recipe in recipes:
             train_recipe(recipe, out=out / recipe.stem / "one")
         said, _ = two.communicate(timeout=300)

@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tiny import tiny_recipe
+from two_processes import two_processes
 
 from manyseg.errors import UserError
 from manyseg.runs.run import train_recipe
@@ -80,13 +78,7 @@ def runs(world, tmp_path_factory):
     recipe.write_text(RECIPE)
     for name in ("one-two", "one-divided"):
         stopped(recipe, out / name)
-    script = out / "script.py"
-    script.write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    with subprocess.Popen(
-        [*torchrun, str(recipe), str(out)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as two:
+    with two_processes(SCRIPT, out, recipe, out) as two:
         train_recipe(recipe, out=out / "one")
         said, _ = two.communicate(timeout=600)
     assert two.returncode == 0, said

@@ -1,14 +1,12 @@
 """Before they evaluate, processes have the same statistics of batch norms: those of the first one."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import tiny_recipe
+from two_processes import two_processes
 
 from manyseg.training import checkpoint
 
@@ -58,15 +56,11 @@ torch.distributed.destroy_process_group()
 def run(world, tmp_path_factory):
     """The run of two processes, and what each has seen at its two evaluations."""
     out = tmp_path_factory.mktemp("norms")
-    recipe, script = world.folder / "norms.toml", out / "script.py"
+    recipe = world.folder / "norms.toml"
     recipe.write_text(tiny_recipe("fine", per_step=4, steps=4, eval_every=2, log_every=1))
-    script.write_text(SCRIPT)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        [*torchrun, str(out), str(recipe)], env=env, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    with two_processes(SCRIPT, out, out, recipe) as two:
+        said, _ = two.communicate(timeout=200)
+    assert two.returncode == 0, said
     return out / "run", [json.loads((out / f"rank{r}.json").read_text()) for r in (0, 1)]
 
 
