@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from signal import Signals
 
-__all__ = ["Interrupted", "UserError", "close"]
+__all__ = ["Interrupted", "UserError", "close", "counted"]
 
 
 class UserError(Exception):
@@ -33,3 +33,8 @@ def close(word: str, known: Sequence[str]) -> str:
     """Return `, did you mean '...'?` for the nearest known word, or nothing."""
     found = difflib.get_close_matches(word, known, n=1) if len(word) <= 100 else []
     return f", did you mean '{found[0]}'?" if found else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which takes an s unless it is one: "1 kind", "2 kinds"."""
+    return f"{number} {noun}{'s' * (number != 1)}"

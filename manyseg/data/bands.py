@@ -23,10 +23,10 @@ __all__ = [
     "BandWindows",
     "ValueRange",
     "band_facts",
-    "band_pages",
     "band_size",
     "opened_raster",
     "opened_windows",
+    "page_count",
     "to_bytes",
 ]
 
@@ -77,18 +77,17 @@ class BandWindows:
 
     def read(self, top: int, left: int, height: int, width: int) -> UInt8[np.ndarray, "3 _ _"]:
         """Read a window at its own size."""
-        return self._rgb(self._read(window=((top, top + height), (left, left + width))))
+        return self._rgb(self._read(window=Window(top, left, height, width).ranges))
 
     def reduced(self, window: Window, least: Size) -> UInt8[np.ndarray, "3 _ _"]:
         """Read a window at its own size, or where that is far more than `least` (height, width) at twice that size."""
         from rasterio.enums import Resampling
 
-        top, left, height, width = window
-        high, wide = min(height, 2 * least[0]), min(width, 2 * least[1])
-        if (high, wide) == (height, width):
+        shape = (min(window.height, 2 * least[0]), min(window.width, 2 * least[1]))
+        if shape == (window.height, window.width):
             return self.read(*window)
-        place = {"window": ((top, top + height), (left, left + width)), "resampling": Resampling.average}
-        return self._rgb(self._read(out_shape=(len(self.bands), high, wide), **place))
+        place = {"window": window.ranges, "resampling": Resampling.average}
+        return self._rgb(self._read(out_shape=(len(self.bands), *shape), **place))
 
     def check_end(self) -> None:
         """Read the last pixel, which a file that was cut off lacks."""
@@ -103,8 +102,7 @@ class BandWindows:
 
     def highest(self, window: Window) -> float:
         """Read the largest value of a window."""
-        top, left, height, width = window
-        return float(self._read(window=((top, top + height), (left, left + width))).max())
+        return float(self._read(window=window.ranges).max())
 
     def most(self, size: Size) -> int:
         """Return the largest value of a smaller picture of this (height, width)."""
@@ -151,10 +149,9 @@ def band_size(path: Path) -> Size:
         return int(file.height), int(file.width)
 
 
-def band_pages(path: Path) -> int:
-    """Return how many pictures a file holds, of which the first is read."""
-    with opened_raster(path) as file:
-        return max(1, len(file.subdatasets))
+def page_count(file: Any) -> int:
+    """Return how many pictures an open raster holds, of which the first is read."""
+    return max(1, len(file.subdatasets))
 
 
 class BandFacts(NamedTuple):

@@ -23,7 +23,7 @@ from manyseg.data.hub_sets import local_root
 from manyseg.data.inspection import inspect_all
 from manyseg.data.parquet import cell_of
 from manyseg.data.table_check import compared_tables
-from manyseg.errors import UserError
+from manyseg.errors import UserError, counted
 from manyseg.progress import progress
 
 __all__ = ["Finding", "Histogram", "check", "print_cards", "print_check", "survey"]
@@ -131,6 +131,5 @@ def print_check(card: str | Path, root: str | Path, *, histogram: bool = False, 
     warnings = sum(f.severity == "warning" for f in findings)
     images = sum(len(Folder(parsed, root, split)) for split in histograms)
     if errors:
-        kinds = "1 kind" if errors == 1 else f"{errors} kinds"
-        raise UserError(f"{root}: {kinds} of error in {images} images; correct them before training")
+        raise UserError(f"{root}: {counted(errors, 'kind')} of error in {images} images; correct them before training")
     print(f"{root}: {images} images in {len(histograms)} splits, {warnings} warnings, no errors")

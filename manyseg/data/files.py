@@ -91,6 +91,11 @@ class Window(NamedTuple):
         for top in range(0, size[0], rows):
             yield cls(top, 0, min(rows, size[0] - top), size[1])
 
+    @property
+    def ranges(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Its rows and its columns, each from the first one to the end."""
+        return (self.top, self.top + self.height), (self.left, self.left + self.width)
+
     def within(self, size: Size) -> Window:
         """Return the part of the window that lies in an image of (height, width) `size`."""
         return Window(self.top, self.left, min(self.height, size[0] - self.top), min(self.width, size[1] - self.left))

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from manyseg.cores import readers
-from manyseg.data.bands import band_pages
+from manyseg.data.bands import page_count
 from manyseg.data.encodings import Found, ImageFiles, Regions, found_size
 from manyseg.data.files import Window, pages, stream
 from manyseg.data.finding import Finding, of_error
@@ -104,13 +104,14 @@ def _of_windows(folder: Folder, files: ImageFiles, decode: bool) -> Inspection:
         with folder.windows(files) as opened:
             image, size = opened.image, opened.size
             image.check_end()
+            count = page_count(image.file)
             middle = Window(size[0] // 2, size[1] // 2, PROBED, PROBED).within(size)
             most = max(image.highest(window) for window in (Window.strips(size) if decode else [middle]))
         if image.white is not None and most < DARK:
             what = f"16 bits that are dark: white is {image.white}, and the brightest value seen is ({most:g})"
             fix = f"write `range = [0, {most:g}]` in the card, with the value that is white in all images"
             findings.append(Finding("warning", what, str(files.image), fix))
-        findings += _paged(band_pages(files.image), files.image)
+        findings += _paged(count, files.image)
         parts = list(folder.parts(files))
     except UserError as e:
         return Inspection(list(of_error(e, files.id)), {})

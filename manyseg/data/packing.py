@@ -19,7 +19,7 @@ from manyseg.data.folder import Folder
 from manyseg.data.packed import INDEX, VERSION, Index, Shard, load_pack, url_of
 from manyseg.data.parquet import ENDING
 from manyseg.data.table_check import beside
-from manyseg.errors import UserError
+from manyseg.errors import UserError, counted
 from manyseg.progress import progress
 
 __all__ = ["SHARD_BYTES", "pack", "print_pack"]
@@ -157,5 +157,5 @@ def print_pack(card: str | Path, root: str | Path, out: Path, shard_bytes: int =
         print(line)
     packed = load_pack(str(out / INDEX))
     total = sum(shard.bytes for shard in packed.shards)
-    count = f"{len(packed.names)} files in {len(packed.shards)} shard{'s' * (len(packed.shards) > 1)}"
+    count = f"{len(packed.names)} files in {counted(len(packed.shards), 'shard')}"
     print(f'{out}: {count}, {total / 1e6:.1f} MB; in a recipe: root = "{out}"')

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from manyseg.data.bands import band_pages, band_size, opened_raster
+from manyseg.data.bands import band_size, opened_raster, page_count
 from manyseg.data.files import DataError, Size, Window, image_size, opened, pages
 
 __all__ = ["raster_size", "read_colors", "read_index", "value_counts"]
@@ -92,9 +92,8 @@ def _packed(rgb: np.ndarray) -> np.ndarray:
 def _read_window(path: Path, window: Window, kind: Literal["index", "color"]) -> np.ndarray:
     """Read a window of a mask in any format that GDAL knows: whole numbers [h, w], or 8 bits [3, h, w] for colours."""
     with opened_raster(path) as file:
-        _check_format(path, file.driver, band_pages(path))
-        top, left, height, width = window.within((file.height, file.width))
-        place = ((top, top + height), (left, left + width))
+        _check_format(path, file.driver, page_count(file))
+        place = window.within((file.height, file.width)).ranges
         whole = np.dtype(file.dtypes[0]).kind in "iu"
         mode = {3: "RGB", 4: "RGBA"}.get(file.count, "L" if file.count == 1 and whole else f"{file.count}-band")
         if kind == "index":

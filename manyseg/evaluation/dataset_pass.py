@@ -34,7 +34,7 @@ from manyseg.inference.resize import resize
 from manyseg.methods.base import Method
 from manyseg.progress import progress
 
-__all__ = ["LabelledBatch", "all_reduce", "check_views", "image_hashes", "visit_batches"]
+__all__ = ["LabelledBatch", "all_reduce", "check_views", "image_hashes", "large_size", "visit_batches"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -131,14 +131,20 @@ def visit_batches(
     return ids
 
 
+def large_size(folder: Folder) -> Size | None:
+    """Return the (height, width) of the first image that is only seen by windows, or None."""
+    for index in range(len(folder)) if folder.by_windows else ():
+        with suppress(DataError):  # If it matters, it comes up again with its image.
+            if folder.is_large(index):
+                return folder.size(index)
+    return None
+
+
 def check_views(folders: Iterable[Folder], options: TestOptions) -> None:
     """Raise UserError where a folder has an image that is only seen by windows, and `options` name none."""
     for folder in folders:
-        for index in range(len(folder)) if folder.by_windows else ():
-            with suppress(DataError):  # If it matters, it comes up again with its image.
-                if folder.is_large(index):
-                    check_windows(folder.size(index), options.of(folder.space.name))
-                    break
+        if (size := large_size(folder)) is not None:
+            check_windows(size, options.of(folder.space.name))
 
 
 def image_hashes(folder: Folder) -> UInt64[np.ndarray, " N"]:

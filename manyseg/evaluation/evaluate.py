@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from types import MappingProxyType
 
 import numpy as np
@@ -23,7 +22,7 @@ from manyseg.data.annotation import Segments
 from manyseg.data.folder import Folder
 from manyseg.errors import UserError
 from manyseg.evaluation.confusion import Confusion, add_pairs, count_pairs
-from manyseg.evaluation.dataset_pass import LabelledBatch, all_reduce, image_hashes, visit_batches
+from manyseg.evaluation.dataset_pass import LabelledBatch, all_reduce, image_hashes, large_size, visit_batches
 from manyseg.evaluation.knowledge import Knowledge
 from manyseg.evaluation.panoptic_quality import Panoptic, count_segments
 from manyseg.evaluation.scores import DatasetScores, Protocol, Scores
@@ -281,13 +280,11 @@ def _count_predictions(
 
 
 def _any_large(folder: Folder) -> bool:
-    """Say whether images are so large that they are only seen by windows; those at fault are not."""
-    for index in range(len(folder)) if folder.by_windows else ():
-        with suppress(UserError):
-            if folder.is_large(index):
-                log.warning("'%s': images are seen by windows, so that segments are not scored", folder.space.name)
-                return True
-    return False
+    """Say whether images are so large that they are only seen by windows; then a warning says what that costs."""
+    if large_size(folder) is None:
+        return False
+    log.warning("'%s': images are seen by windows, so that segments are not scored", folder.space.name)
+    return True
 
 
 def _confusion(

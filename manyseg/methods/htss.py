@@ -252,7 +252,8 @@ class HTSS(PixelMethod):
 
         Built once for each dataset, so that a training step copies nothing to the device.
         """
-        key = (space.name, device := self.device)
+        device = self.device
+        key = (space.name, device)
         if key not in self._targets:
             found = [ClassifierTargets.of(self.hierarchy, c, space, device) for c in self.classifiers]
             self._targets[key] = [targets for targets in found if targets is not None]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from manyseg.errors import counted
 from manyseg.inference.encoded_images import OutputSpace
 from manyseg.labels import LabelSpace
 from manyseg.prediction.drawing import PixelValues
@@ -59,7 +60,7 @@ class Summary:
         return "\n".join(lines)
 
     def _count(self, number: int) -> str:
-        return f"{number} {self.unit.removesuffix('s') if number == 1 else self.unit}"
+        return counted(number, self.unit.removesuffix("s"))
 
 
 def describe(output: OutputSpace, values: PixelValues, kinds: Sequence[str], source: str, model: Model) -> str:

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Int
 
-from manyseg.errors import UserError
+from manyseg.errors import UserError, counted
 from manyseg.report.change import class_ious
 
 __all__ = ["BEFORE", "Record", "read_record", "read_scores"]
@@ -246,7 +246,7 @@ def _metrics(path: Path, notes: list[str]) -> tuple[list[dict[str, Any]], list[d
         except (ValueError, RecursionError, msgspec.ValidationError):
             broken += bool(text.strip())
     if broken:
-        notes.append(f"metrics.jsonl: {broken} line{'s' * (broken > 1)} cut off or broken, left out")
+        notes.append(f"metrics.jsonl: {counted(broken, 'line')} cut off or broken, left out")
     return _in_order(lines)
 
 

@@ -14,7 +14,7 @@ from manyseg.data.batch import Batch
 from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture
 from manyseg.data.quick_check import quick_check
-from manyseg.errors import UserError
+from manyseg.errors import UserError, counted
 from manyseg.evaluation.dataset_pass import check_views
 from manyseg.methods.base import Method
 from manyseg.methods.sources import StageStatistics, StageTaxonomy
@@ -86,8 +86,7 @@ def _check_sample(folders: Sequence[Folder]) -> None:
     for fault in faults:
         console.print(str(fault))
     if faults:
-        kinds = "1 kind of error" if len(faults) == 1 else f"{len(faults)} kinds of error"
-        raise UserError(f"{kinds} in the data, listed above; correct the files")
+        raise UserError(f"{counted(len(faults), 'kind')} of error in the data, listed above; correct the files")
     count, whole = sum(map(len, parts)), sum(map(len, folders))
     console.print(f"files of {count} of {whole} images of {len(folders)} splits: no error")
 

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from manyseg.config import flatten, read_toml, toml_value
 from manyseg.cores import available_cores
 from manyseg.data.folder import Folder
-from manyseg.errors import UserError
+from manyseg.errors import UserError, counted
 from manyseg.inference.options import GRID
 from manyseg.models import PixelEncoder, timm_networks
 from manyseg.models.text import has_offline_encoder
@@ -72,7 +72,7 @@ class Machine(NamedTuple):
             cores, threads = available_cores(), torch.get_num_threads()
             return cls(
                 "cpu",
-                f"{device.type}, {cores} core{'s' * (cores > 1)}, {threads} thread{'s' * (threads > 1)}",
+                f"{device.type}, {counted(cores, 'core')}, {counted(threads, 'thread')}",
                 processes=processes,
             )
         known = torch.cuda.get_device_properties(device)

@@ -17,6 +17,7 @@ from manyseg.data.folder import Folder
 from manyseg.data.guess import Candidate, guess
 from manyseg.data.hub_sets import set_address
 from manyseg.errors import UserError
+from manyseg.relate.statistics import UNIFIED
 
 __all__ = ["asked_folders", "init_recipe"]
 
@@ -85,10 +86,6 @@ def init_recipe(folders: Sequence[Path], out: Path, *, force: bool = False) -> N
         print(f"{one.card}: {one.candidate.summary()}{ask}")
     print(f"{out}: {len(found)} datasets; read the cards first, where they have a question mark")
     print(f"next: manyseg train {out} --out runs/a")
-
-
-UNIFIED = "unified"
-"""The name of all datasets together, which none of them can have."""
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

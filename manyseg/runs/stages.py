@@ -18,7 +18,7 @@ from manyseg.data.files import DataError
 from manyseg.data.folder import Folder
 from manyseg.data.mixture import Mixture
 from manyseg.data.quick_check import quick_check
-from manyseg.errors import UserError, close
+from manyseg.errors import UserError, close, counted
 from manyseg.evaluation.dataset_pass import check_views
 from manyseg.evaluation.evaluate import collect, evaluate, statistics_key
 from manyseg.evaluation.scores import DatasetScores, Scores
@@ -155,9 +155,9 @@ class Training:
             console.print(str(finding))
         errors = sum(f.severity == "error" for f in findings)
         if errors and self.recipe.data.on_bad_file == "error":
-            kinds = "1 kind of error" if errors == 1 else f"{errors} kinds of error"
             raise UserError(
-                f"{self.recipe.file}: {kinds} in the data, listed above; correct them, or train with --no-check"
+                f"{self.recipe.file}: {counted(errors, 'kind')} of error in the data, listed above; correct them, or "
+                "train with --no-check"
             )
 
     @contextmanager
