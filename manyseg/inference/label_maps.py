@@ -34,7 +34,7 @@ def label_map(
     scores: Float[Tensor, "B D h w"],
     size: Size,
     decide: Callable[[Float[Tensor, "P D"]], Int[Tensor, " P"]],
-    align_corners: bool = False,
+    align_corners: bool,
 ) -> Int[Tensor, "B H W"]:
     """Return what `decide` says of the bilinearly upsampled scores, without upsampling them.
 

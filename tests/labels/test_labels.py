@@ -1,10 +1,12 @@
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manyseg.errors import UserError
-from manyseg.labels import LabelClass, LabelSpace, Taxonomy, normalise
+from manyseg.labels import IGNORE, LabelClass, LabelSpace, Taxonomy, normalise
 from manyseg.labels.names import UniqueNames
 
 STREET = LabelSpace.of("street", ["road", "Cars", "rider"])
@@ -172,6 +174,17 @@ def test_names_that_cannot_be_told_apart_or_written_are_errors():
     for names in (["a", "a"], [" "], ["a\tb"], ["a|b"], []):
         with pytest.raises(UserError):
             LabelSpace.of("s", names)
+
+
+def test_a_name_of_sixty_characters_is_shown_whole_and_a_longer_one_cut_to_sixty():
+    for longer, shown in (("", "a|" + "b" * 58), ("b", "a|" + "b" * 55 + "...")):
+        with pytest.raises(UserError, match=f"class name '{re.escape(shown)}' contains"):
+            LabelSpace.of("s", ["a|" + "b" * 58 + longer])
+
+
+def test_pixels_without_a_label_are_minus_one_inside():
+    """Of all integers the only one that is no class in any unsigned file, and that methods outside may rely on."""
+    assert IGNORE == -1
 
 
 def test_a_node_that_two_classes_of_a_dataset_share_makes_it_not_exclusive():

@@ -5,6 +5,8 @@ import pytest
 
 from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelClass, LabelSpace, Taxonomy
+from manyseg.labels.colors import standard_color
+from manyseg.labels.palette import node_colors
 
 A = LabelSpace.of("a", ["road", "car", "sky"])
 B = LabelSpace.of("b", ["street", "auto"])
@@ -65,6 +67,19 @@ def test_of_classes_of_one_node_the_first_has_its_colour_unless_one_states_its_o
 
 ROAD, PAIR = LabelSpace.of("a", ["road", "sky"]), LabelSpace.of("a", ["road", "car"])
 STREET = LabelSpace.of("b", ["street"])
+
+
+def test_nodes_may_have_one_colour_where_no_dataset_tells_them_apart():
+    """A dataset does that which has classes of both nodes, and none of them is of both."""
+    sky = standard_color("sky")
+    azure = LabelClass("azure", color=sky)
+    beside = LabelSpace("a", (azure, LabelClass("sky")))
+    spaces = [LabelSpace("a", (azure, LabelClass("blue"))), LabelSpace.of("b", ["sky", "tree"])]
+    around = [[("a", "azure"), ("a", "blue")], [("a", "blue"), ("b", "sky")], [("b", "tree")]]
+    assert node_colors(Taxonomy.disjoint([beside]))["sky"] != sky
+    assert node_colors(Taxonomy.disjoint(spaces))["sky"] == sky
+    # `blue` is of both nodes, so it does not tell them apart.
+    assert node_colors(Taxonomy.from_groups(spaces, around, ["azure", "sky", "tree"]))["sky"] == sky
 
 
 def test_a_row_unlabeled_is_no_node_in_a_master_table_alone(tmp_path):
