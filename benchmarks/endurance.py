@@ -26,7 +26,8 @@ from PIL import Image
 
 from manyseg.config import to_toml
 from manyseg.data.world import write_world
-from manyseg.runs.run import evaluate_run, train_recipe
+from manyseg.runs.run import train_recipe
+from manyseg.runs.trained import evaluate_run
 from manyseg.training import loop
 
 CARD = """

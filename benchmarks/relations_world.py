@@ -15,7 +15,8 @@ from manyseg.data.world import DATASETS, write_world
 from manyseg.evaluation.gradient_conflict import conflicts_markdown
 from manyseg.relate import mine_calibrated, mine_published
 from manyseg.relate.statistics import Statistics
-from manyseg.runs.run import Run, conflicts_run, train_recipe
+from manyseg.runs.run import Run, train_recipe
+from manyseg.runs.trained import conflicts_run
 
 RECIPE = """
 seed = {seed}

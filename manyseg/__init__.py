@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from manyseg.prediction.model import Model as Model
     from manyseg.prediction.model import Prediction as Prediction
     from manyseg.runs.propose import propose_labels as propose_labels
-    from manyseg.runs.run import evaluate_run as evaluate
     from manyseg.runs.run import load as load
     from manyseg.runs.run import train_recipe as train
+    from manyseg.runs.trained import evaluate_run as evaluate
 
 __version__ = "0.1.0"
 
@@ -36,7 +36,7 @@ _PLACES = {
     "Prediction": "manyseg.prediction.model",
     "Taxonomy": "manyseg.labels",
     "UserError": "manyseg.errors",
-    "evaluate": "manyseg.runs.run:evaluate_run",
+    "evaluate": "manyseg.runs.trained:evaluate_run",
     "load": "manyseg.runs.run",
     "propose_labels": "manyseg.runs.propose",
     "train": "manyseg.runs.run:train_recipe",

@@ -20,7 +20,8 @@ from manyseg.models.text import has_offline_encoder
 from manyseg.relate import agreement
 from manyseg.report.compare import compare
 from manyseg.runs.propose import propose_and_report
-from manyseg.runs.run import Run, predict_run, train_recipe
+from manyseg.runs.run import Run, train_recipe
+from manyseg.runs.trained import predict_run
 
 __all__ = ["recipe_of_world", "run_demo"]
 

@@ -81,7 +81,7 @@ def evaluate(
     overrides: TestOverrides = None,
 ) -> None:
     """Evaluate a run on its own datasets or on others, and print a table."""
-    from manyseg.runs.run import conflicts_run, cross_run, evaluate_run
+    from manyseg.runs.trained import conflicts_run, cross_run, evaluate_run
 
     if conflicts:
         if data or json is not None or cross or overrides:

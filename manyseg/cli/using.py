@@ -103,7 +103,7 @@ def predict(
     overrides: TestOverrides = None,
 ) -> None:
     """Segment images or videos in any dataset's labels or the unified ones: masks, and overlays with a legend."""
-    from manyseg.runs.run import predict_run
+    from manyseg.runs.trained import predict_run
 
     kinds = [kind.value for kind in dict.fromkeys(write or (Maps.masks, Maps.overlays))]
     kinds += [segments.value] if segments else []
@@ -160,7 +160,7 @@ def export(
     ] = None,
 ) -> None:
     """Write a run's model as one file that runs without this package: ONNX, or a package of torch.export."""
-    from manyseg.runs.run import export_run
+    from manyseg.runs.trained import export_run
 
     export_run(
         run, out or run / "model.onnx", labels=labels or [], output=output.value, precision=precision.value,

@@ -16,7 +16,8 @@ from manyseg.labels import LabelSpace
 from manyseg.methods.baselines import MultiHead, Union
 from manyseg.methods.uniseg import UniSeg
 from manyseg.models import Features
-from manyseg.runs.run import conflicts_run, train_recipe
+from manyseg.runs.run import train_recipe
+from manyseg.runs.trained import conflicts_run
 
 A = LabelSpace.of("a", ["rider", "road"])
 B = LabelSpace.of("b", ["motorcyclist", "road"])

@@ -23,7 +23,7 @@ from manyseg.labels import LabelSpace
 from manyseg.methods import METHODS, find_method
 from manyseg.models import PixelEncoder
 from manyseg.prediction.model import Model
-from manyseg.runs.run import export_run
+from manyseg.runs.trained import export_run
 
 # pytest collects all logs, and then torch writes a record with a stack for every symbol that it traces.
 logging.getLogger("torch.__trace").setLevel(logging.ERROR)

@@ -20,7 +20,8 @@ from manyseg.methods.htss import HTSS
 from manyseg.models import Features
 from manyseg.models.text import TextEncoder
 from manyseg.relate import propose
-from manyseg.runs.run import Run, predict_run, train_recipe
+from manyseg.runs.run import Run, train_recipe
+from manyseg.runs.trained import predict_run
 
 
 class Identity(nn.Module):

@@ -16,7 +16,8 @@ from words import write_encoder
 from manyseg.data import read_card
 from manyseg.prediction.predict import list_images
 from manyseg.runs.recipe import read_recipe
-from manyseg.runs.run import Run, predict_run, train_recipe
+from manyseg.runs.run import Run, train_recipe
+from manyseg.runs.trained import predict_run
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes/papers").glob("*.toml"))

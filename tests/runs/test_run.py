@@ -25,7 +25,8 @@ from manyseg.models import PixelEncoder
 from manyseg.report import samples
 from manyseg.runs import results, stages
 from manyseg.runs.recipe import read_recipe
-from manyseg.runs.run import Run, evaluate_run, predict_run, train_recipe
+from manyseg.runs.run import Run, train_recipe
+from manyseg.runs.trained import evaluate_run, predict_run
 from manyseg.training import checkpoint
 
 RECIPE = """
