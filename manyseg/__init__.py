@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from manyseg.methods.base import Method as Method
     from manyseg.methods.base import PixelMethod as PixelMethod
     from manyseg.prediction.model import Model as Model
-    from manyseg.prediction.model import Prediction as Prediction
+    from manyseg.prediction.prediction import Prediction as Prediction
     from manyseg.runs.propose import propose_labels as propose_labels
     from manyseg.runs.run import load as load
     from manyseg.runs.run import train_recipe as train
@@ -33,7 +33,7 @@ _PLACES = {
     "Method": "manyseg.methods.base",
     "Model": "manyseg.prediction.model",
     "PixelMethod": "manyseg.methods.base",
-    "Prediction": "manyseg.prediction.model",
+    "Prediction": "manyseg.prediction.prediction",
     "Taxonomy": "manyseg.labels",
     "UserError": "manyseg.errors",
     "evaluate": "manyseg.runs.trained:evaluate_run",

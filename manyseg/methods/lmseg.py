@@ -11,7 +11,8 @@ E channels of a pixel's embedding, T texts, h w feature resolution, H W native s
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, cast, final
 
 import torch
@@ -158,32 +159,15 @@ class LMSeg(Method):
         else:
             table = Taxonomy.by_name(self.spaces) if taxonomy is None else resolve_taxonomy(taxonomy, self.spaces)
             self.classes = UnifiedClassifier(table, channels)
-        guidance = guidance if classifier == "text" else "none"
-        self.decoder: QueryDecoder | MaskedDecoder | EncoderQueries
+        make: Callable[..., QueryDecoder | MaskedDecoder | EncoderQueries]
         if trunk is not None:
-            self.decoder = EncoderQueries(
-                trunk, queries=queries, blocks=blocks, heads=attention_heads, guidance=guidance
-            )
+            make = partial(EncoderQueries, trunk)
         elif decoder == "mask2former":
-            self.decoder = MaskedDecoder(
-                pixel_encoder.level_channels,
-                channels,
-                channels,
-                queries=queries,
-                blocks=blocks,
-                heads=attention_heads,
-                guidance=guidance,
-            )
+            make = partial(MaskedDecoder, pixel_encoder.level_channels, channels, channels)
         else:
-            self.decoder = QueryDecoder(
-                pixel_encoder.level_channels[-1],
-                channels,
-                channels,
-                queries=queries,
-                blocks=blocks,
-                heads=attention_heads,
-                guidance=guidance,
-            )
+            make = partial(QueryDecoder, pixel_encoder.level_channels[-1], channels, channels)
+        guidance = guidance if classifier == "text" else "none"
+        self.decoder = make(queries=queries, blocks=blocks, heads=attention_heads, guidance=guidance)
         self._take_over(pixel_encoder)
         self.annealing_steps = annealing_steps
         self.loss = SetPredictionLoss(

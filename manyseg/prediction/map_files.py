@@ -20,8 +20,8 @@ from manyseg.data.files import write_image
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE
 from manyseg.prediction.drawing import mask_image
-from manyseg.prediction.model import Prediction
 from manyseg.prediction.output import Output
+from manyseg.prediction.prediction import Prediction
 
 __all__ = ["Confidence", "GeoJSON", "Masks", "Overlays", "ScoreArrays"]
 

@@ -6,37 +6,29 @@ Axes: D classes of the label space, h w feature resolution, H W the image's own 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias, overload
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from manyseg.data.bands import ValueRange
 from manyseg.data.card import Card, builtin_cards, read_card
-from manyseg.data.files import write_image
 from manyseg.errors import UserError
 from manyseg.export.files import Precision, agreement, check_request, write_onnx, write_torch
 from manyseg.export.graph import ExportGraph, Output
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace
 from manyseg.inference.options import PHOTOS, Size, TestOptions
-from manyseg.inference.segments import SegmentMap
-from manyseg.labels import IGNORE, LabelSpace, Taxonomy
+from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.methods.base import Method
 from manyseg.models.text import TextEncoder
-from manyseg.prediction.drawing import mask_image, overlay
-from manyseg.prediction.photo import PLAIN, Reading, read_photo
+from manyseg.prediction.photo import PLAIN, Picture, Reading, picture_pixels, read_photo
+from manyseg.prediction.prediction import Prediction
 from manyseg.relate.unseen import relate_by_names, relate_by_table, relate_by_text, unmapped
 
-__all__ = ["Labels", "Model", "Picture", "Prediction", "Relate", "find_space"]
-
-Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
-"""A file, a Pillow image, a uint8 array [H, W, 3] or [H, W], or a uint8 tensor [3, H, W]."""
+__all__ = ["Labels", "Model", "Relate", "find_space"]
 
 Labels: TypeAlias = str | Path | LabelSpace | Sequence[str]
 """A label space, its name, "unified", "hierarchy", a card, or words."""
@@ -48,58 +40,6 @@ log = logging.getLogger(__name__)
 
 HIERARCHY = "hierarchy"
 """The name of the label space of all levels: each pixel gets the deepest class that is probable enough."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A model's prediction for one image.
-
-    `labels` is Int64[H, W] at the image's own size: positions in `space`, or `IGNORE` (-1) where no class is possible.
-    `image` is the input of the model, which may be smaller than the file.
-    `scores`, only if requested, is Float32[D, h, w] at feature resolution; their softmax over D gives probabilities,
-    and -inf excludes a class. `confidence`, where scores or several label spaces were requested, is Float32[h, w]: the
-    probability of the most probable class, 0 where every class is excluded, and None for a hierarchy, whose classes
-    hold each other. `segments`, only if requested, are things and stuff.
-    """
-
-    labels: Int[np.ndarray, "H W"]
-    space: LabelSpace
-    image: UInt8[Tensor, "3 _ _"] = field(repr=False)
-    scores: Float[np.ndarray, "D h w"] | None = field(default=None, repr=False)
-    segments: SegmentMap | None = field(default=None, repr=False)
-    confidence: Float[np.ndarray, "h w"] | None = field(default=None, repr=False)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the classes, by position."""
-        return self.space.names
-
-    @property
-    def colors(self) -> UInt8[np.ndarray, "D 3"]:
-        """The colours of the classes, by position."""
-        return self.space.colors
-
-    @property
-    def shares(self) -> Mapping[str, float]:
-        """The share of the image's pixels of every class that occurs, largest first."""
-        counts = np.bincount(self.labels[self.labels != IGNORE], minlength=len(self.space))
-        order = np.argsort(-counts, kind="stable")
-        return {self.names[i]: float(counts[i]) / self.labels.size for i in order if counts[i]}
-
-    def save(self, path: str | Path) -> Path:
-        """Write the label map as an index PNG with the classes' colours, and return its path.
-
-        Values are positions in `space`; `IGNORE` is 255, or 65535 in a file of 16 bits for more than 256 classes.
-        """
-        path = Path(path)
-        if path.suffix.lower() != ".png":
-            raise UserError(f"{path}: label maps are written as PNG, which loses nothing; end the name in .png")
-        write_image(path, mask_image(torch.from_numpy(self.labels), self.space))
-        return path
-
-    def overlay(self) -> Image.Image:
-        """Return the image with the label map over it and a legend of the classes that occur, as a Pillow image."""
-        return overlay(self.image, torch.from_numpy(self.labels), self.space)
 
 
 class Model:
@@ -329,7 +269,7 @@ class Model:
             return read_photo(Path(image), options.input_size, reading)
         if reading != PLAIN:
             raise UserError("bands and a range of values are for files; give the image's path, or choose them yourself")
-        shown = _pixels(image)
+        shown = picture_pixels(image)
         return shown, (shown.shape[-2], shown.shape[-1])
 
 
@@ -352,23 +292,3 @@ def find_space(method: Method, spaces: Sequence[LabelSpace], labels: str | Seque
         names = ", ".join(s.name for s in (*spaces, unified))
         raise UserError(f"labels '{labels}' name nothing; give a label space ({names}) or words, as 'road, sky'")
     return LabelSpace.of(labels, dict.fromkeys(words))
-
-
-def _pixels(image: object) -> UInt8[Tensor, "3 H W"]:
-    """Return an image in memory as a uint8 tensor; raises UserError for anything else, with what is accepted."""
-    if isinstance(image, Image.Image):
-        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    if isinstance(image, Tensor):
-        if image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3:
-            return image
-        raise UserError(f"the image is a tensor {image.dtype} {list(image.shape)}; give uint8 [3, H, W]")
-    if isinstance(image, np.ndarray):
-        if image.dtype == np.uint8 and image.ndim == 2:
-            image = np.repeat(image[..., None], 3, axis=2)
-        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-            return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        raise UserError(f"the image is an array {image.dtype} {list(image.shape)}; give uint8 [H, W, 3] or [H, W]")
-    raise UserError(
-        f"the image is a {type(image).__name__}; give a path, a Pillow image, a uint8 array [H, W, 3] or a uint8 "
-        "tensor [3, H, W]"
-    )

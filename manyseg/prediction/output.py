@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from manyseg.labels import LabelSpace
 from manyseg.prediction.drawing import PixelValues
-from manyseg.prediction.model import Prediction
+from manyseg.prediction.prediction import Prediction
 
 __all__ = ["Output"]
 

@@ -8,22 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from manyseg.data.bands import ValueRange, band_facts, opened_windows
 from manyseg.data.batch import image_tensor
 from manyseg.data.files import DataError, Window, image_size, opened
 from manyseg.data.photo import read_rgb
+from manyseg.errors import UserError
 from manyseg.inference.options import Size
 from manyseg.inference.resize import resize
 
-__all__ = ["PLAIN", "Reading", "check_depth", "photo_size", "read_photo", "shown_photo"]
+__all__ = ["PLAIN", "Picture", "Reading", "check_depth", "photo_size", "picture_pixels", "read_photo", "shown_photo"]
 
 ORIENTATION = 0x0112
 """The EXIF tag of the orientation."""
@@ -33,6 +34,10 @@ PAGE = 254
 
 DARK = 1 << 13
 """Values of 16 bits below this are those of 12 or 13 bits: seen in the full range they are nearly black."""
+
+
+Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
+"""A file, a Pillow image, a uint8 array [H, W, 3] or [H, W], or a uint8 tensor [3, H, W]."""
 
 
 class Reading(NamedTuple):
@@ -132,3 +137,23 @@ def _check_pages(path: Path, file: Image.Image) -> None:
     if count > 1:
         fix = "save each as an image of its own (magick scan.tif page-%03d.png)"
         raise DataError(path, f"{count} pages in one file, of which only one would be segmented", fix)
+
+
+def picture_pixels(image: object) -> UInt8[Tensor, "3 H W"]:
+    """Return an image in memory as a uint8 tensor; raises UserError for anything else, with what is accepted."""
+    if isinstance(image, Image.Image):
+        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, Tensor):
+        if image.dtype == torch.uint8 and image.ndim == 3 and len(image) == 3:
+            return image
+        raise UserError(f"the image is a tensor {image.dtype} {list(image.shape)}; give uint8 [3, H, W]")
+    if isinstance(image, np.ndarray):
+        if image.dtype == np.uint8 and image.ndim == 2:
+            image = np.repeat(image[..., None], 3, axis=2)
+        if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+            return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        raise UserError(f"the image is an array {image.dtype} {list(image.shape)}; give uint8 [H, W, 3] or [H, W]")
+    raise UserError(
+        f"the image is a {type(image).__name__}; give a path, a Pillow image, a uint8 array [H, W, 3] or a uint8 "
+        "tensor [3, H, W]"
+    )

@@ -26,10 +26,11 @@ from manyseg.inference.encoded_images import OutputSpace, images_at_once
 from manyseg.inference.options import Size
 from manyseg.labels import IGNORE
 from manyseg.prediction.large_images import predict_large
-from manyseg.prediction.model import Model, Prediction
+from manyseg.prediction.model import Model
 from manyseg.prediction.output import Output
 from manyseg.prediction.passes import Passes
 from manyseg.prediction.photo import Reading, read_photo
+from manyseg.prediction.prediction import Prediction
 
 __all__ = ["Job", "Pipeline"]
 

@@ -22,8 +22,8 @@ from manyseg.errors import UserError
 from manyseg.inference.segments import SegmentMap
 from manyseg.labels import IGNORE, LabelSpace
 from manyseg.prediction.drawing import PixelValues
-from manyseg.prediction.model import Prediction
 from manyseg.prediction.output import Output
+from manyseg.prediction.prediction import Prediction
 
 __all__ = ["Coco", "CocoPanoptic", "InstanceIds"]
 

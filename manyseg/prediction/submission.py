@@ -17,9 +17,9 @@ from manyseg.data.files import DataError, opened, write_image
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 from manyseg.prediction.drawing import PixelValues
-from manyseg.prediction.model import Prediction
 from manyseg.prediction.output import Output
 from manyseg.prediction.photo import photo_size
+from manyseg.prediction.prediction import Prediction
 
 __all__ = ["Submission"]
 

@@ -31,8 +31,9 @@ from manyseg.inference.encoded_images import OutputSpace, images_at_once
 from manyseg.inference.resize import resize
 from manyseg.labels import IGNORE
 from manyseg.prediction.drawing import PixelValues
-from manyseg.prediction.model import Labels, Model, Prediction, Relate
+from manyseg.prediction.model import Labels, Model, Relate
 from manyseg.prediction.predict import check_targets, list_images, unique_names
+from manyseg.prediction.prediction import Prediction
 from manyseg.prediction.summary import Summary, describe
 from manyseg.prediction.video_outputs import VIDEO_OUTPUTS, VideoOutput
 from manyseg.prediction.video_source import PIPE, Frame, Video, is_video, open_video

@@ -14,7 +14,7 @@ from jaxtyping import Shaped
 
 from manyseg.labels import LabelSpace
 from manyseg.prediction.drawing import FrameOverlays, PixelValues
-from manyseg.prediction.model import Prediction
+from manyseg.prediction.prediction import Prediction
 from manyseg.prediction.video_source import Frame, Video, find_pyav
 
 __all__ = ["VIDEO_OUTPUTS", "MaskVideo", "OverlayVideo", "VideoOutput"]

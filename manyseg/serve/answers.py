@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from manyseg.labels import IGNORE, LabelSpace
 from manyseg.prediction.drawing import PixelValues, mask_image
-from manyseg.prediction.model import Prediction
+from manyseg.prediction.prediction import Prediction
 from manyseg.serve.served import Served
 
 __all__ = ["Answer", "Health", "RunLabels", "answer", "mask_of", "png", "run_labels"]

@@ -12,7 +12,7 @@ from typing import ParamSpec, TypeVar
 from starlette.requests import Request
 
 from manyseg.cores import READERS
-from manyseg.prediction.model import Prediction
+from manyseg.prediction.prediction import Prediction
 from manyseg.serve.images import RequestError, decode
 from manyseg.serve.limits import Limits
 from manyseg.serve.metrics import Metrics

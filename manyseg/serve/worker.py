@@ -16,7 +16,8 @@ from torch import Tensor
 
 from manyseg.inference.encoded_images import OutputSpace, images_at_once
 from manyseg.inference.options import Size
-from manyseg.prediction.model import Model, Prediction
+from manyseg.prediction.model import Model
+from manyseg.prediction.prediction import Prediction
 from manyseg.serve.metrics import Metrics
 
 __all__ = ["Task", "Worker"]

@@ -11,7 +11,7 @@ from manyseg.errors import UserError
 from manyseg.inference.segments import SegmentMap
 from manyseg.labels import IGNORE, LabelClass, LabelSpace
 from manyseg.prediction.drawing import PixelValues
-from manyseg.prediction.model import Prediction
+from manyseg.prediction.prediction import Prediction
 from manyseg.prediction.segment_files import Coco, CocoPanoptic, InstanceIds
 
 SPACE = LabelSpace("s", (LabelClass("car", thing=True), LabelClass("road")))
