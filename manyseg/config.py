@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -137,6 +137,9 @@ NEEDED = {
 }
 """What is needed, in words, by the names that pydantic gives to faults."""
 
+BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
+"""What pydantic says of numbers that are too large or too small, and of true, which is 1 to it."""
+
 FIRST = {"extra_forbidden": 0, "missing": 2}
 """Which of several faults is told: the lowest."""
 
@@ -157,7 +160,7 @@ def check(
         if key in renamed and key not in schema.model_fields:
             raise UserError(f"{file}: {'.'.join((*where, key))}: is now {renamed[key]}")
     try:
-        return schema.model_validate(data)
+        checked = schema.model_validate(data)
     except UserError as e:
         raise UserError(f"{file}: {e}") from None
     except ValidationError as e:
@@ -165,16 +168,47 @@ def check(
         fault = min(faults, key=lambda f: FIRST.get(f["type"], 1))
         more = f" (and {e.error_count() - 1} more)" if e.error_count() > 1 else ""
         location = _location(fault["loc"], data)
-        place = "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in (*where, *location)).lstrip(".")
+        place = _spelt((*where, *location))
         if fault["type"] == "extra_forbidden":
             valid = sorted(_schema_at(schema, location[:-1]).model_fields)
             text = f"unknown key{close(str(location[-1]), valid)}; valid keys: {', '.join(valid)}"
         elif fault["type"] == "missing":
             text = "is missing; give it a value"
         else:
-            given = "" if isinstance(fault["input"], dict | list) else f" (it is {fault['input']!r})"
-            text = NEEDED.get(fault["type"], fault["msg"].removeprefix("Value error, ")) + given
+            truth = isinstance(fault["input"], bool)
+            given = "" if isinstance(fault["input"], dict | list) else f" (it is {_shown(fault['input'])})"
+            kind = "float_type" if truth and fault["type"] in BOUNDS else fault["type"]
+            text = NEEDED.get(kind, fault["msg"].removeprefix("Value error, ")) + given
         raise UserError(f"{file}: {place}: {text}{more}" if place else f"{file}: {text}{more}") from None
+    for keys, given, value in _truths(data, checked):
+        needed = NEEDED["float_type" if isinstance(value, float) else "int_type"]
+        raise UserError(f"{file}: {_spelt((*where, *keys))}: {needed} (it is {_shown(given)})")
+    return checked
+
+
+def _truths(
+    given: Any, checked: Any, keys: tuple[int | str, ...] = ()
+) -> Iterator[tuple[tuple[int | str, ...], bool, Any]]:
+    """Yield every true and false that pydantic has taken for a number: the way to it, and both."""
+    if isinstance(given, bool):
+        if not isinstance(checked, bool):
+            yield keys, given, checked
+    elif isinstance(given, Mapping):
+        inner = dict(checked) if isinstance(checked, BaseModel | Mapping) else {}
+        for key in (k for k in given if k in inner):
+            yield from _truths(given[key], inner[key], (*keys, key))
+    elif isinstance(given, list | tuple) and isinstance(checked, list | tuple) and len(given) == len(checked):
+        for i, (one, value) in enumerate(zip(given, checked, strict=True)):
+            yield from _truths(one, value, (*keys, i))
+
+
+def _shown(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _spelt(keys: Sequence[int | str]) -> str:
+    """Write the way to a value in a table as text."""
+    return "".join(f"[{k}]" if isinstance(k, int) else f".{k}" for k in keys).lstrip(".")
 
 
 def merge_tables(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,26 @@ def test_what_no_machine_can_do_is_refused_with_its_limit(tmp_path, change, mess
         read_recipe(tmp_path / "recipe.toml", [change])
 
 
+@pytest.mark.parametrize(
+    ("change", "place"),
+    [
+        ("train.steps=true", "train.steps: a whole number"),
+        ("train.lr=true", "train.lr: a number"),
+        ("train.drops=[true]", r"train.drops\[0\]: a number"),
+        ("data.crop=[32, true]", r"data.crop\[1\]: a whole number"),
+        ("data.sets.0.per_step=false", r"data.sets\[0\].per_step: "),
+        ("data.jitter.hue=true", "data.jitter.hue: a number"),
+        ("method.scale=true", "method.scale: a number"),
+        ("model.channels=true", "model.channels: a whole number"),
+    ],
+)
+def test_true_and_false_are_no_numbers(tmp_path, change, place):
+    sets = "[data]\nsets = [{ card = 'c.toml', root = '.', per_step = 1 }]\n"
+    (tmp_path / "recipe.toml").write_text(sets + "[method]\nname = 'multihead'\n[train]\nsteps = 1")
+    with pytest.raises(UserError, match=rf"recipe.toml: ({place}).* is needed \(it is (true|false)\)"):
+        read_recipe(tmp_path / "recipe.toml", [change])
+
+
 def test_nothing_after_the_equals_sign_takes_a_value_out_of_a_recipe():
     tree = {"method": {"ohem": 0.7, "name": "union"}, "data": {"sets": ["a", "b", "c"]}}
     for change in ("method.ohem=", "data.sets.1= ", 'method.name=""'):

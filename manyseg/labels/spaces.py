@@ -102,6 +102,20 @@ class LabelSpace:
         """Position of each class name."""
         return {n: i for i, n in enumerate(self.names)}
 
+    def difference(self, other: LabelSpace) -> str:
+        """Say what the first class that differs from that of another space is here and there; "" if none does."""
+        if len(self) != len(other):
+            return f"it has {len(self)} classes, not {len(other)}"
+        for i, (mine, theirs) in enumerate(zip(self.classes, other.classes, strict=True)):
+            if mine.name != theirs.name:
+                return f"its class {i} is '{mine.name}', not '{theirs.name}'"
+            if mine.thing != theirs.thing:
+                return f"'{mine.name}' is {'a thing, not stuff' if mine.thing else 'stuff, not a thing'}"
+            if mine != theirs:
+                what = "other synonyms" if mine.description == theirs.description else "another description"
+                return f"'{mine.name}' has {what}"
+        return ""
+
     @cached_property
     def colors(self) -> np.ndarray:
         """UInt8[D, 3] colours: the given ones, else those of the names; see `colors.assign_colors`."""

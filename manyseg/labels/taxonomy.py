@@ -83,6 +83,19 @@ class Taxonomy:
         known = ", ".join(s.name for s in (*self.spaces, self.unified))
         raise UserError(f"no label space is called '{name}'; there are: {known}")
 
+    def position(self, space: LabelSpace) -> int:
+        """Return which dataset's label space this is; raises UserError, which says what differs, for any other."""
+        if space in self.spaces:
+            return self.spaces.index(space)
+        known = {s.name: s for s in (*self.spaces, self.unified)}
+        names, meant = ", ".join([*(s.name for s in self.spaces), "unified"]), close(space.name, [*known])
+        fault, own = f"is no label space of this model{meant} ({names})", "one of these"
+        if space.name in known:
+            differs = space.difference(known[space.name])
+            fault, own = f"is not the label space of this model that has its name: {differs}", "the model's own"
+        way = f"take {own}, taxonomy.space(name), or give a relation too (manyseg.relate.unseen.relate_by_names)"
+        raise UserError(f"'{space.name}' {fault}; {way}")
+
     def exclusive(self, name: str) -> bool:
         """Say whether every node belongs to at most one class of dataset `name`."""
         return bool((self.relations[name].sum(0) <= 1).all())

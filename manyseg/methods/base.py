@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from manyseg import losses
 from manyseg.data.annotation import Annotation, Dense, Segments
 from manyseg.data.batch import Batch
-from manyseg.errors import UserError, close
+from manyseg.errors import UserError
 from manyseg.inference.options import SegmentOptions
 from manyseg.inference.segments import SegmentMap
 from manyseg.labels import JointClasses, LabelSpace, Taxonomy
@@ -353,8 +353,5 @@ def dense_labels(batch: Batch) -> Tensor:
 def _relation(taxonomy: Taxonomy, space: LabelSpace) -> Bool[Tensor, "D U"]:
     if space == taxonomy.unified:
         return torch.eye(len(space), dtype=torch.bool)
-    if space not in taxonomy.spaces:
-        names = [s.name for s in taxonomy.spaces]
-        known, meant = ", ".join(names), close(space.name, [*names, "unified"])
-        raise UserError(f"'{space.name}' is no label space of this model{meant} ({known}, unified); relate it first")
+    taxonomy.position(space)
     return torch.tensor(taxonomy.relations[space.name])

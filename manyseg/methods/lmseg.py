@@ -139,7 +139,8 @@ class LMSeg(Method):
                 raise UserError(f"method.{name} is {value}; give 1 or more")
         if channels % attention_heads:
             raise UserError(
-                f"model.channels is {channels}, which method.attention_heads ({attention_heads}) does not divide"
+                f"model.channels is {channels}, which method.attention_heads ({attention_heads}) does not divide; make "
+                "it a multiple of them, or set other ones"
             )
         if semantic not in ("log", "sum"):
             raise UserError(f"method.semantic is '{semantic}'; choose 'log' or 'sum'")
@@ -149,7 +150,10 @@ class LMSeg(Method):
             if "{}" not in template:
                 raise UserError(f"method.template is '{template}'; it must have {{}} where the name goes")
             if not temperature > 0 or prompt_tokens < 0:
-                raise UserError("method.temperature must be above 0, and method.prompt_tokens not below 0")
+                raise UserError(
+                    f"method.temperature is {temperature} and method.prompt_tokens {prompt_tokens}; the first is to be "
+                    "above 0, the second 0 or more"
+                )
             self.classes: QueryClassifier = TextClassifier(
                 self.spaces, channels, model=text, template=template, tokens=prompt_tokens, tau=temperature
             )

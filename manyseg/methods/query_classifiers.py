@@ -161,7 +161,7 @@ class MultiHeadClassifier(QueryClassifier):
     def _classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
         if space == self.taxonomy.unified:
             return self._all_heads
-        layer = self.layers[_position(space, self.spaces)]
+        layer = self.layers[self.taxonomy.position(space)]
         return lambda queries: layer(queries).float().log_softmax(-1)
 
     def _all_heads(self, queries: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ class UnifiedClassifier(QueryClassifier):
     def _classifier(self, space: LabelSpace) -> Callable[[Tensor], Tensor]:
         if space == self.taxonomy.unified:
             return lambda queries: self.layer(queries).float().log_softmax(-1)
-        _position(space, self.taxonomy.spaces)
+        self.taxonomy.position(space)
         relation = self.relations[self.taxonomy.classes.rows[space.name]]
 
         def classify(queries: Tensor) -> Tensor:
@@ -209,10 +209,3 @@ class UnifiedClassifier(QueryClassifier):
             return torch.cat([own, nodes[..., -1:]], -1)
 
         return classify
-
-
-def _position(space: LabelSpace, spaces: Sequence[LabelSpace]) -> int:
-    if space not in spaces:
-        known = ", ".join(s.name for s in spaces)
-        raise UserError(f"'{space.name}' is no label space of this model ({known}, unified); relate it first")
-    return list(spaces).index(space)

@@ -116,7 +116,11 @@ def resolve_taxonomy(source: TaxonomySource | str, spaces: Sequence[LabelSpace])
         raise UserError(f"'{source}' is a stage of a run, and there is no run; give a table or a Taxonomy")
     if source.spaces != tuple(spaces):
         ours, theirs = (", ".join(s.name for s in x) for x in (spaces, source.spaces))
-        raise UserError(f"the taxonomy relates the label spaces of {theirs}, the recipe those of {ours}")
+        why = f"the recipe those of {ours}"
+        if ours == theirs:
+            own, other = next((a, b) for a, b in zip(spaces, source.spaces, strict=True) if a != b)
+            why = f"but '{own.name}' differs: {own.difference(other)}"
+        raise UserError(f"the taxonomy relates the label spaces of {theirs}, {why}; give one of the recipe's, in order")
     return source
 
 

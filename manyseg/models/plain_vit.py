@@ -76,7 +76,8 @@ class PlainViT(nn.Module):
             )
         if getattr(self.vit, "rope_mixed", False):
             raise UserError(
-                "method.decoder is 'eomt', but model.backbone has rotary positions of its own in each block"
+                "method.decoder is 'eomt', but model.backbone has rotary positions of its own in each block; use one "
+                "that does not, such as vit_small_patch16_dinov3"
             )
         self.held = blocks
         for block in last:

@@ -89,8 +89,10 @@ def read_tensors(path: Path, key: str) -> dict[str, Tensor]:
             return _read_torchscript(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # pickle, zip, safetensors and torch each have errors of their own for a broken file
-        reason = " ".join(str(e).split())
-        raise UserError(f"{key}: {path} is no readable weights file ({type(e).__name__}: {reason})"[:300]) from e
+        reason = " ".join(str(e).split())[:100]
+        raise UserError(
+            f"{key}: {path} is no readable weights file ({type(e).__name__}: {reason}); fetch or save it again"
+        ) from e
     for inner in NESTED:
         state = state[inner] if isinstance(state, dict) and isinstance(state.get(inner), dict) else state
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
