@@ -180,9 +180,9 @@ def check(
             kind = "float_type" if truth and fault["type"] in BOUNDS else fault["type"]
             text = NEEDED.get(kind, fault["msg"].removeprefix("Value error, ")) + given
         raise UserError(f"{file}: {place}: {text}{more}" if place else f"{file}: {text}{more}") from None
-    for keys, given, value in _truths(data, checked):
+    for keys, wrong, value in _truths(data, checked):
         needed = NEEDED["float_type" if isinstance(value, float) else "int_type"]
-        raise UserError(f"{file}: {_spelt((*where, *keys))}: {needed} (it is {_shown(given)})")
+        raise UserError(f"{file}: {_spelt((*where, *keys))}: {needed} (it is {_shown(wrong)})")
     return checked
 
 

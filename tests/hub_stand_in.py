@@ -33,11 +33,13 @@ def connected(monkeypatch, tmp_path):
 class HubStandIn:
     """Repositories by name, each a mapping from paths to bytes; `requests` lists method and path of every request.
 
+    `refused` has the status and the code with which a repository answers instead.
+
     Datasets are called `datasets/user/name`; revisions other than `main` have `@revision` after that.
     """
 
     def __init__(self):
-        self.repositories, self.private, self.requests = {}, set(), []
+        self.repositories, self.private, self.requests, self.refused = {}, set(), [], {}
 
     @contextmanager
     def running(self):
@@ -119,6 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
             parts.remove("datasets")
             parts[:0] = [] if parts[0] != "api" else [parts.pop(0), "datasets"]
         name = kind + "/".join(parts[2:4] if parts[0] == "api" else parts[:2])
+        if name in hub.refused:
+            status, code = hub.refused[name]
+            return self.answer(status, {"error": code}, X_Error_Code=code)
         if name not in hub.repositories:
             return self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
         asked = "/".join(parts[5:] if parts[0] == "api" else parts[3:4])

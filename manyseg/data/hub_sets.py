@@ -114,25 +114,36 @@ def _kept(name: str, revision: str) -> Path | None:
 
 def asking(request: Callable[[], T], name: str) -> T:
     """Ask the hub, and say in one line what went wrong."""
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return request()
-    except LocalTokenNotFoundError:
-        raise UserError("not logged in to the hub; run `hf auth login`, or set HF_TOKEN") from None
-    except GatedRepoError:
-        raise UserError(f"hf://{name}: its owner gives access one by one; ask for it on its page, and log in") from None
-    except RepositoryNotFoundError:
-        raise UserError(
-            f"hf://{name}: there is no such repository, or it is private; check the name, or log in"
-        ) from None
-    except HfHubHTTPError as e:
-        status = getattr(e.response, "status_code", None)
+    except Exception as e:
+        # A download that is refused ends in an error of a file that is not here.
+        hidden = isinstance(e, LocalEntryNotFoundError) and isinstance(e.__cause__, HfHubHTTPError)
+        said = _refusal(e.__cause__ if hidden and e.__cause__ else e, name)
+        if said is None:
+            raise
+        raise UserError(said) from None
+
+
+def _refusal(error: BaseException, name: str) -> str | None:
+    """Say what an error of the hub's library means, and what to do; None for what is none of the hub's."""
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalTokenNotFoundError, RepositoryNotFoundError
+
+    if isinstance(error, LocalTokenNotFoundError):
+        return "not logged in to the hub; run `hf auth login`, or set HF_TOKEN"
+    if isinstance(error, GatedRepoError):
+        return f"hf://{name}: its owner gives access one by one; ask for it on its page, and log in"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"hf://{name}: there is no such repository, or it is private; check the name, or log in"
+    if isinstance(error, HfHubHTTPError):
+        status = getattr(error.response, "status_code", None)
         if status in (401, 403):
-            raise UserError(
-                f"hf://{name}: the hub refuses this ({status}); log in with a token that may write there"
-            ) from None
-        raise UserError(f"hf://{name}: the hub answers {status or e}; try again later") from None
-    except OSError as e:
-        reason = " ".join(str(e).split())[:200]
-        raise UserError(f"hf://{name}: the hub cannot be reached ({reason}); check the network") from None
+            return f"hf://{name}: the hub refuses this ({status}); log in with a token that has the right to it"
+        return f"hf://{name}: the hub answers {status or error}; try again later"
+    # Of httpx, whose package is another one in each release of the hub's library.
+    if isinstance(error, OSError) or any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
+        reason = " ".join(str(error).split())[:200]
+        return f"hf://{name}: the hub cannot be reached ({reason}); check the network"
+    return None

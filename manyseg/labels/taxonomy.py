@@ -80,8 +80,8 @@ class Taxonomy:
         for space in (*self.spaces, self.unified):
             if space.name == name:
                 return space
-        known = ", ".join(s.name for s in (*self.spaces, self.unified))
-        raise UserError(f"no label space is called '{name}'; there are: {known}")
+        known = [s.name for s in (*self.spaces, self.unified)]
+        raise UserError(f"no label space is called '{name}'{close(name, known)}; there are: {', '.join(known)}")
 
     def position(self, space: LabelSpace) -> int:
         """Return which dataset's label space this is; raises UserError, which says what differs, for any other."""
@@ -276,7 +276,7 @@ def _parse(
             groups.append(group)
             names[node] = number
     if not groups:
-        raise UserError(f"{path}: no row names a class of {', '.join(s.name for s in spaces)}")
+        raise UserError(f"{path}: no row names a class of {', '.join(s.name for s in spaces)}; fill their columns")
     return groups, list(names)
 
 

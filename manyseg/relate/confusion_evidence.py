@@ -53,7 +53,8 @@ def confusion_rates(classes: JointClasses, counts: Counts) -> ConfusionRates:
     for (a, b), matrix in counts.items():
         if a not in classes.rows or b not in classes.rows:
             raise UserError(
-                f"there is a confusion of '{a}' by the head of '{b}', but the datasets are: {', '.join(classes.rows)}"
+                f"there is a confusion of '{a}' by the head of '{b}', but the datasets are: {', '.join(classes.rows)}; "
+                "give those of these alone"
             )
         rows, columns = classes.rows[a], classes.rows[b]
         sizes = (rows.stop - rows.start, columns.stop - columns.start)
@@ -104,9 +105,10 @@ def read_confusion(path: Path, spaces: Sequence[LabelSpace]) -> dict[tuple[str, 
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file of confusions") from None
+        raise UserError(f"{path}: there is no such file of confusions; correct its name") from None
     except Exception as e:  # A damaged archive can make numpy raise almost anything.
-        raise UserError(f"{path}: not an npz file of arrays named a__b ({' '.join(str(e).split())})") from None
+        reason = " ".join(str(e).split())
+        raise UserError(f"{path}: not an npz file of arrays named a__b ({reason}); write it with numpy.savez") from None
     sizes = {s.name: len(s) for s in spaces}
     pairs: dict[str, list[tuple[str, str]]] = {}
     for pair in product(sizes, sizes):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manyseg.config import read_toml, toml_value
-from manyseg.errors import UserError
+from manyseg.errors import UserError, close
 from manyseg.labels import ClassKey, JointClasses, LabelSpace
 
 __all__ = ["Constraints"]
@@ -100,7 +100,7 @@ def _pair(place: str, entry: object, known: Mapping[str, Sequence[ClassKey]], si
     if not readings:
         unknown = [side for pair in sides for side in pair if ":" in side and side not in known]
         raise UserError(
-            f"{place}: '{text}' names no two classes; there is no '{unknown[0]}' among the datasets' classes"
+            f"{place}: '{text}' names no two classes; there is no '{unknown[0]}'{close(unknown[0], [*known])}"
         )
     if len(readings) > 1:
         ways = " or ".join(f"{a} with {b}" for a, b in readings)

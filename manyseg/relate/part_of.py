@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from manyseg.errors import UserError
+from manyseg.errors import UserError, close
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.relate.proposal import ClassPair
 from manyseg.textfile import read_table, read_text, table_text
@@ -213,8 +213,8 @@ def _parse(path: Path, number: int, row: Sequence[str], taxonomy: Taxonomy) -> P
         return None
     for name, space in ((label, taxonomy.space(dataset)), (node, taxonomy.unified)):
         if name not in space.positions:
-            known = f"{', '.join(space.names[:8])}{' ...' * (len(space) > 8)}"
-            raise UserError(f"{path}, row {number}: '{name}' is no class of '{space.name}'; there are: {known}")
+            known, meant = f"{', '.join(space.names[:8])}{' ...' * (len(space) > 8)}", close(name, space.names)
+            raise UserError(f"{path}, row {number}: '{name}' is no class of '{space.name}'{meant}; there are: {known}")
     try:
         return PartOf(dataset, label, node, *(float(v.replace(",", ".")) if v else np.nan for v in (score, threshold)))
     except ValueError:

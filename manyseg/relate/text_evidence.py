@@ -66,7 +66,10 @@ def _vectors(keys: Sequence[tuple[str, str, str]], encode: Encode, templates: Se
     pool = sorted({t for ts in sentences for t in ts} | set(described))
     raw = np.asarray(encode(pool), np.float64)
     if raw.ndim != 2 or len(raw) != len(pool) or not np.isfinite(raw).all():
-        raise UserError(f"the text encoder gave {list(raw.shape)} for {len(pool)} texts, or values that are not finite")
+        raise UserError(
+            f"the text encoder gave {list(raw.shape)} for {len(pool)} texts, or values that are not finite; choose "
+            "another one"
+        )
     unit = _normalised(raw)
     position = {t: i for i, t in enumerate(pool)}
     out = _normalised(np.stack([unit[[position[t] for t in ts]].mean(0) for ts in sentences]))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, cast
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from manyseg import __version__
@@ -26,6 +27,9 @@ __all__ = ["build_app"]
 
 STATIC = {"page.js": ("serve.js", "text/javascript"), "page.css": ("serve.css", "text/css")}
 """The page's other files: their templates and types."""
+
+ELSEWHERE = "/docs lists what can be asked"
+"""What is advised where an address leads nowhere."""
 
 Labels = Annotated[str, Query(description='"unified", a dataset, "hierarchy", or words: "road, sky"')]
 ManyLabels = Annotated[list[str] | None, Query(description="Label spaces; may be repeated. By default all of the run.")]
@@ -81,6 +85,12 @@ def build_app(runs: Sequence[Served], limits: Limits, *, token: str | None = Non
     async def at_fault(request: Request, error: UserError) -> Response:
         return refusal(RequestError(422, str(error)))
 
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        answer = refusal(RequestError(error.status_code, f"{error.detail}; {ELSEWHERE}"))
+        answer.headers.update(error.headers or {})
+        return answer
+
     @app.get("/", include_in_schema=False)
     async def page() -> HTMLResponse:
         """Show the page."""
@@ -95,7 +105,7 @@ def build_app(runs: Sequence[Served], limits: Limits, *, token: str | None = Non
     async def static(name: str) -> Response:
         """Give the page's script and style."""
         if name not in STATIC:
-            raise RequestError(404, "there is nothing here")
+            raise RequestError(404, f"there is nothing here; {ELSEWHERE}")
         return Response(render(STATIC[name][0]), media_type=STATIC[name][1])
 
     @app.get("/favicon.ico", include_in_schema=False)

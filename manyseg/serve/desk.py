@@ -104,7 +104,8 @@ class Desk:
                         if self.buffered > self.limits.buffered:
                             raise RequestError(503, "too many images are sent at once; ask again later", 1)
             except TimeoutError:
-                raise RequestError(408, f"the image did not come within {self.limits.timeout:g} seconds") from None
+                late = f"the image did not come within {self.limits.timeout:g} seconds"
+                raise RequestError(408, f"{late}; send it again, or a smaller one") from None
             if not content:
                 raise RequestError(422, "the body is empty; send the bytes of an image")
             yield bytes(content)

@@ -3,6 +3,7 @@
 import layouts
 import numpy as np
 import pytest
+from advice import follow
 from hub_stand_in import connected
 from typer.testing import CliRunner
 
@@ -88,3 +89,23 @@ def test_what_is_no_set_is_one_line(hub):
         guess("hf://datasets/someone/nothing")
     with pytest.raises(UserError, match="is no dataset on the hub; give hf://datasets/user/name"):
         guess("hf://datasets/a/b/c")
+
+
+def test_a_set_is_named_as_advised(hub):
+    for wrong, said in (
+        ("hf://datasets/a/b/c", "give hf://datasets/user/name, or hf://datasets/user/name@revision"),
+        ("hf://datasets/someone/nothing", "check the name, or log in"),
+    ):
+        follow(lambda wrong=wrong: guess(wrong), said, lambda: guess(NAME))
+
+
+def test_a_set_without_parquet_files_is_fetched_as_it_is_as_advised(hub, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    hub.repositories["datasets/someone/streets"] = {"streets.py": b""}
+
+    def fetched():
+        layouts.yolo(tmp_path / "FOLDER")  # As the command of hf would.
+        return guess("FOLDER")
+
+    said = "hf download --repo-type dataset someone/streets --local-dir FOLDER"
+    follow(lambda: guess(NAME), f"fetch it as it is: {said}", fetched)

@@ -1,6 +1,7 @@
 """Language models on this machine; servers are tested where they are asked (relate/test_judge.py)."""
 
 import pytest
+from advice import follow
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -47,3 +48,26 @@ def test_a_model_without_a_chat_template_is_refused(folder):
 def test_a_name_goes_with_a_server_only(folder):
     with pytest.raises(UserError, match="names a model of a server"):
         chat.chat_model(folder(None), "qwen3")
+
+
+def test_a_local_model_is_named_as_advised(folder, tmp_path):
+    good = folder("{% for m in messages %}{{ m['content'] }} {% endfor %}")
+    (tmp_path / "empty").mkdir()
+    for wrong, said in (
+        ((good, "qwen3"), "is none; leave it out"),
+        ((str(tmp_path / "empty"),), "is no language model: .*; give a folder, a hub name, or a URL"),
+    ):
+        follow(lambda wrong=wrong: chat.chat_model(*wrong), said, lambda: chat.chat_model(good))
+    follow(
+        lambda: chat.chat_model("http://127.0.0.1:9/v1"),
+        "name the one to ask with --judge-model",
+        lambda: chat.chat_model("http://127.0.0.1:9/v1", "m"),
+    )
+
+
+def test_a_model_that_was_made_to_follow_instructions_is_taken_as_advised(folder):
+    follow(
+        lambda: chat.chat_model(folder(None)),
+        "has no chat template; take a model that was made to follow instructions",
+        lambda: chat.chat_model(folder("{% for m in messages %}{{ m['content'] }} {% endfor %}")),
+    )

@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from advice import follow
 from safetensors.torch import save_file
 from torch import nn
 
@@ -136,3 +137,31 @@ def test_weights_without_a_text_half_are_refused(tmp_path):
     save_file({"visual.conv1.weight": torch.zeros(1)}, tmp_path / "image.safetensors")
     with pytest.raises(UserError, match=r"there is no token_embedding.weight in it"):
         TextEncoder(str(tmp_path / "image.safetensors"), tmp_path / "cache").encode(["car"])
+
+
+def cut(model, archive):
+    """Weights in which a layer of the text half has no bias."""
+    state = {k: v.contiguous() for k, v in model.state_dict().items() if "ln_final.bias" not in k}
+    save_file(state, archive.with_suffix(".safetensors"))
+    return archive.with_suffix(".safetensors")
+
+
+def test_a_text_half_is_read_as_advised(model, archive, tmp_path):
+    def encode(file):
+        return TextEncoder(str(file), tmp_path / "cache").encode(["car"])
+
+    save_file({"visual.conv1.weight": torch.zeros(1)}, tmp_path / "image.safetensors")
+    for wrong, said in (
+        (tmp_path / "image.safetensors", "give weights of CLIP with its text half"),
+        (cut(model, archive), "1 of .* tensors are missing .*; give CLIP's weights as OpenAI or open_clip have them"),
+    ):
+        follow(lambda wrong=wrong: encode(wrong), said, lambda: encode(archive))
+    pairs = (tmp_path / MERGES).read_bytes()
+    for wrong, said in (
+        (None, f"put OpenAI's {MERGES} beside it"),
+        (b"x", "not OpenAI's file of byte pairs .*; fetch it again"),
+        (gzip.compress(b"a\nb c"), "needs 10; give the file of that model"),
+    ):
+        (tmp_path / MERGES).unlink() if wrong is None else (tmp_path / MERGES).write_bytes(wrong)
+        right = lambda: [(tmp_path / MERGES).write_bytes(pairs), load_clip(archive)]  # noqa: E731
+        follow(lambda: load_clip(archive), said, right)

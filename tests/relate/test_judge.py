@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from advice import follow
 
 from manyseg.cli import app
 from manyseg.errors import UserError
@@ -227,3 +228,33 @@ def test_what_is_wrong_with_a_judge_is_said_in_one_line(cards, monkeypatch):
         labels(*for_file, "--judge", "./nowhere/at-all".removeprefix("./"))
     with pytest.raises(UserError, match=r"j.toml"):
         labels(*for_file)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("--judge {url} --judge-model m", "name it with --judged, it need not exist yet"),
+        ("--judged j.toml --judge {url}", "name the one to ask with --judge-model"),
+        (
+            "--judged j.toml --judge http://127.0.0.1:9/v1 --judge-model m",
+            "is the address right, is it running, is 'm' one of its models, is its key in MANYSEG_JUDGE_KEY",
+        ),
+    ],
+)
+def test_a_judge_is_asked_as_advised(cards, monkeypatch, wrong, said):
+    monkeypatch.setattr(chat, "WAITS", ())
+    common = [*cards, "--by", "text"]
+    with server() as (url, _):
+        follow(
+            lambda: labels(*common, *wrong.format(url=url).split()),
+            said,
+            lambda: labels(*common, "--judged", "j.toml", "--judge", url, "--judge-model", "m"),
+        )
+
+
+def test_a_judge_that_follows_instructions_is_taken_as_advised(questions):
+    follow(
+        lambda: ask_judge(questions, lambda *_: "no", lambda _: None),
+        r"take a model that follows such instructions \(what it answered before is kept\)",
+        lambda: ask_judge(questions, by_rule, lambda _: None),
+    )

@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from hub_stand_in import connected
+from advice import follow
+from hub_stand_in import TOKEN, connected
 from huggingface_hub import constants
 
 import manyseg
@@ -131,6 +132,96 @@ def test_who_is_not_logged_in_is_told_how(hub, run, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(UserError, match=r"log in|logged in"):
         push(run, "someone/streets", "mit")
+
+
+PUSHED = [
+    ("streets", "mit", "give user/name or organisation/name", "someone/streets", "mit"),
+    (
+        "someone/streets",
+        "all rights: mine",
+        "give one such as apache-2.0, cc-by-4.0 or other",
+        "someone/streets",
+        "other",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "licence", "said", "right", "other"), PUSHED)
+def test_a_run_is_pushed_as_advised(hub, run, name, licence, said, right, other):
+    follow(lambda: push(run, name, licence), said, lambda: push(run, right, other))
+    assert "someone/streets" in hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "said"),
+    [
+        (403, "GatedRepo", "its owner gives access one by one; ask for it on its page, and log in"),
+        (403, "", r"the hub refuses this \(403\); log in with a token that has the right to it"),
+        (404, "RepoNotFound", "there is no such repository, or it is private; check the name, or log in"),
+        (418, "", r"the hub answers 418; try again later"),
+    ],
+)
+def test_a_run_that_the_hub_refuses_is_had_as_advised(hub, run, status, code, said):
+    push(run, "someone/streets", "mit")
+    hub.refused["someone/streets"] = status, code
+    load = lambda: manyseg.load("hf://someone/streets")  # noqa: E731
+    follow(load, said, lambda: [hub.refused.clear(), load()])
+
+
+def test_who_is_not_logged_in_logs_in_as_advised(hub, run, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+
+    def logged_in():
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        return push(run, "someone/streets", "mit")
+
+    follow(
+        lambda: push(run, "someone/streets", "mit"),
+        "log in with a token that has the right|run `hf auth login`, or set HF_TOKEN",
+        logged_in,
+    )
+
+
+def test_a_run_is_named_as_advised(hub, run):
+    push(run, "someone/streets", "mit")
+    hub.repositories["someone/else"] = {"README.md": b"# another thing"}
+    for wrong, said in (
+        ("hf://nothing", "give hf://user/name"),
+        ("hf://someone/nothing", "check the name"),
+        ("hf://someone/else", r"no run of manyseg is there \(no recipe.toml\); check the name"),
+    ):
+        follow(lambda wrong=wrong: manyseg.load(wrong), said, lambda: manyseg.load("hf://someone/streets"))
+
+
+def test_code_that_was_read_is_loaded_by_its_path_as_advised(hub, run, tmp_path):
+    packed = pack(run, tmp_path / "packed", "someone/own", "mit")
+    recipe = (packed / "recipe.toml").read_text().replace('"manual"', '"manyseg.methods.baselines:Manual"')
+    (packed / "recipe.toml").write_text(recipe)
+    (packed / "manifest.json").unlink()
+    hub.repositories["someone/own"] = {
+        p.relative_to(packed).as_posix(): p.read_bytes() for p in packed.rglob("*.*") if p.is_file()
+    }
+    follow(
+        lambda: manyseg.load("hf://someone/own"),
+        "read that code, then download the folder and load it by its path",
+        lambda: manyseg.load(packed),
+    )
+
+
+def test_a_hub_is_reached_again_as_advised(hub, run, monkeypatch, tmp_path):
+    push(run, "someone/streets", "mit")
+    address = constants.ENDPOINT
+
+    def connect(to, ask):
+        monkeypatch.setattr(constants, "ENDPOINT", to)
+        return ask()
+
+    for ask in (lambda: download("hf://someone/streets"), lambda: push(run, "someone/streets", "mit")):
+        follow(
+            lambda ask=ask: connect("http://127.0.0.1:9", ask),
+            "hf://someone/streets: the hub cannot be reached .*; check the network",
+            lambda ask=ask: connect(address, ask),
+        )
 
 
 def test_what_is_not_on_the_hub_is_one_line(hub):
