@@ -99,8 +99,9 @@ def _pair(place: str, entry: object, known: Mapping[str, Sequence[ClassKey]], si
     readings = [(a, b) for left, right in sides for a in known.get(left, ()) for b in known.get(right, ())]
     if not readings:
         unknown = [side for pair in sides for side in pair if ":" in side and side not in known]
+        meant = close(unknown[0], [*known])
         raise UserError(
-            f"{place}: '{text}' names no two classes; there is no '{unknown[0]}'{close(unknown[0], [*known])}"
+            f"{place}: '{text}' names no two classes; there is no '{unknown[0]}' among the datasets' classes{meant}"
         )
     if len(readings) > 1:
         ways = " or ".join(f"{a} with {b}" for a, b in readings)

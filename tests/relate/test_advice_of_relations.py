@@ -32,7 +32,7 @@ FILES = [
     (
         Constraints.read,
         'must_link = ["a:road = b:wey"]',
-        "there is no 'b:wey', did you mean 'b:way'",
+        "there is no 'b:wey' among the datasets' classes, did you mean 'b:way'",
         'must_link = ["a:road = b:way"]',
     ),
     (Constraints.read, 'must_link = ["road = way"]', "write it as .dataset:class", 'must_link = ["a:road = b:way"]'),
