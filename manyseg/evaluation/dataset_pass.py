@@ -127,7 +127,10 @@ def visit_batches(
             raise error
     ids = tuple(folder.ids[i] for i in sorted(index for found, _ in outcomes for index in found))
     if len(ids) == len(folder):
-        raise UserError(f"dataset '{folder.space.name}': all {len(ids)} images are bad, so none is skipped")
+        raise UserError(
+            f"dataset '{folder.space.name}': all {len(ids)} images are bad, so none is skipped; correct them "
+            "(`manyseg data` names each fault)"
+        )
     return ids
 
 

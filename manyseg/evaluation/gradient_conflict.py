@@ -91,7 +91,7 @@ def measure_conflicts(method: Method, steps: Iterable[Sequence[Batch]]) -> list[
                 found.setdefault((loss, a, b), []).append(((inner < 0).cpu().numpy(), bool(inner.sum() < 0)))
     method.train(training)
     if not found:
-        raise UserError("no step had batches of two datasets; conflicts are between datasets")
+        raise UserError("no step had batches of two datasets; measure a run of several")
     return [_conflict(method.taxonomy, *key, rows) for key, rows in found.items()]
 
 
@@ -121,7 +121,7 @@ def _gradients(method: Method, classifier: NameClassifier, batch: Batch) -> dict
     """Return the gradient at the classifier's weights for each loss, from one pass through the network."""
     if not isinstance(batch.annotation, Dense | Segments):
         raise UserError(
-            f"'{batch.space.name}' is trained on without a label for each pixel; its conflicts cannot be measured"
+            f"'{batch.space.name}' is trained on without a label for each pixel; measure conflicts on a run of masks"
         )
     batch = batch.to(method.device)
     with torch.no_grad():

@@ -61,7 +61,9 @@ class ExportGraph(nn.Module):
         if words and not method.reads_words:
             raise UserError(f"{type(method).__name__} reads no words; export the label spaces that it knows")
         if words and len(spaces) != 1:
-            raise UserError(f"with words as input the file has one output, but {len(spaces)} label spaces were given")
+            raise UserError(
+                f"with words as input the file has one output, but {len(spaces)} label spaces were given; give one"
+            )
         self.method, self.spaces, self.output, self.words = method.eval(), tuple(spaces), output, words
         self.logit_adjustment = logit_adjustment
         for space in self.spaces:

@@ -133,7 +133,7 @@ def read_record(folder: str | Path) -> Record:
     """Read a run folder; raises UserError only where there is no run at all."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such run folder")
+        raise UserError(f"{folder}: there is no such run folder; correct its name")
     if not (folder / "recipe.toml").exists() and not (folder / "metrics.jsonl").exists():
         raise UserError(f"{folder}: not a run folder (no recipe.toml, no metrics.jsonl); give the folder of a run")
     notes: list[str] = []

@@ -71,11 +71,13 @@ def _check_files(recipe: Recipe, folder: RunFolder) -> None:
     folder.check_new()
     for key, weights in recipe.weights.items():
         if not weights.exists():
-            raise UserError(f"{recipe.file}: model.{key}: there is no file {weights}")
+            raise UserError(f"{recipe.file}: model.{key}: there is no file {weights}; correct its name")
     for stage in recipe.stages:
         for key, value in stage.values().items():
             if isinstance(value, Path) and not value.is_file():
-                raise UserError(f"{recipe.file}: {key} of stage '{stage.name}': there is no file {value}")
+                raise UserError(
+                    f"{recipe.file}: {key} of stage '{stage.name}': there is no file {value}; correct its name"
+                )
 
 
 def _check_sample(folders: Sequence[Folder]) -> None:

@@ -161,7 +161,7 @@ class Recipe(BaseModel):
             if keys[0] not in wanted or not isinstance(value, Path | ProposedTaxonomy):
                 return value
             if isinstance(value, Path) and not value.is_file():
-                raise UserError(f"{self._file}: {'.'.join((where, *keys))}: there is no file {value}")
+                raise UserError(f"{self._file}: {'.'.join((where, *keys))}: there is no file {value}; correct its name")
             source = value if isinstance(value, Path) else None
             kept = _kept(where, keys, ".tsv" if source is None else source.suffix)
             files[kept] = source
@@ -252,7 +252,7 @@ def read_recipe(source: RecipeSource, overrides: Sequence[str] = (), data_root: 
             if isinstance(value, StageTaxonomy | StageStatistics) and value.stage not in names[:i]:
                 earlier = ", ".join(names[:i]) or "none"
                 raise UserError(
-                    f"{path}: stage.{stage.name}.method.{key} is '{value}'; the stages before it: {earlier}"
+                    f"{path}: stage.{stage.name}.method.{key} is '{value}'; the stages before it: {earlier}; name one"
                 )
     return recipe
 

@@ -102,7 +102,8 @@ class Run:
         stage = next((s for s in self.recipe.stages if s.name == saved.state.get("stage")), None)
         if stage is None:
             raise UserError(
-                f"{saved.folder}: of stage '{saved.state.get('stage')}', which the run's recipe does not have"
+                f"{saved.folder}: of stage '{saved.state.get('stage')}', which the run's recipe does not have; restore "
+                "the recipe, or train the run again"
             )
         method = build_method(self.recipe, stage, self.spaces, self.folder, pretrained=False)
         saved.load_into(method)

@@ -57,7 +57,10 @@ class Checkpoint(NamedTuple):
             module.load_state_dict(placed(tensors) if placed else tensors)
         except RuntimeError as e:
             reason = " ".join(str(e).split())[:240]
-            raise UserError(f"{self.folder}: the weights do not fit this recipe's model ({reason})") from e
+            raise UserError(
+                f"{self.folder}: the weights do not fit this recipe's model ({reason}); restore the recipe, or train "
+                "the run again"
+            ) from e
 
 
 def write(folder: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
@@ -112,7 +115,9 @@ def read(folder: Path) -> Checkpoint:
             raise ValueError("SHA-256")
         sums, state = dict(record["sha256"]), dict(record["state"])
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder}: there is no checkpoint (no state.json)") from None
+        raise UserError(
+            f"{folder}: there is no checkpoint (no state.json); train the run, or go on with it by --resume"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(f"{folder / 'state.json'}: damaged ({e.__class__.__name__}); train the run again") from e
     for name, expected in sums.items():

@@ -10,12 +10,13 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from advice import follow
 from PIL import Image
 from torch import nn
 
 from manyseg import testing
 from manyseg.errors import UserError
-from manyseg.export.files import agreement, write_onnx, write_torch
+from manyseg.export.files import agreement, check_request, write_onnx, write_torch
 from manyseg.export.graph import ExportGraph, _constant_padding
 from manyseg.export.predictor import Predictor, fit
 from manyseg.inference.options import TestOptions
@@ -311,6 +312,44 @@ def test_what_cannot_be_exported_is_refused_in_one_line(multihead, lmseg):
     htss = _trained("htss")
     with pytest.raises(UserError, match="export 'unified'"):
         ExportGraph(htss, [htss.hierarchy.space])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said", "right"),
+    [
+        (("a.txt", "fp32", ()), "give a name that ends in .onnx, or in .pt2", ("a.onnx", "fp32", ())),
+        (("a.txt", "fp32", ()), "give a name that ends in .onnx, or in .pt2", ("a.pt2", "fp32", ())),
+        (("a.pt2", "fp16", ()), "end the name in .onnx, or leave them out", ("a.onnx", "fp16", ())),
+        (("a.pt2", "fp16", ()), "end the name in .onnx, or leave them out", ("a.pt2", "fp32", ())),
+        (("a.onnx", "int8", ()), "name some with --images", ("a.onnx", "int8", ("b.png",))),
+        (("file/a.onnx", "fp32", ()), "a part of the path is a file; choose another place", ("a.onnx", "fp32", ())),
+    ],
+)
+def test_a_file_is_asked_for_as_advised(tmp_path, wrong, said, right):
+    (tmp_path / "file").touch()
+    ask = lambda name, *rest: check_request(tmp_path / name, *rest)  # noqa: E731
+    follow(lambda: ask(*wrong), said, lambda: ask(*right))
+
+
+def test_a_package_is_installed_as_advised(tmp_path, monkeypatch):
+    ask = lambda: check_request(tmp_path / "a.onnx", "fp32", ())  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr("manyseg.export.files.NEEDED", ("onnx", "no_such_package"))
+        follow(ask, r'install them by pip install "manyseg\[export\]"', lambda: [patch.undo(), ask()])
+
+
+def test_label_spaces_are_exported_as_advised(multihead, lmseg):
+    htss = _trained("htss")
+    for method, spaces, words, said, right in (
+        (multihead, [WORDS], True, "export the label spaces that it knows", multihead.spaces),
+        (lmseg, [WORDS, WORDS], True, "give one", [WORDS]),
+        (htss, [htss.hierarchy.space], False, "export 'unified'", [htss.taxonomy.unified]),
+    ):
+        follow(
+            lambda m=method, s=spaces, w=words: ExportGraph(m, s, words=w),
+            said,
+            lambda m=method, s=right: ExportGraph(m, s, words=m is lmseg),
+        )
 
 
 def test_an_onnx_file_of_something_else_is_named(tmp_path):
