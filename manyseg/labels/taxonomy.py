@@ -28,9 +28,20 @@ from manyseg.textfile import read_table, read_text, table_text
 if TYPE_CHECKING:
     from jaxtyping import Bool
 
-__all__ = ["Relation", "Taxonomy"]
+__all__ = ["Relation", "Taxonomy", "check_datasets"]
 
 Relation: TypeAlias = "Bool[np.ndarray, 'D U']"
+
+
+def check_datasets(spaces: Sequence[LabelSpace], unified: str = "unified") -> None:
+    """Raise UserError where there is no label space, and where two have one name or one is called `unified`."""
+    if not spaces:
+        raise UserError("a taxonomy needs at least one dataset's label space")
+    names = [s.name for s in spaces]
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise UserError(f"two datasets are called '{twice[0]}'; give one of the cards another name")
+    if unified in names:
+        raise UserError(f"a dataset is called '{unified}', as all of them together are; rename its card")
 
 
 @dataclass(frozen=True)
@@ -47,13 +58,8 @@ class Taxonomy:
     relations: Mapping[str, Relation] = field(repr=False)
 
     def __post_init__(self) -> None:
-        if not self.spaces:
-            raise UserError("a taxonomy needs at least one dataset's label space")
+        check_datasets(self.spaces, self.unified.name)
         names = [s.name for s in self.spaces]
-        if twice := [name for name, n in Counter(names).items() if n > 1]:
-            raise UserError(f"two datasets are called '{twice[0]}'; give one of the cards another name")
-        if self.unified.name in names:
-            raise UserError(f"a dataset is called '{self.unified.name}', as all of them together are; rename its card")
         if set(names) != set(self.relations):
             raise UserError(f"taxonomy relates {sorted(self.relations)} but its datasets are {sorted(names)}")
         used = np.zeros(len(self.unified), bool)

@@ -16,16 +16,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
 
 __all__ = [
     "PART",
     "adapt_to_datasets",
+    "correlation",
     "exclusive_log_odds",
     "log_odds_against_negatives",
     "log_odds_by_test",
     "logit",
+    "mean",
+    "mean_of_lower",
     "sigmoid",
+    "two_detectors",
 ]
 
 PART = 1 << 20
@@ -38,13 +42,21 @@ MIN_PROBABILITY = 1e-4
 def logit(p: np.ndarray) -> np.ndarray:
     """Log-odds of probabilities, clipped to [MIN_PROBABILITY, 1 - 10 MIN_PROBABILITY]."""
     p = np.clip(p, MIN_PROBABILITY, 1 - 10 * MIN_PROBABILITY)
-    out: np.ndarray = np.log(p / (1 - p))
+    out: np.ndarray = np.empty_like(p)
+    np.subtract(1, p, out=out)
+    np.divide(p, out, out=out)
+    np.log(out, out=out)
     return out
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """Probabilities of log-odds."""
-    out: np.ndarray = 1 / (1 + np.exp(-np.clip(x, -40, 40)))
+    out: np.ndarray = np.empty_like(x)
+    np.clip(x, -40, 40, out=out)
+    np.negative(out, out=out)
+    np.exp(out, out=out)
+    np.add(out, 1, out=out)
+    np.divide(1, out, out=out)
     return out
 
 
@@ -100,17 +112,103 @@ def log_odds_by_test(
     lowest = np.unique(np.sort(score)[cuts[:0:-1]])
     parts = [slice(start, start + PART) for start in range(0, len(score), PART)]
     n, total, tested = np.zeros((3, len(lowest)))
+    bins = _Places(lowest)
     for part in parts:
-        place = np.searchsorted(lowest, score[part], side="right") - 1
+        place = bins(score[part]) - 1
         n += np.bincount(place, None, len(lowest))
         total += np.bincount(place, score[part], len(lowest))
         tested += np.bincount(place, test[part], len(lowest))
     x = total / n
     y = logit((isotonic_regression(tested / n, weights=n).x - negative) / max(positive - negative, 1e-6))
+    # Linear between the bins' means, and constant outside.
+    slope, x_before, y_before = np.r_[0, np.diff(y) / np.diff(x), 0], np.r_[x[:1], x], np.r_[y[:1], y]
+    means = _Places(x)
     out = np.empty_like(score)
     for part in parts:
-        out[part] = np.interp(score[part], x, y)
+        place = means(score[part])
+        out[part] = slope[place] * (score[part] - x_before[place]) + y_before[place]
     return out
+
+
+class _Places:
+    """Says of any values how many of a few sorted `edges` are not above them, as `numpy.searchsorted` does.
+
+    A table of equal cells answers for the values in whose cell there is no edge.
+    """
+
+    CELLS = 1 << 14
+
+    def __init__(self, edges: np.ndarray) -> None:
+        self.edges = edges.astype(np.float64)
+        self.scale = self.CELLS / (self.edges[-1] - self.edges[0]) if self.edges[0] < self.edges[-1] else 1.0
+        here = np.bincount(self._cells(self.edges), None, self.CELLS + 2)
+        self.below, self.cut = np.cumsum(here) - here, here > 0
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        values = values.astype(np.float64)
+        cells = self._cells(values)
+        out: np.ndarray = self.below[cells]
+        near = np.flatnonzero(self.cut[cells])
+        out[near] = np.searchsorted(self.edges, values[near], side="right")
+        return out
+
+    def _cells(self, values: np.ndarray) -> np.ndarray:
+        """Return a rising function of the values; it is 0 below the first edge."""
+        cells: np.ndarray = (values - self.edges[0]) * self.scale + 1
+        np.clip(cells, 0, self.CELLS + 1, out=cells)
+        return cells.astype(np.intp)
+
+
+def two_detectors(
+    text: Float[np.ndarray, " N"],
+    confusion: Float[np.ndarray, " N"],
+    named: Bool[np.ndarray, " N"],
+    apart: Bool[np.ndarray, " N"],
+) -> Float[np.ndarray, " N"]:
+    """Return the log-odds by both, of those by the text and of the rates of confusion; `text` is overwritten.
+
+    `named` are pairs of equal name, `apart` pairs that are not in one cluster.
+    """
+    p = sigmoid(text)
+    sight = log_odds_by_test(confusion, p, mean_of_lower(p, confusion), mean(p[named]))
+    base = float(logit(np.array(mean(p))))
+    del p
+    # What is near in meaning looks alike too, also where it is not the same. Two detectors whose errors correlate by
+    # rho are worth 2 / (1 + rho) of one: the weights of the best linear detector.
+    rho = max(correlation(text, sight, apart), 0.0)
+    text += sight
+    text -= 2 * base
+    text /= 1 + rho
+    text += base
+    return text
+
+
+def mean_of_lower(values: np.ndarray, by: np.ndarray) -> float:
+    """Return the mean over what is not above the median of `by`."""
+    ordered = np.sort(by)
+    middle = (ordered[(len(by) - 1) // 2] + ordered[len(by) // 2]) / 2
+    del ordered
+    return mean(values[by <= middle])
+
+
+def mean(values: np.ndarray) -> float:
+    """Return the mean, added up in float64."""
+    return float(values.mean(dtype=np.float64))
+
+
+def correlation(x: np.ndarray, y: np.ndarray, use: Bool[np.ndarray, " N"]) -> float:
+    """Return Pearson's coefficient over the pairs to `use`, from sums over parts; 0 where either does not vary."""
+    count = np.count_nonzero(use)
+    if count < 3:
+        return 0.0
+    sums = np.zeros((2, 2))
+    means = np.array([[v.mean(where=use, dtype=np.float64)] for v in (x, y)])
+    for part in (slice(start, start + PART) for start in range(0, len(x), PART)):
+        both = np.stack([v[part][use[part]] for v in (x, y)]).astype(np.float64) - means
+        sums += both @ both.T
+    if (np.diag(sums) <= count * 1e-18).any():
+        return 0.0
+    return float(sums[0, 1] / np.sqrt(sums[0, 0] * sums[1, 1]))
 
 
 def adapt_to_datasets(

@@ -36,29 +36,29 @@ class ConfusionRates:
     known: Bool[np.ndarray, "T T"]
     """Where x has pixels and its dataset was seen by the head of y's; elsewhere both rates are 0 and say nothing."""
 
-    def reordered(self, order: Sequence[int]) -> ConfusionRates:
-        """Return the rates with class `order[i]` at position i."""
-        pair = np.ix_(order, order)
-        return ConfusionRates(self.given_true[pair], self.given_predicted[pair], self.known[pair])
 
-
-def confusion_rates(classes: JointClasses, counts: Counts) -> ConfusionRates:
+def confusion_rates(
+    classes: JointClasses, counts: Counts, spaces: Sequence[LabelSpace] | None = None
+) -> ConfusionRates:
     """Normalise confusion matrices; a missing matrix and a class without pixels are no evidence.
 
-    Raises UserError for a matrix of unknown datasets or wrong shape, and for negative or non-finite counts.
+    `spaces` have the classes of each dataset in the order of the matrices, if it is not that of `classes`. Raises
+    UserError for a matrix of unknown datasets or wrong shape, and for negative or non-finite counts.
     """
     T = len(classes)
+    given = {s.name: s for s in (classes.spaces if spaces is None else spaces)}
+    order = {s.name: [given[s.name].positions[n] for n in s.names] for s in classes.spaces}
     given_true, given_predicted = np.zeros((T, T), np.float32), np.zeros((T, T), np.float32)
     known = np.zeros((T, T), bool)
     for (a, b), matrix in counts.items():
-        if a not in classes.rows or b not in classes.rows:
+        if a not in given or b not in given:
             raise UserError(
-                f"there is a confusion of '{a}' by the head of '{b}', but the datasets are: {', '.join(classes.rows)}; "
+                f"there is a confusion of '{a}' by the head of '{b}', but the datasets are: {', '.join(given)}; "
                 "give those of these alone"
             )
+        sizes = (len(given[a]), len(given[b]))
+        found = _checked(matrix, a, b, sizes, f"the confusion of '{a}' by the head of '{b}'")[order[a]][:, order[b]]
         rows, columns = classes.rows[a], classes.rows[b]
-        sizes = (rows.stop - rows.start, columns.stop - columns.start)
-        found = _checked(matrix, a, b, sizes, f"the confusion of '{a}' by the head of '{b}'")
         pixels = found.sum(1, keepdims=True)
         given_true[rows, columns] = found / np.maximum(pixels, 1)
         known[rows, columns] = pixels > 0

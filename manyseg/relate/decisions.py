@@ -89,9 +89,8 @@ class Decisions:
 
         What was said of one class of `clusters` says as much of the others, as they are probably one with it.
         """
-        out = odds.copy()
         apart, within = (_matrix(pairs, len(odds)) for pairs in (self.apart, self.within))
-        out = _spread(out, clusters, apart, within)
+        out = _spread(odds, clusters, apart, within)
         out[apart] = -DECIDED
         out[within.T] = -DECIDED
         out[within] = DECIDED

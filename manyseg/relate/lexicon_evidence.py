@@ -16,7 +16,7 @@ from manyseg.relate.lexicon import Lexicon, lexicon
 from manyseg.relate.reading import Reading, Unit, read_classes
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool
+    from jaxtyping import Bool, Int
 
 __all__ = ["LexiconEvidence", "lexicon_evidence"]
 
@@ -68,44 +68,56 @@ def lexicon_evidence(classes: JointClasses) -> LexiconEvidence:
     """Relate all classes by what the lexicon of the package says of their names and descriptions."""
     lex = lexicon()
     readings = read_classes(classes, lex)
-    T = len(classes)
-    different_sets = sorted(set(readings), key=readings.index)
-    members: dict[Reading, list[int]] = {}
-    for i, r in enumerate(readings):
-        members.setdefault(r, []).append(i)
-    distance = np.full((T, T), np.inf, np.float32)
-    partly = np.zeros((T, T), bool)
-    for x, y, far, all_of_it in _held(different_sets, lex):
-        pair = np.ix_(members[different_sets[x]], members[different_sets[y]])
+    # First of every two readings: many classes have the same.
+    place: dict[Reading, int] = {}
+    number = np.array([place.setdefault(r, len(place)) for r in readings])
+    distance = np.full((len(place), len(place)), np.inf, np.float32)
+    some = np.zeros(distance.shape, bool)
+    for x, y, far, all_of_it in _held([*place], lex):
         if all_of_it:
-            distance[pair] = far
+            distance[x, y] = far
         else:
-            partly[pair] = True
+            some[x, y] = True
     held = np.isfinite(distance)
-    equal = held & held.T & classes.differ
-    known = np.array([bool(r.units) and r.whole for r in readings])
-    different = known[:, None] & known & classes.differ & ~held & ~held.T & ~partly & ~partly.T
-    within = _nearest(classes, distance, equal)
-    partly &= classes.differ & ~held & ~held.T
-    elsewhere = classes.differ & (held | held.T) & ~equal & ~within & ~within.T
+    known = np.array([bool(r.units) and r.whole for r in place])
+    related = held | held.T | some | some.T
+
+    def of_classes(pairs: np.ndarray) -> Bool[np.ndarray, "T T"]:
+        found = np.take(pairs[number], number, axis=1)
+        found &= classes.differ
+        return found
+
+    equal = of_classes(held & held.T)
+    partly = of_classes(some & ~held & ~held.T)
+    different = of_classes(known[:, None] & known & ~related)
+    within = _nearest(classes, distance, number, equal)
+    elsewhere = of_classes((held | held.T) & ~(held & held.T))
+    elsewhere &= ~(within | within.T)
     return LexiconEvidence(equal, within, partly, different, elsewhere, readings)
 
 
-def _nearest(classes: JointClasses, distance: np.ndarray, equal: Bool[np.ndarray, "T T"]) -> Bool[np.ndarray, "T T"]:
-    """Keep, of the classes of each dataset that hold x, the narrowest and nearest; none where one is equal to x."""
-    out = np.zeros(distance.shape, bool)
+def _nearest(
+    classes: JointClasses, distance: np.ndarray, number: Int[np.ndarray, " T"], equal: Bool[np.ndarray, "T T"]
+) -> Bool[np.ndarray, "T T"]:
+    """Keep, of the classes of each dataset that hold x, the narrowest and nearest; none where one is equal to x.
+
+    `distance` is of every two readings, and `number` the reading of each class.
+    """
+    out = np.zeros(equal.shape, bool)
     held = np.isfinite(distance)
-    for x in range(len(distance)):
+    for x, far in enumerate(distance[number]):
         by_dataset: dict[int, list[int]] = {}
-        for y in np.flatnonzero(held[x]):
-            if classes.differ[x, y]:
-                by_dataset.setdefault(int(classes.dataset[y]), []).append(int(y))
+        for y in np.flatnonzero(held[number[x]][number] & classes.differ[x]).tolist():
+            by_dataset.setdefault(int(classes.dataset[y]), []).append(y)
         for options in by_dataset.values():
             if equal[x, options].any():
                 continue
-            narrow = [y for y in options if not any(held[z, y] and not held[y, z] for z in options)]
-            least = min(distance[x, narrow])
-            out[x, [y for y in narrow if distance[x, y] == least]] = True
+            by_reading = {y: number[y] for y in options}
+            narrow = [
+                y for y, r in by_reading.items() if not any(held[s, r] and not held[r, s] for s in by_reading.values())
+            ]
+            least = min(far[number[narrow]])
+            out[x, [y for y in narrow if far[number[y]] == least]] = True
     return out
 
 

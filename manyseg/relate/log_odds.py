@@ -14,13 +14,14 @@ import numpy as np
 from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelSpace
 from manyseg.relate.calibrate import (
-    PART,
     adapt_to_datasets,
     exclusive_log_odds,
     log_odds_against_negatives,
     log_odds_by_test,
     logit,
-    sigmoid,
+    mean,
+    mean_of_lower,
+    two_detectors,
 )
 from manyseg.relate.confusion_evidence import ConfusionRates, Counts, confusion_rates, sums_by_group
 from manyseg.relate.lexicon_evidence import LexiconEvidence, lexicon_evidence
@@ -39,6 +40,7 @@ __all__ = [
     "cluster_numbers",
     "equal_log_odds",
     "gather",
+    "has_other",
     "may_contain",
     "with_confusion",
 ]
@@ -97,8 +99,7 @@ def gather(
         if encode is None:
             raise UserError(f"relating labels by {by} needs a text encoder; give one, or relate them by names")
         similarity = text_similarity(classes, encode, templates)
-        upper = np.triu(np.ones(similarity.shape, bool), 1)
-        a, b = log_odds_against_negatives(similarity[upper & classes.differ], similarity[upper & ~classes.differ])
+        a, b = log_odds_against_negatives(*_pairs_once(similarity, [*classes.rows.values()]))
         prior = adapt_to_datasets(a + b * similarity, [*classes.rows.values()])
         words = lexicon_evidence(classes)
         unequal = words.different | words.within | words.within.T | words.partly | words.partly.T | words.elsewhere
@@ -108,11 +109,19 @@ def gather(
     if by in ("confusion", "both"):
         if not confusion:
             raise UserError(f"relating labels by {by} needs confusion matrices; give some, or relate labels by text")
-        given = JointClasses(tuple(spaces))
-        rates = confusion_rates(given, confusion).reordered([given.positions[key] for key in classes.keys])
+        rates = confusion_rates(classes, confusion, spaces)
     if by == "names":
         prior = np.where(same, np.float32(CERTAIN), np.float32(IMPOSSIBLE))
     return Evidence(same, part, similarity, prior, rates, words)
+
+
+def _pairs_once(
+    similarity: Float[np.ndarray, "T T"], rows: Sequence[slice]
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, " M"]]:
+    """Return the similarities of every two classes of different datasets, and of every two of one dataset."""
+    across = [similarity[own, own.stop :].ravel() for own in rows]
+    within = [similarity[own, own][np.triu_indices(own.stop - own.start, 1)] for own in rows]
+    return np.concatenate(across), np.concatenate(within)
 
 
 def cluster(
@@ -124,9 +133,7 @@ def cluster(
     """Return the directed log-odds of every pair, and the clusters of equal classes."""
     T, rows = len(classes), [*classes.rows.values()]
     names = [":".join(key) for key in classes.keys]
-    prior = np.full((T, T), IMPOSSIBLE, np.float32)
-    if evidence.prior is not None:
-        np.copyto(prior, evidence.prior, where=classes.differ)
+    prior = np.full((T, T), IMPOSSIBLE, np.float32) if evidence.prior is None else evidence.prior
     clusters = partition(prior, classes.dataset, must_link, cannot_link, names)
     if evidence.rates is None:
         odds = prior if evidence.similarity is None else exclusive_log_odds(prior, rows)
@@ -145,7 +152,7 @@ def cluster(
 def equal_log_odds(evidence: Evidence, odds: Float[np.ndarray, "T T"]) -> Float[np.ndarray, "T T"]:
     """Return the symmetric log-odds of two classes being equal: each is part of the other, or their texts say so."""
     out: np.ndarray = np.minimum(odds, odds.T)
-    return out if evidence.prior is None else np.maximum(out, evidence.prior)
+    return out if evidence.prior is None else np.maximum(out, evidence.prior, out=out)
 
 
 def cluster_numbers(clusters: Sequence[tuple[int, ...]]) -> Int[np.ndarray, " T"]:
@@ -164,19 +171,18 @@ def _with_words(
     Confusion may outweigh what the lexicon says; a text that says otherwise is not believed.
     """
     free = may_contain(classes, group)
+    out = np.where(classes.differ, odds, odds.dtype.type(IMPOSSIBLE))
     if (words := evidence.lexicon) is not None:
         denied = words.different | words.within.T | words.elsewhere
         held = words.within | (_pooled(words.within, group) & ~denied & ~words.equal)
         held &= free
-        odds = odds.copy()
         if evidence.rates is None:
-            np.minimum(odds, -KNOWN, out=odds, where=denied)
-            np.maximum(odds, KNOWN, out=odds, where=held)
+            np.minimum(out, -KNOWN, out=out, where=denied)
+            np.maximum(out, KNOWN, out=out, where=held)
         else:
-            np.add(odds, KNOWN, out=odds, where=held)
-            np.subtract(odds, KNOWN, out=odds, where=denied)
-        np.maximum(odds, LITTLE, out=odds, where=words.partly | words.partly.T)
-    out = np.where(classes.differ, odds, odds.dtype.type(IMPOSSIBLE))
+            np.add(out, KNOWN, out=out, where=held)
+            np.subtract(out, KNOWN, out=out, where=denied)
+        np.maximum(out, LITTLE, out=out, where=words.partly | words.partly.T)
     if evidence.prior is not None:
         part = _pooled(evidence.name_part, group)
         np.maximum(out, CERTAIN, out=out, where=part & free & classes.differ)
@@ -185,8 +191,10 @@ def _with_words(
 
 def _pooled(part: Bool[np.ndarray, "T T"], group: Int[np.ndarray, " T"]) -> Bool[np.ndarray, "T T"]:
     """Say whether any class of x's cluster is part of any of y's."""
-    pooled: Bool[np.ndarray, "T T"] = (sums_by_group(part.astype(np.float32), group) > 0)[np.ix_(group, group)]
-    return pooled
+    x, y = np.nonzero(part)
+    pooled = np.zeros((int(group.max()) + 1, int(group.max()) + 1), bool)
+    pooled[group[x], group[y]] = True
+    return _of_classes(pooled, group)
 
 
 def with_confusion(classes: JointClasses, evidence: Evidence, group: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T T"]:
@@ -201,50 +209,19 @@ def with_confusion(classes: JointClasses, evidence: Evidence, group: Int[np.ndar
     seen &= classes.differ
     if evidence.similarity is None or evidence.prior is None:
         return np.where(seen, logit(rate), rate.dtype.type(IMPOSSIBLE))
-    out = np.where(free, evidence.prior, evidence.prior.dtype.type(IMPOSSIBLE))
-    similarity, confusion = evidence.similarity[seen], rate[seen]
-    named = evidence.same_name[seen]
+    similarity, confusion, named = evidence.similarity[seen], rate[seen], evidence.same_name[seen]
+    del rate
     few = named.sum() < MIN_EQUAL_NAMES
-    unrelated, related = (0.0, 0.0) if few else (_mean_of_lower(confusion, similarity), _mean(confusion[named]))
-    if unrelated >= related:
-        return np.where(seen, evidence.prior + logit(rate), out)
-    text = log_odds_by_test(similarity, confusion, unrelated, related)
-    p = sigmoid(text)
-    sight = log_odds_by_test(confusion, p, _mean_of_lower(p, confusion), _mean(p[named]))
-    base = float(logit(np.array(_mean(p))))
-    apart = (group[:, None] != group)[seen]
-    # What is near in meaning looks alike too, also where it is not the same. Two detectors whose errors correlate by
-    # rho are worth 2 / (1 + rho) of one: the weights of the best linear detector.
-    rho = max(_correlation(text[apart], sight[apart]), 0.0)
-    text += sight
-    text -= 2 * base
-    text /= 1 + rho
-    text += base
-    out[seen] = text
+    unrelated, related = (0.0, 0.0) if few else (mean_of_lower(confusion, similarity), mean(confusion[named]))
+    if unrelated < related:
+        text = log_odds_by_test(similarity, confusion, unrelated, related)
+        del similarity
+        both = two_detectors(text, confusion, named, (group[:, None] != group)[seen])
+    else:
+        both = evidence.prior[seen] + logit(confusion)
+    out = np.where(free, evidence.prior, evidence.prior.dtype.type(IMPOSSIBLE))
+    out[seen] = both
     return out
-
-
-def _mean_of_lower(values: np.ndarray, by: np.ndarray) -> float:
-    """Return the mean over what is not above the median of `by`."""
-    return _mean(values[by <= np.median(by)])
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean(dtype=np.float64))
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Return Pearson's coefficient, from sums over parts; 0 where either does not vary."""
-    if len(x) < 3:
-        return 0.0
-    sums = np.zeros((2, 2))
-    means = np.array([[_mean(x)], [_mean(y)]])
-    for start in range(0, len(x), PART):
-        both = np.stack([x[start : start + PART], y[start : start + PART]]).astype(np.float64) - means
-        sums += both @ both.T
-    if (np.diag(sums) <= len(x) * 1e-18).any():
-        return 0.0
-    return float(sums[0, 1] / np.sqrt(sums[0, 0] * sums[1, 1]))
 
 
 def _pooled_rates(
@@ -256,13 +233,21 @@ def _pooled_rates(
     classes for which y may contain x.
     """
     free = may_contain(classes, group)
-    use = (free & rates.known).astype(np.float32)
-    count = sums_by_group(use, group)
+    use = free & rates.known
+    count = sums_by_group(use.astype(np.float32), group)
     means = [sums_by_group(m * use, group) / np.maximum(count, 1) for m in (rates.given_true, rates.given_predicted)]
-    by_cluster = np.sqrt(means[0] * means[1])
-    possible = sums_by_group(free.astype(np.float32), group) > 0
-    pair = np.ix_(group, group)
-    return by_cluster[pair], (count > 0)[pair], possible[pair]
+    has = has_class(classes, group).astype(np.float32)
+    # A dataset has a class in y's cluster and none in x's; within a cluster, there are two datasets.
+    possible = (1 - has) @ has.T > 0
+    np.fill_diagonal(possible, has.sum(1) > 1)
+    rate = _of_classes(np.sqrt(means[0] * means[1]), group)
+    return rate, _of_classes(count > 0, group), _of_classes(possible, group)
+
+
+def _of_classes(by_cluster: np.ndarray, group: Int[np.ndarray, " T"]) -> np.ndarray:
+    """Return a value for every two classes, [T, T], from that of their clusters."""
+    out: np.ndarray = np.take(by_cluster[group], group, axis=1)
+    return out
 
 
 def may_contain(classes: JointClasses, group: Int[np.ndarray, " T"]) -> Bool[np.ndarray, "T T"]:
@@ -270,9 +255,15 @@ def may_contain(classes: JointClasses, group: Int[np.ndarray, " T"]) -> Bool[np.
 
     That class is equal to x, so x's pixels have that label in y's dataset, whatever else might contain them.
     """
-    taken = has_class(classes, group)[group][:, classes.dataset]
-    free: Bool[np.ndarray, "T T"] = classes.differ & (~taken | (group[:, None] == group[None]))
+    free: Bool[np.ndarray, "T T"] = ~has_other(classes, group) | (group[:, None] == group)
+    free &= classes.differ
     return free
+
+
+def has_other(classes: JointClasses, group: Int[np.ndarray, " T"]) -> Bool[np.ndarray, "T T"]:
+    """Say whether y's dataset has a class in x's cluster ([x, y])."""
+    out: Bool[np.ndarray, "T T"] = np.repeat(has_class(classes, group)[group], classes.sizes, axis=1)
+    return out
 
 
 def has_class(classes: JointClasses, group: Int[np.ndarray, " T"]) -> Bool[np.ndarray, "G K"]:

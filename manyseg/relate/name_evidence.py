@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,6 +84,7 @@ def name_evidence(classes: JointClasses) -> tuple[Bool[np.ndarray, "T T"], Bool[
     return equal & classes.differ, part & classes.differ & ~equal
 
 
+@lru_cache(maxsize=65536)
 def _key(name: str) -> str:
     """Reduce a name to what equal names have in common: "Traffic-Lights" and "trafficlight" are one."""
     return normalise(words(name)).replace(" ", "") or name.casefold()

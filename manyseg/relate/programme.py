@@ -10,7 +10,6 @@ Axes: T classes of all datasets together, N candidate clusters.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,22 +88,22 @@ def partition(
     cannot link never share one. Raises UserError where these contradict each other or would put two classes of one
     dataset into one cluster; the message calls classes by `names`, or else by their positions.
     """
-    weight = np.where(dataset[:, None] == dataset[None], 0, weight)
-    for x, y in cannot_link:
-        weight[x, y] = weight[y, x] = -np.inf
+    never = {pair for x, y in cannot_link for pair in ((x, y), (y, x))}
     units = _linked(len(dataset), must_link)
     _check_linked(units, dataset, cannot_link, names or range(len(dataset)))
     owner = np.empty(len(dataset), int)
     for u, unit in enumerate(units):
         owner[list(unit)] = u
     edges: dict[int, set[int]] = {u: set() for u in range(len(units))}
-    for x, y in np.argwhere(np.triu(weight > 0, 1)):
-        if owner[x] != owner[y]:
-            edges[owner[x]].add(int(owner[y]))
-            edges[owner[y]].add(int(owner[x]))
+    x, y = np.nonzero(weight > 0)
+    joins = (x < y) & (dataset[x] != dataset[y]) & (owner[x] != owner[y])
+    for i, j, u, v in zip(*(a[joins].tolist() for a in (x, y, owner[x], owner[y])), strict=True):
+        if (i, j) not in never:
+            edges[u].add(v)
+            edges[v].add(u)
     out: list[tuple[int, ...]] = []
     for component in _components(edges):
-        out += _solve([units[u] for u in component], weight, dataset)
+        out += _solve([units[u] for u in component], weight, dataset, never)
     return sorted(tuple(sorted(c)) for c in out)
 
 
@@ -151,29 +150,35 @@ def _components(edges: dict[int, set[int]]) -> list[list[int]]:
     return out
 
 
-def _solve(units: Sequence[tuple[int, ...]], weight: np.ndarray, dataset: np.ndarray) -> list[tuple[int, ...]]:
-    """Partition one connected component exactly, or nearly where it has too many candidate clusters."""
+def _solve(
+    units: Sequence[tuple[int, ...]], weight: np.ndarray, dataset: np.ndarray, never: Collection[tuple[int, int]]
+) -> list[tuple[int, ...]]:
+    """Partition one connected component exactly, or nearly where it has too many candidate clusters.
+
+    `never` are pairs that cannot share a cluster, in both directions.
+    """
     if len(units) == 1:
         return [*units]
     rows = [i for unit in units for i in unit]
     starts = np.cumsum([0, *map(len, units)])[:-1]
-    block = weight[np.ix_(rows, rows)]
+    block = np.where(dataset[rows][:, None] == dataset[rows], 0, weight[np.ix_(rows, rows)])
+    if never:
+        block[[[(x, y) in never for y in rows] for x in rows]] = -np.inf
     gain = np.add.reduceat(np.add.reduceat(block, starts, axis=0), starts, axis=1)
     linked = np.logical_or.reduceat(np.logical_or.reduceat(block > 0, starts, axis=0), starts, axis=1)
     gain[~linked] = 0.0
     has = np.logical_or.reduceat(dataset[rows][:, None] == np.unique(dataset[rows]), starts, axis=0).astype(int)
     fits = (gain > 0) & (has @ has.T == 0)
     parts: list[tuple[int, ...]] = [(k,) for k in range(len(units))]
-    while (clusters := _cliques(fits)) is None:
+    while (found := _cliques(fits, gain)) is None:
         i, j = divmod(int(np.where(fits, gain, -np.inf).argmax()), len(parts))
         rest = [k for k in range(len(parts)) if k not in (i, j)]
         parts = [*(parts[k] for k in rest), parts[i] + parts[j]]
         joined_gain, joined_fits = gain[i] + gain[j], fits[i] & fits[j]
         gain = _with_last(gain, rest, joined_gain)
         fits = _with_last(fits, rest, joined_fits)
-    gains = gain.tolist()
-    values = np.array([-sum(gains[i][j] for i, j in combinations(c, 2)) for c in clusters])
-    chosen = _with_singletons(len(parts), _choose(clusters, values))
+    clusters, gains = found
+    chosen = _with_singletons(len(parts), _choose(clusters, -gains))
     return [tuple(i for p in c for k in parts[p] for i in units[k]) for c in chosen]
 
 
@@ -185,45 +190,52 @@ def _with_last(square: np.ndarray, rest: Sequence[int], last: np.ndarray) -> np.
     return out
 
 
-def _cliques(fits: np.ndarray) -> list[tuple[int, ...]] | None:
-    """List the sets of two or more classes that all fit together, or None for more than `MAX_CANDIDATES` sets.
+def _cliques(fits: np.ndarray, gain: np.ndarray) -> tuple[list[tuple[int, ...]], Float[np.ndarray, " N"]] | None:
+    """List the sets of two or more classes that all fit together with the sums of their `gain` over pairs.
 
-    Where all fit together the whole is best, as every weight is positive, and listed alone.
+    None for more than `MAX_CANDIDATES` sets. Where all of a component fit together the whole is best, as every gain is
+    positive, and listed alone.
     """
-    if len(fits) > 1 and fits.sum() == len(fits) * (len(fits) - 1):
-        return [tuple(range(len(fits)))]
-    out: list[tuple[int, ...]] = []
-    # Sets of classes as the bits of a whole number; beside each clique the later classes that fit to all of it.
-    fitting = [int.from_bytes(row.tobytes(), "little") for row in np.packbits(fits, axis=1, bitorder="little")]
-    grown: list[tuple[tuple[int, ...], int]] = [((i,), bits >> (i + 1) << (i + 1)) for i, bits in enumerate(fitting)]
-    while grown:
-        following = []
-        for c, later in grown:
-            while later:
-                j = (later & -later).bit_length() - 1
-                later ^= 1 << j
-                following.append(((*c, j), later & fitting[j]))
-            if len(out) + len(following) > MAX_CANDIDATES:
-                return None
-        out += [c for c, _ in following]
-        grown = following
-    return out
+    found: list[tuple[int, ...]] = []
+    sums: list[float] = []
+    after = np.triu(fits, 1)
+    later = after.copy()
+    for part in _components({i: set(np.flatnonzero(row).tolist()) for i, row in enumerate(fits)}):
+        block = np.ix_(part, part)
+        if after[block].sum() == len(part) * (len(part) - 1) / 2:
+            later[part] = False
+            if len(part) > 1:
+                found.append(tuple(part))
+                sums.append(float(np.triu(gain[block], 1).sum(dtype=np.float64)))
+    # All cliques of one size at a time, and for each the later classes that fit to all of it.
+    members, value = np.arange(len(fits))[:, None], np.zeros(len(fits))
+    while (count := later.sum()) > 0:
+        if len(found) + count > MAX_CANDIDATES:
+            return None
+        grown, last = np.nonzero(later)
+        value = value[grown] + gain[members[grown], last[:, None]].sum(1, dtype=np.float64)
+        members = np.hstack([members[grown], last[:, None]])
+        later = later[grown] & after[last]
+        found += map(tuple, members.tolist())
+        sums += value.tolist()
+    return found, np.array(sums)
 
 
 def _choose(clusters: Sequence[tuple[int, ...]], costs: Float[np.ndarray, " N"]) -> list[tuple[int, ...]]:
     """Pick disjoint clusters of least total cost, exactly; clusters that share no class are decided apart."""
-    having: dict[int, list[int]] = {}
-    edges: dict[int, set[int]] = {}
-    for k in np.flatnonzero(costs < 0).tolist():
-        edges[k] = set()
-        for i in clusters[k]:
-            having.setdefault(i, []).append(k)
-    for first, *others in having.values():
+    worth = np.flatnonzero(costs < 0).tolist()
+    edges: dict[int, set[int]] = {i: set() for k in worth for i in clusters[k]}
+    for k in worth:
+        first, *others = clusters[k]
         edges[first].update(others)
-        for k in others:
-            edges[k].add(first)
+        for i in others:
+            edges[i].add(first)
+    part_of = {i: number for number, part in enumerate(_components(edges)) for i in part}
+    parts: dict[int, list[int]] = {}
+    for k in worth:
+        parts.setdefault(part_of[clusters[k][0]], []).append(k)
     chosen: list[tuple[int, ...]] = []
-    for part in _components(edges):
+    for part in parts.values():
         candidates = [clusters[k] for k in part]
         chosen += candidates if len(part) == 1 else _solve_programme(candidates, costs[part])
     return chosen

@@ -13,11 +13,12 @@ import numpy as np
 
 from manyseg.labels import ClassKey, JointClasses, LabelSpace, Taxonomy
 from manyseg.labels.names import node_names
+from manyseg.labels.taxonomy import check_datasets
 from manyseg.relate.calibrate import sigmoid
 from manyseg.relate.confusion_evidence import Counts
 from manyseg.relate.constraints import Constraints
 from manyseg.relate.decisions import DECIDED, Decisions
-from manyseg.relate.log_odds import IMPOSSIBLE, By, Evidence, cluster, cluster_numbers, gather, has_class
+from manyseg.relate.log_odds import IMPOSSIBLE, By, Evidence, cluster, cluster_numbers, gather, has_other
 from manyseg.relate.name_evidence import words
 from manyseg.relate.text_evidence import TEMPLATES, Encode
 
@@ -31,8 +32,8 @@ Kind = Literal["unrelated", "equal", "part of", "contains", "overlaps"]
 UNRELATED, EQUAL, PART_OF, CONTAINS, OVERLAPS = range(5)
 KINDS: tuple[Kind, ...] = ("unrelated", "equal", "part of", "contains", "overlaps")
 
-LISTED = 0.1
-"""Unrelated pairs are listed down to this probability of being related."""
+LISTED = -np.log(9)
+"""Unrelated pairs are listed above these log-odds of being related, a probability of 0.1."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Problem:
         templates: Sequence[str] = TEMPLATES,
     ) -> Problem:
         """Gather the evidence; the arguments are those of `propose`."""
-        Taxonomy.disjoint(spaces)  # It refuses two datasets of one name.
+        check_datasets(spaces)
         ordered = [LabelSpace(s.name, tuple(sorted(s.classes, key=lambda c: c.name))) for s in spaces]
         classes = JointClasses(tuple(sorted(ordered, key=lambda s: s.name)))
         return cls(tuple(spaces), classes, gather(spaces, classes, by, encode, confusion, templates))
@@ -130,9 +131,7 @@ def kinds_of(
     in y's cluster as well, it tells the two apart, so that x is the narrower one.
     """
     within = (odds > 0) & classes.differ
-    told_apart = has_class(classes, group)[group][
-        :, classes.dataset
-    ].T  # [x, y]: x's dataset has a class in y's cluster.
+    told_apart = has_other(classes, group).T  # [x, y]: x's dataset has a class in y's cluster.
     both = within & within.T
     part = (within & ~within.T) | (both & told_apart & ~told_apart.T)
     out = np.full(odds.shape, UNRELATED, np.int8)
@@ -197,12 +196,12 @@ def _taxonomy(
 def _pairs(
     classes: JointClasses, kinds: Int[np.ndarray, "T T"], odds: Float[np.ndarray, "T T"], evidence: Evidence
 ) -> tuple[ClassPair, ...]:
-    p = sigmoid(odds)
-    likelier = np.maximum(p, p.T)
+    near = odds > LISTED
+    rows, columns = np.nonzero(np.triu((kinds != UNRELATED) | near | near.T, 1) & classes.differ)
+    likelier = sigmoid(np.maximum(odds[rows, columns], odds[columns, rows])).tolist()
     out = []
-    for i, j in np.argwhere(np.triu((kinds != UNRELATED) | (likelier > LISTED), 1) & classes.differ):
+    for i, j, related in zip(rows.tolist(), columns.tolist(), likelier, strict=True):
         kind = KINDS[kinds[i, j]]
-        related = float(likelier[i, j])
         score = 1 - related if kind == "unrelated" else max(related, 0.5)
         out.append(ClassPair(classes.keys[i], classes.keys[j], kind, round(score, 4), _reasons(evidence, i, j)))
     return tuple(sorted(out, key=lambda r: (r.kind == "unrelated", -r.score, r.a, r.b)))

@@ -87,6 +87,17 @@ def _normalised(vectors: np.ndarray) -> np.ndarray:
 def best_cosines(rows: Sequence[np.ndarray], columns: Sequence[np.ndarray]) -> Float[np.ndarray, "R C"]:
     """Return the largest cosine between any of the unit vectors of a row and any of those of a column."""
     cosines = np.concatenate(rows) @ np.concatenate(columns).T
-    starts = [np.cumsum([0, *map(len, parts)])[:-1] for parts in (rows, columns)]
-    best: np.ndarray = np.maximum.reduceat(np.maximum.reduceat(cosines, starts[0], 0), starts[1], 1)
+    best: np.ndarray = _best(_best(cosines, rows, 0), columns, 1)
+    return best
+
+
+def _best(values: np.ndarray, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    """Return the largest of the values of each part, which follow each other along the axis."""
+    sizes = np.array([*map(len, parts)])
+    starts = np.cumsum(sizes) - sizes
+    best: np.ndarray = np.take(values, starts, axis)
+    for k in range(1, sizes.max()):
+        more = np.flatnonzero(sizes > k)
+        place = (slice(None),) * axis + (more,)
+        best[place] = np.maximum(best[place], np.take(values, starts[more] + k, axis))
     return best

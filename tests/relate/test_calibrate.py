@@ -7,11 +7,14 @@ from scipy.optimize import minimize
 from manyseg.relate import calibrate
 from manyseg.relate.calibrate import (
     MIN_PROBABILITY,
+    _Places,
     adapt_to_datasets,
+    correlation,
     exclusive_log_odds,
     log_odds_against_negatives,
     log_odds_by_test,
     logit,
+    mean_of_lower,
     sigmoid,
 )
 
@@ -140,6 +143,48 @@ def test_parts_give_what_the_whole_gives(monkeypatch):
     whole = log_odds_by_test(score, test, 0.2, 0.8)
     monkeypatch.setattr(calibrate, "PART", 7)
     assert log_odds_by_test(score, test, 0.2, 0.8) == pytest.approx(whole)
+
+
+@pytest.mark.parametrize("edges", [[0.3], [-2.0, -1.9999, 0.5, 0.5 + 1e-9, 7.0], np.linspace(0, 1, 40) ** 8], ids=len)
+def test_places_among_edges_are_those_of_a_search(edges):
+    edges = np.array(edges)
+    values = np.concatenate([edges, np.nextafter(edges, -9), np.linspace(-3, 9, 500), [-1e30, 1e30]])
+    assert (_Places(edges)(values) == np.searchsorted(edges, values, side="right")).all()
+    few = edges.astype(np.float32)
+    assert (_Places(few)(few) == np.searchsorted(few, few, side="right")).all()
+
+
+# Statistics of pairs.
+
+
+def test_two_pairs_are_too_few_for_a_correlation():
+    x = np.array([0.0, 1.0, 2.0])
+    assert correlation(x, x, x < 2) == 0
+    assert correlation(x, x, x < 3) == pytest.approx(1)
+    assert correlation(x, np.ones(3), x < 3) == 0
+
+
+def test_a_correlation_in_parts_is_that_of_the_whole(monkeypatch):
+    x, y = np.random.default_rng(0).normal(3, 2, (2, 50))
+    y += 0.5 * x
+    use = np.arange(50) % 3 > 0
+    expected = np.corrcoef(x[use], y[use])[0, 1]
+    assert correlation(x, y, use) == pytest.approx(expected)
+    monkeypatch.setattr(calibrate, "PART", 7)
+    assert correlation(x, y, use) == pytest.approx(expected)
+    assert correlation(x, -y, use) == pytest.approx(-expected)
+
+
+def test_what_hardly_varies_has_no_correlation():
+    x = np.array([0.0, 1.0, 2.0])
+    assert correlation(x, 1e-10 * x, x < 3) == 0
+    assert correlation(1e-10 * x, x, x < 3) == 0
+    assert correlation(x, 1e-8 * x, x < 3) == pytest.approx(1)
+
+
+def test_the_lower_half_includes_the_median():
+    assert mean_of_lower(np.array([1.0, 2.0, 6.0]), np.array([0.1, 0.2, 0.3])) == 1.5
+    assert mean_of_lower(np.array([1.0, 2.0, 6.0]), np.array([0.3, 0.2, 0.1])) == 4
 
 
 # What datasets have in common.

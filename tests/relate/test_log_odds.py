@@ -5,7 +5,7 @@ import pytest
 
 from manyseg.errors import UserError
 from manyseg.labels import JointClasses, LabelSpace
-from manyseg.relate import confusion_rates, log_odds, propose
+from manyseg.relate import confusion_rates, propose
 from manyseg.relate.calibrate import log_odds_against_negatives
 from manyseg.relate.lexicon_evidence import LexiconEvidence
 from manyseg.relate.log_odds import (
@@ -14,8 +14,6 @@ from manyseg.relate.log_odds import (
     KNOWN,
     LITTLE,
     Evidence,
-    _correlation,
-    _mean_of_lower,
     _with_words,
     cluster_numbers,
     equal_log_odds,
@@ -133,12 +131,6 @@ def test_the_rate_of_two_clusters_is_the_mean_over_their_classes_in_both_directi
     alone = with_confusion(classes, known, np.arange(4))
     np.testing.assert_allclose(alone[1, 2], 0, atol=1e-6)
     assert alone[0, 1] == IMPOSSIBLE  # Neither head saw the other's dataset.
-
-
-def test_two_pairs_are_too_few_for_a_correlation():
-    assert _correlation(np.array([0.0, 1.0]), np.array([0.0, 1.0])) == 0
-    assert _correlation(np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 2.0])) == pytest.approx(1)
-    assert _correlation(np.array([0.0, 1.0, 2.0]), np.ones(3)) == 0
 
 
 def test_similarities_below_zero_tell_pairs_apart_too():
@@ -322,31 +314,6 @@ def test_evidence_that_is_not_there_is_asked_for(by, said):
 def test_both_need_confusions_too():
     with pytest.raises(UserError, match="needs confusion matrices"):
         gather(SETS, JointClasses(tuple(SETS)), "both", encode, {}, ("{}",))
-
-
-# Statistics of pairs.
-
-
-def test_a_correlation_in_parts_is_that_of_the_whole(monkeypatch):
-    x, y = np.random.default_rng(0).normal(3, 2, (2, 50))
-    y += 0.5 * x
-    expected = np.corrcoef(x, y)[0, 1]
-    assert _correlation(x, y) == pytest.approx(expected)
-    monkeypatch.setattr(log_odds, "PART", 7)
-    assert _correlation(x, y) == pytest.approx(expected)
-    assert _correlation(x, -y) == pytest.approx(-expected)
-
-
-def test_what_hardly_varies_has_no_correlation():
-    x = np.array([0.0, 1.0, 2.0])
-    assert _correlation(x, 1e-10 * x) == 0
-    assert _correlation(1e-10 * x, x) == 0
-    assert _correlation(x, 1e-8 * x) == pytest.approx(1)
-
-
-def test_the_lower_half_includes_the_median():
-    assert _mean_of_lower(np.array([1.0, 2.0, 6.0]), np.array([0.1, 0.2, 0.3])) == 1.5
-    assert _mean_of_lower(np.array([1.0, 2.0, 6.0]), np.array([0.3, 0.2, 0.1])) == 4
 
 
 def test_clusters_are_numbered_and_know_their_datasets():

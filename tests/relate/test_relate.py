@@ -29,6 +29,7 @@ from manyseg.relate.calibrate import (
     sigmoid,
 )
 from manyseg.relate.name_evidence import name_evidence
+from manyseg.relate.programme import _cliques
 
 A = LabelSpace.of("a", ["Road", "Cars", "building", "rider"])
 B = LabelSpace.of("b", ["road", "car", "house", "crosswalk"])
@@ -169,6 +170,19 @@ def test_partition_joins_the_surest_first_where_there_are_too_many_clusters(monk
     for i, j, w in ((0, 1, 3), (1, 2, 2), (2, 3, 3)):
         W[i, j] = W[j, i] = w
     assert partition(W, np.arange(4)) == [(0, 1), (2, 3)]
+
+
+def test_candidates_are_all_cliques_but_only_the_whole_where_all_fit_together(monkeypatch):
+    W = np.zeros((7, 7))
+    for i, j, w in ((0, 2, 1), (2, 4, 2), (1, 3, 3), (1, 5, 4), (3, 5, 5)):
+        W[i, j] = W[j, i] = w
+    clusters, sums = _cliques(W > 0, W)
+    assert dict(zip(clusters, sums.tolist(), strict=True)) == {(1, 3, 5): 12, (0, 2): 1, (2, 4): 2}
+    monkeypatch.setattr("manyseg.relate.programme.MAX_CANDIDATES", 2)
+    assert _cliques(W > 0, W) is None
+    W[4, 6] = W[6, 4] = W[2, 6] = W[6, 2] = 6
+    W[0, 2] = W[2, 0] = 0
+    assert _cliques(W > 0, W)[0] == [(1, 3, 5), (2, 4, 6)]
 
 
 def test_constraints_override_weights():
