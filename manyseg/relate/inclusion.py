@@ -113,10 +113,7 @@ def related_nodes(classes: JointClasses, odds: Float[np.ndarray, "T T"], counts:
     K = len(classes.spaces)
     inside = odds > 0
     of_dataset = np.eye(K, dtype=bool)[classes.dataset]
-    parts = (inside.T.astype(int) @ of_dataset)[:, classes.dataset]  # [y, x]: classes of x's dataset within y.
-    # A whole of several parts lies within none of them, though most of its pixels may be one part's.
-    whole = (parts > 1) & inside.T
-    inside &= ~whole
+    inside &= ~_wholes(inside, of_dataset)
     equal = inside & inside.T
     clusters = partition(np.where(equal, odds + odds.T, IMPOSSIBLE), classes.dataset)
     group = cluster_numbers(clusters)
@@ -125,14 +122,25 @@ def related_nodes(classes: JointClasses, odds: Float[np.ndarray, "T T"], counts:
     # Clusters within clusters, by the mean log-odds of their classes; of the two directions the likelier one.
     free = ~has[group][:, classes.dataset]
     count = member.T.astype(float) @ free @ member
-    within = member.T @ np.where(free, np.clip(odds, -8, 8), 0) @ member / np.maximum(count, 1)
-    within = np.where((count > 0) & (within > 0) & (within >= within.T), within, 0)
+    within = np.maximum(member.T @ np.where(free, np.clip(odds, -8, 8), 0) @ member / np.maximum(count, 1), 0)
+    within[_wholes(within > 0, has)] = 0
+    within[within < within.T] = 0
     np.fill_diagonal(within, 0)
     within[(within == within.T) & (np.arange(len(clusters))[:, None] > np.arange(len(clusters)))] = 0
     relation, core = _assemble(classes, clusters, within, has, counts)
     likely = np.maximum(odds, odds.T) > OUTSIDE
     uncertain = (core.T.astype(int) @ likely @ of_dataset) > 0  # [u, k]
     return Nodes(relation, core, (~uncertain & (relation.T.astype(int) @ of_dataset == 0)).T & relation.any(0))
+
+
+def _wholes(inside: Bool[np.ndarray, "N N"], has: Bool[np.ndarray, "N K"]) -> Bool[np.ndarray, "N N"]:
+    """Say which y cannot be within x ([y, x]), as x is one of several parts of y that a dataset has.
+
+    Such a whole lies within none of them, though most of its pixels may be one part's. `inside[x, y]` says that x is
+    within y, and `has` which datasets have a class in each.
+    """
+    several = inside.T.astype(int) @ has > 1  # [y, k]
+    return inside.T & (several.astype(int) @ has.T > 0)
 
 
 def _assemble(

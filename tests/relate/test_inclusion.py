@@ -208,14 +208,35 @@ def test_below_a_twentieth_a_class_is_outside_for_certain():
     assert related_nodes(CLASSES, odds(animal_cat=-2.9), NO).outside[1].tolist() == [True, True, False, False, False]
 
 
-def test_a_whole_of_two_parts_is_equal_to_none_and_one_of_one_part_is():
+@pytest.mark.parametrize("back", [2.5, 3, 4])
+def test_a_whole_of_two_parts_is_equal_to_none_and_within_none(back):
     # The ground is mostly road; but road and line are within it.
-    nodes = related_nodes(CLASSES, odds(road_ground=3, line_ground=2, ground_road=2.5), NO)
+    nodes = related_nodes(CLASSES, odds(road_ground=3, line_ground=2, ground_road=back), NO)
     assert parts_of(nodes, 3) == [0, 1, 3]
     assert parts_of(nodes, 0) == [0]
+
+
+def test_a_whole_of_one_part_is_equal_to_it():
     nodes = related_nodes(CLASSES, odds(road_ground=3, ground_road=4), NO)
     assert parts_of(nodes, 3) == parts_of(nodes, 0) == [0]
     assert nodes.core[:, 0].tolist() == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize(("road", "line"), [((3, 3), (2, 2)), ((3, -1), (-1, 3))], ids=["of each class", "of both"])
+def test_a_cluster_that_is_a_whole_of_two_parts_is_within_none(road, line):
+    """Ground and earth are one; by the mean they hold road and line, and are within road with larger log-odds."""
+    names = {"a": ["road", "line"], "b": ["ground"], "c": ["earth"]}
+    classes = JointClasses(tuple(LabelSpace.of(d, n) for d, n in names.items()))
+    out = np.full((4, 4), -40.0)
+    out[2, 3] = out[3, 2] = 5
+    out[0, 2:], out[1, 2:], out[2:, 0] = road, line, 4
+    found = related_nodes(classes, out, np.zeros((4, 4), int))
+    assert found.relation.tolist() == [
+        [True, False, False, False],
+        [False, True, False, False],
+        [True, True, True, False],
+        [True, True, True, False],
+    ]
 
 
 @pytest.mark.parametrize(("share", "own"), [(75, True), (76, False)])
