@@ -14,6 +14,7 @@ Axes: B images, D classes, h w feature resolution.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
@@ -312,6 +313,24 @@ def images_of_any_size_are_taken(make: Make) -> None:
     assert scores.shape[:2] == (2, len(a.space)), f"scores are {tuple(scores.shape)}"
 
 
+def a_step_leaves_no_tensor_in_a_cycle_of_references(make: Make) -> None:
+    """Check that a step's tensors are free when it ends: in a cycle they wait for Python's garbage collection."""
+    method = build(make)
+    train(method, 1)
+    gc.collect()
+    gc.disable()
+    try:
+        train(method, 1)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [tuple(found.shape) for found in gc.garbage if isinstance(found, Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left, f"{len(left)} tensors of a step are still there after it, of shapes {left[:5]}"
+
+
 EXAM: tuple[Callable[[Make], None], ...] = (
     learns_the_toy_world,
     losses_are_scalars_named_after_their_dataset,
@@ -325,6 +344,7 @@ EXAM: tuple[Callable[[Make], None], ...] = (
     two_batches_of_a_dataset_add_up_and_weights_multiply,
     predictions_repeat_and_do_not_depend_on_the_rest_of_the_batch,
     images_of_any_size_are_taken,
+    a_step_leaves_no_tensor_in_a_cycle_of_references,
 )
 """Every check that takes no more than the method; `learns_the_toy_world` has options for methods that learn slowly."""
 

@@ -286,9 +286,10 @@ def is_list(split: str) -> bool:
     return split.endswith((".txt", ".lst"))
 
 
-def builtin_cards() -> list[str]:
+@cache
+def builtin_cards() -> tuple[str, ...]:
     """List the names of the cards that come with the package."""
-    return sorted(p.name.removesuffix(".toml") for p in _builtin().iterdir() if p.name.endswith(".toml"))
+    return tuple(sorted(p.name.removesuffix(".toml") for p in _builtin().iterdir() if p.name.endswith(".toml")))
 
 
 def builtin_text(name: str) -> str:

@@ -10,7 +10,8 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from importlib.metadata import version
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -102,7 +103,12 @@ def _cache_file(folder: Folder) -> Path:
 def _card(folder: Folder) -> str:
     """Return a digest of all that decides, beside an image's own files, what is found in it."""
     shared = None if folder.card.reader.per_image else folder.files(0).annotations
-    return _hash(version("manyseg"), folder.card.model_dump_json(), "" if shared is None else _state(str(shared)))
+    return _hash(_version(), folder.card.model_dump_json(), "" if shared is None else _state(str(shared)))
+
+
+@cache
+def _version() -> str:
+    return metadata.version("manyseg")
 
 
 def _digest(folder: Folder, index: int) -> str:

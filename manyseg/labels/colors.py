@@ -134,13 +134,12 @@ def assign_colors(
     def others(i: int) -> np.ndarray:
         return lab[done if apart is None else done & apart(i)]
 
-    def take(i: int, color: Color | np.ndarray) -> None:
+    def take(i: int | list[int], color: Color | np.ndarray | list[Color]) -> None:
         out[i], done[i] = color, True
         lab[i] = _lab(out[i])
 
-    for i, color in enumerate(stated):
-        if color is not None:
-            take(i, color)
+    if given := {i: color for i, color in enumerate(stated) if color is not None}:
+        take(list(given), list(given.values()))
     folded = [normalise(name) for name in names]
     for i, name in enumerate(names):
         color = known.get(name) or known.get(folded[i]) or standard_color(name)

@@ -143,8 +143,10 @@ class Taxonomy:
             stated = [self._colors[name] for name in space.names]
         elif space in self.spaces:
             relation = self.relations[space.name]
-            for u, node in enumerate(self.unified.names):
-                alone = [d for d in np.flatnonzero(relation[:, u]).tolist() if relation[d].sum() == 1]
+            one_node = relation.sum(1) == 1
+            for u in np.flatnonzero(relation.any(0)).tolist():
+                node = self.unified.names[u]
+                alone = np.flatnonzero(relation[:, u] & one_node).tolist()
                 alone.sort(key=lambda d: normalise(space.names[d]) != normalise(node))
                 if alone and not any(stated[d] for d in alone):
                     stated[alone[0]] = self._colors[node]

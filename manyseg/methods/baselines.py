@@ -95,11 +95,7 @@ class MultiHead(PixelMethod):
 
     def dataset_scores(self, embedding: Float[Tensor, "B C h w"], space: LabelSpace) -> Float[Tensor, "B D h w"]:
         """Return the logits of the dataset's own head."""
-        rows = self._rows[space.name]
-        if self.normalise:
-            embedding = F.normalize(embedding, dim=1)
-        bias = None if self.head.bias is None else self.scale * self.head.bias[rows]
-        return F.conv2d(embedding, self.scale * self.head.weight[rows], bias)
+        return self._logits(embedding, self._rows[space.name])
 
     def handover(self) -> dict[str, Tensor]:
         """Return the state, and with a scale what a pixel's scores are products with: the head's rows, times it."""
@@ -114,14 +110,21 @@ class MultiHead(PixelMethod):
 
     def unified(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
         """Return all heads' log-probabilities side by side, less `log K`, so that they sum to 1."""
-        heads = [self.dataset_scores(embedding, space).float().log_softmax(1) for space in self.spaces]
-        return torch.cat(heads, 1) - math.log(len(heads))
+        heads = self._logits(embedding, slice(None)).float().split(self._taxonomy.classes.sizes, 1)
+        return torch.cat([logits.log_softmax(1) for logits in heads], 1) - math.log(len(heads))
 
     def relate(self, unified: Float[Tensor, "B U h w"], index: RelationIndex) -> Float[Tensor, "B D h w"]:
         """Return the log of the mean probability of each class over the heads that have a node for it."""
-        voters = (index.matrix.to(self.heads.dtype) @ self.heads > 0).sum(1).clamp(min=1)
+        nodes = self.heads.new_zeros(len(index.matrix), self.heads.shape[1])
+        voters = (nodes.index_add(0, index.classes, self.heads[index.nodes]) > 0).sum(1).clamp(min=1)
         mean = losses.class_logsumexp(unified, index) - voters.log()[:, None, None]
         return mean + math.log(len(self.spaces))
+
+    def _logits(self, embedding: Float[Tensor, "B C h w"], rows: slice) -> Float[Tensor, "B R h w"]:
+        if self.normalise:
+            embedding = F.normalize(embedding, dim=1)
+        bias = None if self.head.bias is None else self.scale * self.head.bias[rows]
+        return F.conv2d(embedding, self.scale * self.head.weight[rows], bias)
 
 
 class _SharedSoftmax(PixelMethod):

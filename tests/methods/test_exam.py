@@ -108,6 +108,15 @@ class ReadsOrder(Union):
         return super().pixel_loss(scores, batch) + MeanLoss.of(scores[0].mean(), 1)
 
 
+class Lingers(Union):
+    """Leaves scores in a list that holds itself."""
+
+    def pixel_loss(self, scores, batch):
+        ring = [scores]
+        ring.append(ring)
+        return super().pixel_loss(scores, batch)
+
+
 @pytest.mark.parametrize(
     ("method", "check"),
     [
@@ -119,6 +128,7 @@ class ReadsOrder(Union):
         (LooksAround, testing.predictions_repeat_and_do_not_depend_on_the_rest_of_the_batch),
         (DropsOut, testing.predictions_repeat_and_do_not_depend_on_the_rest_of_the_batch),
         (ReadsOrder, testing.the_order_of_images_and_of_batches_changes_no_loss),
+        (Lingers, testing.a_step_leaves_no_tensor_in_a_cycle_of_references),
     ],
 )
 def test_the_exam_fails_a_broken_method(method, check):
