@@ -22,7 +22,10 @@ from torch import Tensor
 from manyseg import atomic
 from manyseg.errors import UserError
 
-__all__ = ["Checkpoint", "discard_previous", "fingerprint", "read", "recover", "write"]
+__all__ = ["ANEW", "Checkpoint", "discard_previous", "fingerprint", "read", "recover", "write"]
+
+ANEW = "in another --out, and with --from this run if it has a checkpoint"
+"""How a training that failed goes on with other options: `--resume` takes the options that it began with."""
 
 
 class Checkpoint(NamedTuple):

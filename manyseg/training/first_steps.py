@@ -11,6 +11,7 @@ from torch import nn
 
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
+from manyseg.training.checkpoint import ANEW
 from manyseg.training.kept_tensors import kept_bytes
 
 __all__ = ["FirstSteps", "memory_named"]
@@ -20,7 +21,7 @@ STEPS = 3
 
 ADVICE = (
     "lower per_step of the sets (train.accumulate = 2 with half of it keeps the images of an update) or data.crop, or "
-    'set train.precision = "bf16" or model.checkpointing = true; then go on with --resume'
+    f'set train.precision = "bf16" or model.checkpointing = true, {ANEW}'
 )
 """What needs less memory, first what changes the training least."""
 

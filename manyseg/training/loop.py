@@ -238,7 +238,7 @@ class _Stage:
         if self.agreement.largest(int(not finite)):
             raise UserError(
                 f"after step {self.step - 1} weights are not finite though the losses were; they were not saved; lower "
-                f"train.lr or set train.clip, then go on with --resume"
+                f"train.lr or set train.clip, {checkpoint.ANEW}"
             )
 
     def _evaluate(self) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from manyseg.data.batch import Batch
 from manyseg.errors import UserError
+from manyseg.training.checkpoint import ANEW
 
 __all__ = ["LossAccumulator"]
 
@@ -61,7 +62,8 @@ class LossAccumulator:
         raise UserError(
             f"step {entry.step}: loss '{name}' is not finite ({table[where, position]}; images: "
             f"{images if where == process else f'those of process {where}'}); nothing of it is saved; "
-            f"check their labels, lower train.lr, set train.clip, or use bf16 for fp16, then go on with --resume"
+            f"correct their labels and go on with --resume; or lower train.lr, set train.clip or use bf16 for fp16, "
+            f"{ANEW}"
         )
 
 

@@ -50,7 +50,8 @@ def place(world, runs, tmp_path, request):
         Image.fromarray(pixels).save(tmp_path / f"photos/{i}.png")
     Image.fromarray(pixels[..., 0].astype(np.uint16) * 16).save(tmp_path / "deep.png")
     scene(tmp_path)
-    case = request.node.callspec.params["case"]
-    for method in set(re.findall(r"runs/(multihead|union|htss)", f"{case.typed} {case.then}")):
+    case = getattr(request.node, "callspec", None)
+    typed = f"{case.params['case']}" if case else ""
+    for method in set(re.findall(r"runs/(multihead|union|htss)", typed)):
         shutil.copytree(runs(method), tmp_path / "runs" / method)
     return tmp_path

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import sys
 
 import pytest
 from advice import Case, cases, check, edit, write
@@ -9,6 +10,76 @@ from advice import Case, cases, check, edit, write
 GO = "--set train.steps=1"
 
 RECIPES = {
+    "name too long": Case(f"train {'x' * 300}.toml", "correct its name or its permissions", "train recipe.toml"),
+    "nested too deep": Case(
+        "train deep.toml",
+        "nested too deep; 100 levels are enough for all",
+        lambda place: shutil.copy(place / "recipe.toml", place / "deep.toml"),
+    ),
+    "old key": Case(
+        "train recipe.toml --set method.name=htss --set method.taxonomy={truth} --set method.mean=pixel",
+        "method.mean: is now divisor",
+        "train recipe.toml --set method.name=htss --set method.taxonomy={truth} --set method.divisor=pixel",
+    ),
+    "true for a number": Case(
+        "train recipe.toml --set train.steps=true",
+        "a whole number is needed .it is true.",
+        "train recipe.toml --set train.steps=1",
+    ),
+    "method that is not there": Case(
+        "train recipe.toml --set method.name=manyseg.methods.baselines:Nothing",
+        "has no 'Nothing'; correct the name",
+        "train recipe.toml --set method.name=manyseg.methods.baselines:MultiHead",
+    ),
+    "method that is none": Case(
+        "train recipe.toml --set method.name=manyseg.errors:UserError",
+        "is not a class derived from manyseg.Method; see docs/adding.md",
+        "train recipe.toml --set method.name=manyseg.methods.baselines:MultiHead",
+    ),
+    "method that cannot be imported": Case(
+        "train recipe.toml --set method.name=broken_method:MultiHead",
+        "cannot be imported .*; mend it",
+        write("broken_method.py", "from manyseg.methods.baselines import MultiHead\n"),
+    ),
+    "stage of a later one": Case(
+        "train stages.toml", "the stages before it: a; name one", edit("stages.toml", "stage:z", "stage:a")
+    ),
+    "no weights to check": Case(
+        "train recipe.toml --check --set model.pretrained=x.pt",
+        "there is no file .*x.pt; correct its name",
+        "train recipe.toml --check --set model.pretrained=false",
+    ),
+    "no table to check": Case(
+        "train recipe.toml --check --set method.name=uniseg --set method.relations=x.tsv",
+        "there is no file .*x.tsv; correct its name",
+        "train recipe.toml --check --set method.name=uniseg --set method.relations=r.tsv",
+    ),
+    "bad data to check": Case(
+        "train recipe.toml --check",
+        "1 kind of error in the data, listed above; correct the files",
+        lambda place: shutil.copy(
+            (place / "fine.toml").resolve().parent / "fine/images/val-0001.png", place / "fine/images"
+        ),
+    ),
+    "run there to check": Case(
+        "train recipe.toml --check --out runs/multihead", "choose another --out", "train recipe.toml --check --out r"
+    ),
+    "dataset that is evaluated twice": Case(
+        "train recipe.toml --set data.unseen.0.card=fine.toml --set data.unseen.0.root=fine",
+        "give one of the cards another name",
+        "train recipe.toml --set data.unseen.0.card=named.toml --set data.unseen.0.root=fine",
+    ),
+    "annotation that a method does not learn from": Case(
+        "train recipe.toml --set method.name=uniseg --set train.steps=2 --set data.sets.0.annotation=tags",
+        "leave it out or choose another method",
+        "train recipe.toml --set method.name=multihead --set train.steps=2 --set data.sets.0.annotation=tags",
+    ),
+    "temperature without its mix": Case(
+        "train recipe.toml --set data.temperature=2",
+        'temperature goes with mix = "temperature"',
+        "train recipe.toml --set data.temperature=2 --set data.mix=temperature --set data.batch=2 "
+        "--set data.sets.0.per_step= --set data.sets.1.per_step=",
+    ),
     "set without key": Case(
         f"train recipe.toml --set lr {GO}", "such as train.lr=1e-3", f"train recipe.toml --set train.lr=1e-3 {GO}"
     ),
@@ -181,6 +252,16 @@ def spoil(place):
 
 
 PREPARED = {
+    "nested too deep": write("deep.toml", "a = " + "[" * 5000 + "]" * 5000),
+    "method that cannot be imported": write("broken_method.py", "from os import nothing_of_this_name\n"),
+    "stage of a later one": lambda place: staged(
+        place, stage("a", "steps = 1"), stage("b", 'steps = 1\nmethod = { name = "manual", taxonomy = "stage:z" }')
+    ),
+    "no table to check": write("r.tsv", "dataset\tclass\tpart of\n"),
+    "bad data to check": lambda place: spoil(place),
+    "dataset that is evaluated twice": lambda place: (place / "named.toml").write_text(
+        (place / "fine.toml").read_text().replace('name = "fine"', 'name = "other"')
+    ),
     "Latin-1": lambda place: (place / "latin.toml").write_bytes(
         (place / "recipe.toml").read_bytes() + "# é".encode("latin-1")
     ),
@@ -203,6 +284,10 @@ PREPARED = {
 
 @pytest.mark.parametrize("case", cases(RECIPES, PREPARED))
 def test_recipes(case, place, monkeypatch, world):
+    monkeypatch.syspath_prepend(place)
+    monkeypatch.delitem(sys.modules, "broken_method", raising=False)
     if isinstance(case.then, str):
-        case = case._replace(then=case.then.replace("{truth}", world.truth.name))
+        case = case._replace(
+            typed=case.typed.replace("{truth}", world.truth.name), then=case.then.replace("{truth}", world.truth.name)
+        )
     check(case, place, monkeypatch)

@@ -1,7 +1,21 @@
 """What is said of runs, their folders and evaluations works."""
 
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
 import pytest
-from advice import Case, cases, check, edit, remove, write
+import torch
+from advice import Case, cases, check, edit, follow, remove, write
+
+from manyseg.errors import UserError
+from manyseg.methods.baselines import MultiHead
+from manyseg.models.text import TextEncoder
+from manyseg.report.compare import compare
+from manyseg.runs.model_card import model_card
+from manyseg.runs.run import Run
+from manyseg.training import checkpoint
 
 RUNS = {
     "damaged manifest": Case(
@@ -54,6 +68,47 @@ RUNS = {
     "cards that are there": Case(
         "init fine coarse", "choose another name with -o, or replace it with --force", "init fine coarse --force"
     ),
+    "no such run": Case("compare nowhere", "there is no such run folder; correct its name", "compare runs/multihead"),
+    "video resumed": Case(
+        "predict runs/multihead photos --sequence 5 --resume",
+        "a video is written as a whole; leave --resume out",
+        "predict runs/multihead photos --sequence 5",
+    ),
+    "range for a video of no seconds": Case(
+        "predict runs/multihead photos --sequence 0",
+        "--sequence one of frames a second",
+        "predict runs/multihead photos --sequence 5",
+    ),
+    "files of two kinds": Case(
+        "predict runs/multihead photos --sequence 5 --write coco",
+        "is not written of videos; choose from: masks, overlays",
+        "predict runs/multihead photos --sequence 5 --write masks",
+    ),
+    "a folder in the place of a file": Case(
+        "compare runs/multihead --html photos",
+        "a folder has this name; choose another one",
+        "compare runs/multihead --html c.html",
+    ),
+    "a file in the place of a folder": Case(
+        "compare runs/multihead --html recipe.toml/c.html",
+        "a part of the path is a file; choose another place",
+        "compare runs/multihead --html c.html",
+    ),
+    "a name that is too long": Case(
+        f"compare runs/multihead --html {'x' * 300}",
+        "choose a shorter name",
+        "compare runs/multihead --html c.html",
+    ),
+    "a place of the system": Case(
+        "compare runs/multihead --html /proc/c.html",
+        "choose a place where you may write",
+        "compare runs/multihead --html c.html",
+    ),
+    "no scores to be shared": Case(
+        "eval runs/multihead --data unseen.toml=nowhere",
+        "there is no such folder",
+        "eval runs/multihead --data unseen.toml=unseen",
+    ),
     "a folder twice": Case("init fine fine -o new.toml", "give every folder once", "init fine -o new.toml"),
 }
 
@@ -75,3 +130,67 @@ PREPARED = {
 @pytest.mark.parametrize("case", cases(RUNS, PREPARED))
 def test_runs(case, place, monkeypatch):
     check(case, place, monkeypatch)
+
+
+def test_checkpoints_are_named_and_had_again_as_advised(runs, tmp_path):
+    folder = Path(shutil.copytree(runs("multihead"), tmp_path / "run"))
+    load = lambda which="best": Run.open(folder).load_model(which)  # noqa: E731
+    follow(lambda: load("first"), "'first' is no checkpoint of a run; choose one of: best, last", lambda: load("last"))
+    saved = checkpoint.read(folder / "best")
+    tensors = saved.tensors("model")
+    checkpoint.write(folder / "best", {"model": tensors}, {**saved.state, "stage": "other"})
+    said = "best: of stage 'other', which the run's recipe does not have; restore the recipe, or train the run again"
+    follow(load, said, lambda: [checkpoint.write(folder / "best", {"model": tensors}, saved.state), load()])
+    (folder / "scores.json").write_text("{")
+    with pytest.raises(UserError, match=r"scores\.json"):
+        model_card(Run.open(folder), "user/name", "mit")
+
+
+def test_a_run_whose_numbers_were_not_finite_goes_on_as_advised(place, monkeypatch):
+    """The loss of the last step is none with the learning rate that was asked for."""
+    loss, steps = MultiHead.batch_loss, []
+
+    def spoilt(self, features, batch):
+        steps.append(batch)
+        factor = math.nan if len(steps) == 6 else 1
+        return {name: value * factor for name, value in loss(self, features, batch).items()}
+
+    monkeypatch.setattr(MultiHead, "batch_loss", spoilt)
+    begun = "train recipe.toml --set train.steps=3 --set train.checkpoint_every=1 --set train.lr=0.01"
+    check(
+        Case(
+            f"{begun} --out r",
+            "lower train.lr, .* in another --out, and with --from this run if it has a checkpoint",
+            f"{begun.replace('0.01', '0.001')} --from r --out s",
+        ),
+        place,
+        monkeypatch,
+    )
+
+
+def test_memory_is_enough_as_advised(place, monkeypatch):
+    loss = MultiHead.batch_loss
+
+    def limited(self, features, batch):
+        if batch.image.shape[-1] > 16:
+            raise torch.OutOfMemoryError
+        return loss(self, features, batch)
+
+    monkeypatch.setattr(MultiHead, "batch_loss", limited)
+    said = "lower per_step of the sets .* or data.crop, .* in another --out"
+    line = "train recipe.toml --out r --set data.crop=32"
+    check(Case(line, said, "train recipe.toml --out s --set data.crop=16"), place, monkeypatch)
+
+
+def test_labels_of_a_run_without_its_images_are_related_as_advised(place, runs, monkeypatch):
+    shutil.copytree(runs("multihead"), place / "runs/multihead")
+    monkeypatch.setattr(TextEncoder, "__init__", lambda *_: None)
+    monkeypatch.setattr(TextEncoder, "encode", lambda _, texts: np.eye(len(texts)))
+    said = "the images of fine are not where the recipe says; use --by text"
+    line = "labels runs/multihead --by confusion"
+    check(Case(line, said, "labels runs/multihead --by text", remove("fine")), place, monkeypatch)
+
+
+def test_none_to_compare_is_named_as_advised(runs):
+    said = "there is no run to compare; give one or more run folders"
+    follow(lambda: compare([]), said, lambda: compare([runs("multihead")]))

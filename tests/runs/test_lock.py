@@ -9,6 +9,7 @@ import time
 import warnings
 
 import pytest
+from advice import follow
 
 from manyseg.errors import UserError
 from manyseg.runs import lock
@@ -145,3 +146,15 @@ def test_a_folder_that_was_made_for_nothing_is_removed(tmp_path):
     with only_writer(tmp_path / "a"):
         pass
     assert (tmp_path / "a").exists()
+
+
+def test_a_folder_that_another_process_writes_is_had_when_it_ends_as_advised(tmp_path):
+    folder = tmp_path / "run"
+    pid = hold(folder)
+
+    def take():
+        with only_writer(folder):
+            return True
+
+    said = "is writing this run; wait for its end, or end it, then go on with --resume"
+    assert follow(take, said, lambda: [kill(pid), take()])[1]
