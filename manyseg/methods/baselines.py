@@ -110,7 +110,7 @@ class MultiHead(PixelMethod):
 
     def unified(self, embedding: Float[Tensor, "B C h w"]) -> Float[Tensor, "B U h w"]:
         """Return all heads' log-probabilities side by side, less `log K`, so that they sum to 1."""
-        heads = self._logits(embedding, slice(None)).float().split(self._taxonomy.classes.sizes, 1)
+        heads = torch.split(self._logits(embedding, slice(None)).float(), list(self._taxonomy.classes.sizes), 1)
         return torch.cat([logits.log_softmax(1) for logits in heads], 1) - math.log(len(heads))
 
     def relate(self, unified: Float[Tensor, "B U h w"], index: RelationIndex) -> Float[Tensor, "B D h w"]:

@@ -140,7 +140,8 @@ def _wholes(inside: Bool[np.ndarray, "N N"], has: Bool[np.ndarray, "N K"]) -> Bo
     within y, and `has` which datasets have a class in each.
     """
     several = inside.T.astype(int) @ has > 1  # [y, k]
-    return inside.T & (several.astype(int) @ has.T > 0)
+    lies: Bool[np.ndarray, "N N"] = inside.T & (several.astype(int) @ has.T > 0)
+    return lies
 
 
 def _assemble(
