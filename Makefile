@@ -21,7 +21,7 @@ test: lint  ## everything that must hold
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-lowest: $(LOWEST)/ready  ## all tests with the lowest versions of the dependencies that pyproject promises
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -W ignore::DeprecationWarning -W ignore::FutureWarning $(TESTS)
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 -W ignore::DeprecationWarning -W ignore::FutureWarning -W ignore::UserWarning $(TESTS)
 
 $(LOWEST)/ready: pyproject.toml
 	$(PYTHON) -m venv $(LOWEST)

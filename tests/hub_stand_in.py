@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
-from huggingface_hub import constants
+from huggingface_hub import constants, utils
 
 __all__ = ["TOKEN", "HubStandIn", "connected"]
 
@@ -24,9 +24,12 @@ def connected(monkeypatch, tmp_path):
         monkeypatch.setattr(constants, "ENDPOINT", address)
         url = address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+        # Versions before 1.0 keep a copy of it, and what they connect with.
+        monkeypatch.setattr("huggingface_hub.file_download.HUGGINGFACE_CO_URL_TEMPLATE", url, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.setenv("HF_TOKEN", TOKEN)
+        getattr(utils, "reset_sessions", lambda: None)()
         yield stand_in
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 import manyseg
 from manyseg import testing
 from manyseg.config import to_toml
+from manyseg.export.files import OLDEST, check_request
 from manyseg.labels import IGNORE
 from manyseg.methods import find_method
 
@@ -242,6 +243,7 @@ def test_an_option_that_the_other_method_does_not_have_is_an_error(package, trai
         manyseg.train(recipe, out=recipe.parent / "other", overrides=["method.scael=1.0"])
 
 
+@pytest.mark.skipif(testing.torch.__version__ < OLDEST, reason=f"exports need torch {OLDEST}")
 def test_a_run_is_exported_by_the_command_line_and_compared_with_its_network(
     trained, model, photo, tmp_path, capsys, unchecked
 ):
@@ -258,6 +260,7 @@ def test_a_run_is_exported_by_the_command_line_and_compared_with_its_network(
     assert found.shape == model.predict(photo).labels.shape
 
 
+@pytest.mark.skipif(testing.torch.__version__ < OLDEST, reason=f"exports need torch {OLDEST}")
 def test_an_export_that_cannot_be_is_refused_before_anything_is_written(model, photo, tmp_path):
     with pytest.raises(manyseg.UserError, match=r"m\.tflite: give a name that ends in \.onnx"):
         model.export(tmp_path / "m.tflite")
@@ -266,3 +269,9 @@ def test_an_export_that_cannot_be_is_refused_before_anything_is_written(model, p
     with pytest.raises(manyseg.UserError, match="reads no words"):
         model.export(tmp_path / "m.onnx", words=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_torch_that_cannot_write_exports_is_named_before_a_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr("manyseg.export.files.OLDEST", "99")
+    with pytest.raises(manyseg.UserError, match=r"m\.onnx: exports need torch 99 or newer, and this is .*; upgrade"):
+        check_request(tmp_path / "m.onnx", "fp32", [])

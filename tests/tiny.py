@@ -1,4 +1,6 @@
-"""Recipes of runs that take a second: a tiny network, small crops, few steps."""
+"""Recipes of runs that take a second: a tiny network, small crops, few steps; and files of several pages."""
+
+from PIL import TiffImagePlugin
 
 from manyseg.config import to_toml
 
@@ -18,3 +20,11 @@ def tiny_recipe(*names, method="multihead", workers=0, per_step=1, unseen=(), ro
             "train": {"steps": 1, **train},
         }
     )
+
+
+def save_pages(path, pages, kinds):
+    """Write a TIFF of several pages, each with what it is: 0 a page, 1 a smaller copy of one, 4 a mask."""
+    with TiffImagePlugin.AppendingTiffWriter(path, new=True) as file:
+        for page, kind in zip(pages, kinds, strict=True):
+            page.save(file, format="TIFF", tiffinfo={254: kind})
+            file.newFrame()

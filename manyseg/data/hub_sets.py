@@ -141,9 +141,12 @@ def _refusal(error: BaseException, name: str) -> str | None:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
             return f"hf://{name}: the hub refuses this ({status}); log in with a token that has the right to it"
-        return f"hf://{name}: the hub answers {status or error}; try again later"
+        if status is not None:
+            return f"hf://{name}: the hub answers {status}; try again later"
     # Of httpx, whose package is another one in each release of the hub's library.
-    if isinstance(error, OSError) or any(kind.__name__ == "TransportError" for kind in type(error).__mro__):
+    if isinstance(error, OSError | HfHubHTTPError) or any(
+        kind.__name__ == "TransportError" for kind in type(error).__mro__
+    ):
         reason = " ".join(str(error).split())[:200]
         return f"hf://{name}: the hub cannot be reached ({reason}); check the network"
     return None

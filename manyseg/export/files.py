@@ -23,11 +23,14 @@ from manyseg.export import predictor
 from manyseg.export.graph import ExportGraph
 from manyseg.inference.options import TestOptions
 
-__all__ = ["Precision", "agreement", "check_request", "write_onnx", "write_torch"]
+__all__ = ["OLDEST", "Precision", "agreement", "check_request", "write_onnx", "write_torch"]
 
 Precision = Literal["fp32", "fp16", "int8"]
 
 NEEDED = ("onnx", "onnxruntime", "onnxscript")
+
+OLDEST = "2.8"
+"""Releases of torch before it cannot write an upsampling to a size that is an input, or a hierarchy's answer."""
 
 CALIBRATION_SIDE = 512
 """Images for the ranges of 8-bit values are made no larger than this; ranges do not depend on the size."""
@@ -45,6 +48,8 @@ def check_request(path: Path, precision: Precision, images: Sequence[object]) ->
         raise UserError(f"{path}: a precision and images are for ONNX files; end the name in .onnx, or leave them out")
     if path.suffix == ".onnx" and (missing := [name for name in NEEDED if find_spec(name) is None]):
         raise UserError(f'{path}: ONNX files need {", ".join(missing)}; install them by pip install "manyseg[export]"')
+    if torch.__version__ < OLDEST:
+        raise UserError(f"{path}: exports need torch {OLDEST} or newer, and this is {torch.__version__}; upgrade torch")
     if precision == "int8" and not images:
         raise UserError(f"{path}: int8 takes its ranges from images; name some with --images")
     atomic.check_target(path)

@@ -79,22 +79,32 @@ def build(
     arguments = {**ARGUMENTS.get(_family(name).__name__.rsplit(".", 1)[-1], {}), **sizes, "pretrained": pretrained}
     if drop_path:
         arguments["drop_path_rate"] = drop_path
-    if is_plain(name):
-        return PlainViT(_create(name, num_classes=0, **arguments), layers)
-    return _create(name, features_only=True, **arguments)
+    plain = is_plain(name)
+    try:
+        net = _create(name, **({"num_classes": 0} if plain else {"features_only": True}), **arguments)
+    except TypeError as e:
+        if "drop_path_rate" not in str(e):
+            raise
+        net = None
+    # Some releases of timm take the rate and do nothing with it.
+    if net is None or (drop_path and not any(getattr(m, "drop_prob", 0) for m in net.modules())):
+        raise UserError(f"model.drop_path: timm's '{name}' has no paths to drop; set it to 0")
+    return PlainViT(net, layers) if plain else net
 
 
 def _create(name: str, **arguments: Any) -> nn.Module:
     import timm
 
     try:
-        return cast(nn.Module, timm.create_model(name, **arguments))
+        net = cast(nn.Module, timm.create_model(name, **arguments))
     except (AttributeError, NotImplementedError) as e:
         raise UserError(f"model.backbone: timm's '{name}' gives no feature levels; choose another backbone") from e
-    except TypeError as e:
-        if "drop_path_rate" not in str(e):
-            raise
-        raise UserError(f"model.drop_path: timm's '{name}' has no paths to drop; set it to 0") from e
+    if is_plain(name) and not hasattr(net, "prune_intermediate_layers"):
+        raise UserError(
+            f"model.backbone: '{name}' of timm {timm.__version__} gives no feature levels; take a newer timm, or "
+            "choose another backbone"
+        )
+    return net
 
 
 def published(name: str) -> str:

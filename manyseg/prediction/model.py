@@ -33,7 +33,7 @@ __all__ = ["Labels", "Model", "Relate", "find_space"]
 Labels: TypeAlias = str | Path | LabelSpace | Sequence[str]
 """A label space, its name, "unified", "hierarchy", a card, or words."""
 
-Relate: TypeAlias = "Literal['names', 'text'] | Path"
+Relate: TypeAlias = Literal["names", "text"] | Path
 """How classes that were not trained on find their nodes: by names, by text, or by a table of a taxonomy."""
 
 log = logging.getLogger(__name__)

@@ -36,7 +36,7 @@ DARK = 1 << 13
 """Values of 16 bits below this are those of 12 or 13 bits: seen in the full range they are nearly black."""
 
 
-Picture: TypeAlias = "str | Path | Image.Image | np.ndarray | Tensor"
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 """A file, a Pillow image, a uint8 array [H, W, 3] or [H, W], or a uint8 tensor [3, H, W]."""
 
 

@@ -30,7 +30,7 @@ SCHEME = "manyseg"
 """Of the address at which processes meet; see `_meet`."""
 
 WORK = timedelta(hours=2)
-"""How long processes wait for one that works alone, as the first does when it checks all images."""
+"""How long processes that have met wait for one that works alone, as the first does when it checks all images."""
 
 
 def find_processes() -> Accelerator:
@@ -44,7 +44,7 @@ def find_processes() -> Accelerator:
     _register()
     handlers = [
         DistributedDataParallelKwargs(find_unused_parameters=True),
-        InitProcessGroupKwargs(init_method=f"{SCHEME}://", timeout=MEETING),
+        InitProcessGroupKwargs(init_method=f"{SCHEME}://", timeout=WORK),
     ]
     try:
         with _ended_at_once():
@@ -61,8 +61,6 @@ def find_processes() -> Accelerator:
             f"{env.get('MASTER_PORT')} within {MEETING.total_seconds():.0f} s; start all of them, by torchrun or "
             "accelerate launch, which end all when one has ended"
         ) from e
-    if accelerator.num_processes > 1:
-        _wait_for(WORK)
     return accelerator
 
 
@@ -96,22 +94,17 @@ def _register() -> None:
 
 
 def _meet(url: str, timeout: timedelta) -> Iterator[tuple[Store, int, int]]:
-    """Meet as the environment says, apart from earlier attempts.
+    """Meet as the environment says, within `MEETING` and apart from earlier attempts; `timeout` is for what follows.
 
     torchrun may give processes that it starts again the store of those before them. What these left there would be
     taken for the addresses of the present ones, which then wait for them for ever (torch 2.14).
     """
-    store, rank, processes = next(rendezvous("env://", timeout=timeout))
+    store, rank, processes = next(rendezvous("env://", timeout=MEETING))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    yield PrefixStore(f"attempt {attempt}", store), rank, processes
-
-
-def _wait_for(longest: timedelta) -> None:
-    """Let all that processes do together from now on take so long."""
-    module: Any = dist
-    # Newer releases of torch have it as a public function.
-    change = getattr(module, "set_timeout", None) or module.distributed_c10d._set_pg_timeout
-    change(longest)
+    own = PrefixStore(f"attempt {attempt}", store)
+    own.set(f"here {rank}", "")
+    own.wait([f"here {r}" for r in range(processes)], MEETING)
+    yield own, rank, processes
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from manyseg.methods.base import Method
 from manyseg.training.options import TrainOptions
 
 __all__ = [
+    "can_shard",
     "check_sharding",
     "clip_gradients",
     "distributed_like",
@@ -35,6 +36,13 @@ __all__ = [
 
 LEAST = 1_000_000
 """Parameters of a part that is gathered for itself: smaller messages cost more time than they save memory."""
+
+
+def can_shard() -> bool:
+    """Say whether this torch can hold what it has gathered for a while: from 2.8 on."""
+    from torch.distributed import fsdp
+
+    return hasattr(fsdp.FSDPModule, "set_reshard_after_forward")
 
 
 def check_sharding(options: TrainOptions, processes: int) -> None:
@@ -50,6 +58,8 @@ def check_sharding(options: TrainOptions, processes: int) -> None:
         raise UserError('train.shard and train.precision = "fp16" do not go together; use "bf16"')
     if options.compile:
         raise UserError("train.shard and train.compile do not go together; set one of them to false")
+    if not can_shard():
+        raise UserError(f"train.shard needs torch 2.8 or newer, and this is {torch.__version__}; set it to false")
 
 
 def shard(method: Method, device: torch.device) -> None:

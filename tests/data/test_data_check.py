@@ -4,7 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image, TiffImagePlugin
+from PIL import Image
+from tiny import save_pages
 
 from manyseg.data import load
 from manyseg.data.check import check, print_cards, print_check, survey
@@ -325,8 +326,5 @@ def test_a_photo_of_several_pages_is_said_and_copies_of_it_are_none(tmp_path, ba
     card += "bands = [1, 2, 3]\n" * bands + "[classes]\na = 0\nb = 1\n"
     (tmp_path / "card.toml").write_text(card)
     for kind, expected in ((0, ["the image has 2 pages, of which the first is read"]), (1, []), (4, [])):
-        tags = TiffImagePlugin.ImageFileDirectory_v2()
-        tags[254] = kind
-        pictures[1].encoderinfo = {"tiffinfo": tags}
-        pictures[0].save(tmp_path / "a.tif", save_all=True, append_images=pictures[1:])
+        save_pages(tmp_path / "a.tif", pictures, (0, kind))
         assert [f.what for f in check(tmp_path / "card.toml", tmp_path)] == expected

@@ -16,7 +16,7 @@ from torch import nn
 
 from manyseg import testing
 from manyseg.errors import UserError
-from manyseg.export.files import agreement, check_request, write_onnx, write_torch
+from manyseg.export.files import OLDEST, agreement, check_request, write_onnx, write_torch
 from manyseg.export.graph import ExportGraph, _constant_padding
 from manyseg.export.predictor import Predictor, fit
 from manyseg.inference.options import TestOptions
@@ -25,6 +25,8 @@ from manyseg.methods import METHODS, find_method
 from manyseg.models import PixelEncoder
 from manyseg.prediction.model import Model
 from manyseg.runs.trained import export_run
+
+pytestmark = pytest.mark.skipif(torch.__version__ < OLDEST, reason=f"exports need torch {OLDEST}")
 
 # pytest collects all logs, and then torch writes a record with a stack for every symbol that it traces.
 logging.getLogger("torch.__trace").setLevel(logging.ERROR)

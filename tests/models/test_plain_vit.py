@@ -107,6 +107,12 @@ def test_dinov3_convnext_has_levels_of_its_own():
     assert Backbone("convnext_tiny.dinov3_lvd1689m").strides == [4, 8, 16, 32]
 
 
+def test_a_transformer_that_an_older_timm_cannot_cut_is_refused_in_words(small, monkeypatch):
+    monkeypatch.delattr("timm.models.vision_transformer.VisionTransformer.prune_intermediate_layers")
+    with pytest.raises(UserError, match=r"'vit_tiny_patch16_224' of timm 1\..* gives no feature levels; take a newer"):
+        Backbone("vit_tiny_patch16_224", features="last")
+
+
 def test_drop_path_rises_to_its_rate_and_what_has_none_says_so(small):
     blocks = Backbone("vit_tiny_patch16_224", drop_path=0.3).net.vit.blocks
     assert [getattr(b.drop_path1, "drop_prob", 0.0) for b in blocks] == pytest.approx([0, 0.1, 0.2, 0.3])

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import rasterio
 from brightness import PARK, STREET, Brightness, read
-from PIL import Image, TiffImagePlugin
+from PIL import Image
+from tiny import save_pages
 
 from manyseg.data.files import DataError
 from manyseg.errors import UserError
@@ -37,11 +38,7 @@ def test_a_file_of_several_pages_is_an_error_that_names_the_way_out(tmp_path):
 
 
 def test_a_smaller_copy_of_a_page_is_no_page(tmp_path):
-    copy = TiffImagePlugin.ImageFileDirectory_v2()
-    small = Image.new("RGB", (4, 3))
-    copy[254] = 1
-    small.encoderinfo = {"tiffinfo": copy}
-    Image.new("RGB", (8, 6)).save(tmp_path / "a.tif", save_all=True, append_images=[small])
+    save_pages(tmp_path / "a.tif", [Image.new("RGB", (8, 6)), Image.new("RGB", (4, 3))], (0, 1))
     with Image.open(tmp_path / "a.tif") as file:
         assert file.n_frames == 2
     image, size = read_photo(tmp_path / "a.tif", same)
