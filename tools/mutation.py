@@ -448,13 +448,16 @@ def _plant(root: Path, budget: float) -> None:
 
 
 def _tested(root: Path, mutation: Mutation, files: Sequence[str], whole: Answer, budget: float) -> Answer:
-    """Run the tests of `files` that reach the mutation; all of them where it is run on import."""
+    """Run the tests of `files` that reach the mutation; all of them where it is run on import, or seen by none.
+
+    What is kept for all tests, such as a table that is read once, is reached by whichever test comes first.
+    """
     tests = tests_reaching(whole.reached.get(mutation.path, {}), mutation.before, mutation.line)
-    if tests is None:
+    if not tests:
         return run_tests(root, files, budget)
     chosen = {test: whole.seconds[test] for file in files for test in tests if test.startswith(f"{file}::")}
     reaching = [file for file in files if any(test.startswith(f"{file}::") for test in chosen)]
-    return run_tests(root, reaching, budget, chosen) if chosen else Answer(0, [])
+    return run_tests(root, reaching or files, budget, chosen or None)
 
 
 def _tail(root: Path) -> str:

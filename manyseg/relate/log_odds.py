@@ -207,8 +207,9 @@ def with_confusion(classes: JointClasses, evidence: Evidence, group: Int[np.ndar
     assert evidence.rates is not None
     rate, seen, free = _pooled_rates(classes, evidence.rates, group)
     seen &= classes.differ
-    if evidence.similarity is None or evidence.prior is None:
+    if evidence.similarity is None:
         return np.where(seen, logit(rate), rate.dtype.type(IMPOSSIBLE))
+    assert evidence.prior is not None
     similarity, confusion, named = evidence.similarity[seen], rate[seen], evidence.same_name[seen]
     del rate
     few = named.sum() < MIN_EQUAL_NAMES

@@ -108,6 +108,18 @@ def test_flipping_averages_the_mirrored_answer():
     torch.testing.assert_close(found, found.flip(-1))
 
 
+def test_a_flipped_view_is_encoded_anew_and_its_answer_flipped_back():
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+
+    def answer(view):
+        place = torch.linspace(2, -2, view.shape[-1]).expand(1, 1, *view.shape[-2:])
+        return torch.cat([place, view[:, :1] / 255], 1)
+
+    found = score_map(answer, image, TestOptions(flip=True))
+    both = [answer(image).softmax(1), answer(image.flip(-1)).softmax(1).flip(-1)]
+    torch.testing.assert_close(found, sum(both) / 2)
+
+
 def test_label_maps_of_known_scores_need_no_further_look():
     score = Strided()
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)

@@ -182,6 +182,12 @@ def test_a_name_of_sixty_characters_is_shown_whole_and_a_longer_one_cut_to_sixty
             LabelSpace.of("s", ["a|" + "b" * 58 + longer])
 
 
+def test_names_of_datasets_have_at_most_a_hundred_characters():
+    assert LabelSpace.of("d" * 100, ["x"]).name == "d" * 100
+    with pytest.raises(UserError, match=r"is too long \(101 characters\); 100 are enough"):
+        LabelSpace.of("d" * 101, ["x"])
+
+
 def test_pixels_without_a_label_are_minus_one_inside():
     """Of all integers the only one that is no class in any unsigned file, and that methods outside may rely on."""
     assert IGNORE == -1

@@ -6,8 +6,8 @@ import pytest
 from manyseg.labels import JointClasses, LabelClass, LabelSpace
 from manyseg.relate import propose
 from manyseg.relate.lexicon import Lexicon, key, lexicon
-from manyseg.relate.lexicon_evidence import lexicon_evidence
-from manyseg.relate.reading import read_classes
+from manyseg.relate.lexicon_evidence import _nearest, lexicon_evidence
+from manyseg.relate.reading import _as_list, read_classes
 
 SMALL = """
 vehicle
@@ -169,3 +169,20 @@ def test_two_lists_with_a_part_in_common_share_a_node():
     }
     nodes = [set(found.taxonomy.members(u)) for u in range(len(found.taxonomy.unified))]
     assert {("a", "truck / bus"), ("b", "bus / train")} in nodes
+
+
+def test_of_two_holders_of_a_dataset_that_do_not_hold_each_other_the_nearer_is_kept():
+    classes = JointClasses((LabelSpace.of("a", ["x"]), LabelSpace.of("b", ["far", "near"])))
+    inf = np.inf
+    distance = np.array([[0, 2, 1], [inf, 0, inf], [inf, inf, 0]])
+    nothing = np.zeros((3, 3), bool)
+    assert _nearest(classes, distance, np.arange(3), nothing).nonzero()[1].tolist() == [2]
+    distance[0, 1] = 1
+    assert _nearest(classes, distance, np.arange(3), nothing).nonzero()[1].tolist() == [1, 2]
+
+
+def test_two_words_are_a_list_only_if_they_are_of_a_kind_and_three_always():
+    lex = Lexicon.parse({"general": "vehicle\n  car\n  bus\nplace\n  road\n"})
+    assert len(_as_list(["car", "bus"], lex)) == 2
+    assert _as_list(["car", "road"], lex) == []
+    assert len(_as_list(["car", "road", "bus"], lex)) == 3
