@@ -116,7 +116,8 @@ class Folder:
     def drawn(self, images: int) -> Folder:
         """Return a folder of `images` of this one's, drawn at random but always the same; fewer lie among more."""
         if images > len(self):
-            raise UserError(f"split '{self.split}' of dataset '{self.card.name}' has {len(self)} images, not {images}")
+            whole = f"split '{self.split}' of dataset '{self.card.name}'"
+            raise UserError(f"{whole} has {len(self)} images, not {images}; draw fewer")
         part = copy.copy(self)
         chosen = np.random.default_rng(0).permutation(len(self))[:images]
         part.ids = tuple(self.ids[i] for i in sorted(chosen))

@@ -76,7 +76,7 @@ def check_below(what: str, path: str) -> None:
     ):
         raise UserError(
             f"{what} = '{path[:40]}...' is too long for a file: names have at most {LONGEST_NAME} bytes, paths "
-            f"{LONGEST_PATH}"
+            f"{LONGEST_PATH}; shorten it"
         )
 
 
