@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ConfusionRates", "Counts", "confusion_rates", "read_confusion", "recall_matrix", "sums_by_group"]
 
+GROUPS = 64
+"""Groups of which rows are copied at a time; there can be thousands."""
+
 Counts = Mapping[tuple[str, str], np.ndarray]
 """Confusion matrices [D_a, D_b] by (a, b): [i, j] are the pixels of class i of dataset a that b's head called j."""
 
@@ -86,12 +89,19 @@ def recall_matrix(rates: ConfusionRates, classes: JointClasses) -> Float[np.ndar
     return np.where(classes.differ | np.eye(len(classes), dtype=bool), recall, 0.0)
 
 
-def sums_by_group(values: np.ndarray, group: Int[np.ndarray, " T"]) -> Float[np.ndarray, "G G"]:
-    """Sum `values` [T, T] over all pairs of groups; `group` numbers them 0 to G - 1."""
+def sums_by_group(
+    values: np.ndarray, group: Int[np.ndarray, " T"], use: Bool[np.ndarray, "T T"] | None = None
+) -> Float[np.ndarray, "G G"]:
+    """Sum `values` [T, T] over all pairs of groups, or those to `use`; `group` numbers them 0 to G - 1."""
     order = np.argsort(group, kind="stable")
-    starts = np.searchsorted(group[order], np.arange(group.max() + 1))
-    by_row = np.add.reduceat(values[order], starts, axis=0)
-    sums: np.ndarray = np.add.reduceat(by_row[:, order], starts, axis=1)
+    starts = np.searchsorted(group[order], np.arange(group.max() + 2))
+    by_row = np.empty((len(starts) - 1, len(order)), np.result_type(values, np.float32))
+    for g in range(0, len(by_row), GROUPS):
+        first = starts[g : g + GROUPS + 1]
+        rows = order[first[0] : first[-1]]
+        part = values[rows] if use is None else values[rows] * use[rows]
+        np.add.reduceat(part, first[:-1] - first[0], 0, by_row.dtype, by_row[g : g + GROUPS])
+    sums: np.ndarray = np.add.reduceat(by_row[:, order], starts[:-1], axis=1)
     return sums
 
 

@@ -100,7 +100,9 @@ def gather(
             raise UserError(f"relating labels by {by} needs a text encoder; give one, or relate them by names")
         similarity = text_similarity(classes, encode, templates)
         a, b = log_odds_against_negatives(*_pairs_once(similarity, [*classes.rows.values()]))
-        prior = adapt_to_datasets(a + b * similarity, [*classes.rows.values()])
+        prior = b * similarity
+        prior += a
+        prior = adapt_to_datasets(prior, [*classes.rows.values()])
         words = lexicon_evidence(classes)
         unequal = words.different | words.within | words.within.T | words.partly | words.partly.T | words.elsewhere
         np.maximum(prior, KNOWN, out=prior, where=words.equal)
@@ -235,8 +237,8 @@ def _pooled_rates(
     """
     free = may_contain(classes, group)
     use = free & rates.known
-    count = sums_by_group(use.astype(np.float32), group)
-    means = [sums_by_group(m * use, group) / np.maximum(count, 1) for m in (rates.given_true, rates.given_predicted)]
+    count = sums_by_group(use, group)
+    means = [sums_by_group(m, group, use) / np.maximum(count, 1) for m in (rates.given_true, rates.given_predicted)]
     has = has_class(classes, group).astype(np.float32)
     # A dataset has a class in y's cluster and none in x's; within a cluster, there are two datasets.
     possible = (1 - has) @ has.T > 0

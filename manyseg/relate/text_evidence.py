@@ -26,6 +26,9 @@ Encode = Callable[[list[str]], np.ndarray]
 TEMPLATES = ("{}", "a photo of a {}.", "An image of {}", "{}, a kind of object in an image")
 """Sentences whose vectors are averaged. `{dataset}` may occur too: it stands for the name of the class's dataset."""
 
+ROWS = 256
+"""Rows of which cosines are computed at a time; there can be thousands."""
+
 
 def text_similarity(
     classes: JointClasses, encode: Encode, templates: Sequence[str] = TEMPLATES
@@ -38,29 +41,31 @@ def text_similarity(
     clause is read: what follows lists what the class includes and excludes, and is evidence of its own.
     """
     keys: dict[tuple[str, str, str], int] = {}
-    whole: list[list[int]] = []
-    parts: list[list[int]] = []
+    texts: dict[tuple[tuple[int, ...], ...], int] = {}
+    number: list[int] = []
     for space in classes.spaces:
         dataset = space.name if any("{dataset}" in t for t in templates) else ""
         for c in space.classes:
             said = read_description(c.description).first
-            for texts, split in ((whole, alternatives), (parts, name_parts)):
-                names = split(c.name, c.synonyms)
-                texts.append([keys.setdefault((n, dataset, said), len(keys)) for n in names])
+            names = tuple(
+                tuple(keys.setdefault((n, dataset, said), len(keys)) for n in split(c.name, c.synonyms))
+                for split in (alternatives, name_parts)
+            )
+            number.append(texts.setdefault(names, len(texts)))
     vectors = _vectors(list(keys), encode, templates)
-    wholes, pieces = ([vectors[rows] for rows in texts] for texts in (whole, parts))
+    wholes, pieces = ([vectors[list(rows)] for rows in each] for each in zip(*texts, strict=True))
     loose = best_cosines(pieces, wholes)
     mean = np.maximum(loose, loose.T)
     del loose
     mean += best_cosines(wholes, wholes)
     mean /= 2
-    out: Float[np.ndarray, "T T"] = mean + mean.T
-    out /= 2
-    return np.clip(out, -1, 1, out=out)
+    mean = np.clip((mean + mean.T) / 2, -1, 1)
+    out: Float[np.ndarray, "T T"] = np.take(mean[number], number, axis=1)
+    return out
 
 
 def _vectors(keys: Sequence[tuple[str, str, str]], encode: Encode, templates: Sequence[str]) -> np.ndarray:
-    """Float32[N, F]: one unit vector for each (name, dataset, description)."""
+    """Float64[N, F]: one unit vector for each (name, dataset, description)."""
     sentences = [[t.format(name, dataset=dataset) for t in templates] for name, dataset, _ in keys]
     described = [f"{name}: {description}" for name, _, description in keys if description]
     pool = sorted({t for ts in sentences for t in ts} | set(described))
@@ -76,7 +81,7 @@ def _vectors(keys: Sequence[tuple[str, str, str]], encode: Encode, templates: Se
     for i, (name, _, description) in enumerate(keys):
         if description:
             out[i] = (out[i] + unit[position[f"{name}: {description}"]]) / 2
-    return _normalised(out).astype(np.float32)
+    return _normalised(out)
 
 
 def _normalised(vectors: np.ndarray) -> np.ndarray:
@@ -85,10 +90,17 @@ def _normalised(vectors: np.ndarray) -> np.ndarray:
 
 
 def best_cosines(rows: Sequence[np.ndarray], columns: Sequence[np.ndarray]) -> Float[np.ndarray, "R C"]:
-    """Return the largest cosine between any of the unit vectors of a row and any of those of a column."""
-    cosines = np.concatenate(rows) @ np.concatenate(columns).T
-    best: np.ndarray = _best(_best(cosines, rows, 0), columns, 1)
-    return best
+    """Return the largest cosine between any of the unit vectors of a row and any of those of a column.
+
+    It is added up in float64 and returned in float32: how a processor rounds must not order pairs that are as similar.
+    """
+    right = np.concatenate(columns).astype(np.float64).T
+    out = np.empty((len(rows), len(columns)), np.float32)
+    for start in range(0, len(rows), ROWS):
+        some = rows[start : start + ROWS]
+        cosines = np.concatenate(some).astype(np.float64) @ right
+        out[start : start + ROWS] = _best(_best(cosines, some, 0), columns, 1)
+    return out
 
 
 def _best(values: np.ndarray, parts: Sequence[np.ndarray], axis: int) -> np.ndarray:

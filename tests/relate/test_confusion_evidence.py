@@ -49,11 +49,16 @@ def test_of_the_own_dataset_the_published_rule_reads_the_recall_alone():
     assert found.dtype == np.float64
 
 
-def test_sums_over_all_pairs_of_groups():
+@pytest.mark.parametrize("at_a_time", [1, 2, 64])
+def test_sums_over_all_pairs_of_groups(monkeypatch, at_a_time):
+    monkeypatch.setattr("manyseg.relate.confusion_evidence.GROUPS", at_a_time)
     values = np.arange(25.0).reshape(5, 5)
     group = np.array([1, 0, 1, 2, 0])
     expected = [[values[np.ix_(group == g, group == h)].sum() for h in range(3)] for g in range(3)]
     assert sums_by_group(values, group) == pytest.approx(np.array(expected))
+    use = values % 3 > 0
+    assert sums_by_group(values, group, use) == pytest.approx(sums_by_group(np.where(use, values, 0), group))
+    assert sums_by_group(use, group) == pytest.approx(sums_by_group(np.where(use, 1.0, 0.0), group))
 
 
 @pytest.mark.parametrize(

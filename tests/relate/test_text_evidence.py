@@ -68,3 +68,21 @@ def test_best_cosines_are_the_largest_of_all_pairs():
     rows = [np.array([[1.0, 0], [0, 1]]), np.array([[-1.0, 0]])]
     columns = [np.array([[0.6, 0.8]]), np.array([[0.0, -1.0], [-1.0, 0]]), np.array([[1.0, 0]])]
     assert best_cosines(rows, columns) == pytest.approx(np.array([[0.8, 0, 1], [-0.6, 1, -1]]))
+
+
+def test_equal_texts_are_exactly_one_and_pairs_of_the_same_texts_exactly_as_similar():
+    """Calibration orders pairs by their similarity: rounding must not tell pairs apart that are as similar."""
+    names = [f"n{i}" for i in range(30)]
+    others = [f"n{i} / n{i + 1}" for i in range(29)]
+    spaces = [LabelSpace.of(d, n) for d, n in (("a", names), ("b", names[::-1]), ("c", [*names[7:], *others]))]
+    drawn = dict(zip(names, np.random.default_rng(0).normal(size=(30, 77)), strict=True))
+    found = text_similarity(JointClasses(tuple(spaces)), lambda texts: np.stack([drawn[t] for t in texts]), ("{}",))
+    a, b, c = found[:30, :30], found[:30, 30:60], found[:30, 60:83]
+    assert (np.diag(found) == 1).all()
+    assert (a == a.T).all()
+    assert (b == a[:, ::-1]).all()
+    assert (c == a[:, 7:]).all()
+    # Each of the classes of two names is as near to one name as that name is to itself.
+    listed = found[:30, 83:]
+    assert (listed[range(29), range(29)] == 1).all()
+    assert (listed[range(1, 30), range(29)] == 1).all()
