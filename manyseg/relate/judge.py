@@ -114,21 +114,22 @@ def _replies(batch: Sequence[Question], spaces: Sequence[LabelSpace], answer: An
     for _ in range(TRIES):
         text = answer(TASK, asked)
         found = _read(text)
-        if found is not None:
+        if any(str(number) in found for number, _ in enumerate(batch, 1)):
             return [_words(q, found.get(str(number))) for number, q in enumerate(batch, 1)]
     begin = " ".join(text.split())[:80]
     raise UserError(
-        f"the judge's answer to {len(batch)} questions is no JSON object: '{begin}'; take a model that follows such "
-        "instructions (what it answered before is kept)"
+        f"the judge's answer to {len(batch)} questions is no JSON object with the number of one: '{begin}'; take a "
+        "model that follows such instructions (what it answered before is kept)"
     )
 
 
-def _read(text: str) -> dict[str, object] | None:
+def _read(text: str) -> dict[str, object]:
+    """Return the JSON object within a text; an empty one where there is none."""
     try:
         found = json.loads(text[text.index("{") : text.rindex("}") + 1])
     except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _words(question: Question, said: object) -> dict[ClassKey, Reply]:
