@@ -202,9 +202,10 @@ def _pooled(part: Bool[np.ndarray, "T T"], group: Int[np.ndarray, " T"]) -> Bool
 def with_confusion(classes: JointClasses, evidence: Evidence, group: Int[np.ndarray, " T"]) -> Float[np.ndarray, "T T"]:
     """Combine text and confusion as two detectors of related pairs, each calibrated by the other.
 
-    Where they cannot be, with too few equal names or where these are all that is left, the log-odds of the text and of
-    the pooled confusion rate are added up. Without texts the latter are taken as they are: then x is related to y where
-    more than half of its pixels are predicted as y.
+    What the lexicon says is equal gains `KNOWN`. Where the two cannot be calibrated, with too few equal names or where
+    these are all that is left, `prior`, which has the lexicon in it, and the log-odds of the pooled confusion rate are
+    added up. Without texts the latter are taken as they are: then x is related to y where more than half of its pixels
+    are predicted as y.
     """
     assert evidence.rates is not None
     rate, seen, free = _pooled_rates(classes, evidence.rates, group)
@@ -220,6 +221,8 @@ def with_confusion(classes: JointClasses, evidence: Evidence, group: Int[np.ndar
         text = log_odds_by_test(similarity, confusion, unrelated, related)
         del similarity
         both = two_detectors(text, confusion, named, (group[:, None] != group)[seen])
+        if evidence.lexicon is not None:
+            both[evidence.lexicon.equal[seen]] += KNOWN
     else:
         both = evidence.prior[seen] + logit(confusion)
     out = np.where(free, evidence.prior, evidence.prior.dtype.type(IMPOSSIBLE))

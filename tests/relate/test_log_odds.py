@@ -1,5 +1,7 @@
 """Text and confusion as one evidence, on log-odds computed by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -339,3 +341,20 @@ def test_of_pairs_whose_texts_are_as_near_the_one_that_is_confused_more_is_likel
     assert found[5, 15] > found[5, 9] + 0.1
     # l1 and w1 are confused as often as l1 and w2, but nearer by their texts.
     assert found[5, 14] > found[5, 15] + 0.1
+
+
+@pytest.mark.parametrize(("names", "gain"), [(NAMES, KNOWN), (NAMES[:4], 0)], ids=["calibrated", "few names"])
+def test_what_the_lexicon_says_is_equal_counts_once_beside_text_and_confusion(names, gain):
+    """Too few equal names: then the log-odds of the text, in which the lexicon is, and of confusion are added up."""
+    a, b = [*names, "lake"], [*names, "wall"]
+    n = len(a)
+    H = np.full((n, n), 2) + np.diag([78] * (n - 1) + [0])
+    classes, known = evidence([LabelSpace.of("a", a), LabelSpace.of("b", b)], {("a", "b"): H, ("b", "a"): H})
+    group = cluster_numbers([*((i, i + n) for i in range(n - 1)), (n - 1,), (2 * n - 1,)])
+    before = with_confusion(classes, known, group)
+    equal = np.zeros((2 * n, 2 * n), bool)
+    equal[n - 1, 2 * n - 1] = equal[2 * n - 1, n - 1] = True
+    none = np.zeros_like(equal)
+    words = LexiconEvidence(equal, none, none, none, none, ())
+    after = with_confusion(classes, replace(known, lexicon=words), group)
+    np.testing.assert_allclose(after - before, gain * equal, atol=1e-6)
