@@ -1,11 +1,24 @@
-"""A text encoder of a few thousand random weights, written to a folder, for tests that need one but no meaning."""
+"""Text encoders for tests that need one but no meaning: a function, and one of random weights in a folder."""
 
+import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
+
+from manyseg.labels import normalise
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
 MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def encode(texts):
+    """Return unit vectors that are all far from each other, but for those of texts with a word in common."""
+    out = np.zeros((len(texts), 256), np.float32)
+    for row, text in zip(out, texts, strict=True):
+        for word in normalise(text).split():
+            row += np.random.default_rng(zlib.crc32(word.encode())).normal(size=256)
+    return out / np.linalg.norm(out, axis=1, keepdims=True)
 
 
 def write_encoder(folder: Path, words: list[str], *, kind: str = "bert", limit: int = 24) -> str:

@@ -4,17 +4,23 @@ A relation is Bool[D, U]. Names and text read no label of the target; rows may t
 IoU 0. A fitted map (AutoUniSeg's protocol) reads labels, of images that are not scored, and gives every node a class.
 The three are never mixed in one mean.
 
-Axes: D classes of the target, U unified nodes, F features of a text.
+Axes: D classes of the target, U unified nodes.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from manyseg.labels import LabelClass, LabelSpace, Relation, Taxonomy, normalise
+from manyseg.labels.names import UniqueNames
+from manyseg.relate.proposal import propose
 from manyseg.relate.text_evidence import Encode, best_cosines
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 __all__ = ["relate_by_names", "relate_by_table", "relate_by_text", "unmapped"]
 
@@ -41,40 +47,55 @@ def relate_by_names(space: LabelSpace, taxonomy: Taxonomy) -> Relation:
 
 
 def relate_by_text(space: LabelSpace, taxonomy: Taxonomy, encode: Encode) -> Relation:
-    """Relate every node to the class that is nearest in meaning, where it is near enough.
+    """Relate classes to nodes by the label space that `propose` finds by text for the training datasets and this one.
 
-    The similarity of a class and a node is the best cosine between the class's name and synonyms and the names of the
-    node and its members. Near enough is calibrated within the training datasets, without any label: classes of one
-    dataset differ by definition, so a match must be nearer than half of all classes are to their nearest false one.
+    It is read as a table is by `relate_by_table`, but that a node of which no class holds more than half belongs to the
+    one that is nearest to it in text, of those that hold some of it. No label is read.
     """
-    targets = [_texts(c) for c in space.classes]
-    nodes = [
-        sorted({n for c in (node, *_members(taxonomy, u)) for n in (c.name, *c.synonyms)})
-        for u, node in enumerate(taxonomy.unified.classes)
-    ]
-    vectors = encode([normalise(text) for texts in targets + nodes for text in texts])
-    parts = np.split(vectors, np.cumsum([len(texts) for texts in targets + nodes])[:-1])
-    classes, unified = parts[: len(targets)], parts[len(targets) :]
-    similarity = best_cosines(classes, unified)
-    near = np.array(similarity > _threshold(taxonomy, encode), bool)
-    relation: Relation = np.array(near & (similarity == similarity.max(0, keepdims=True)), bool)
+    # A card may have the name of a training dataset that has other classes.
+    target = LabelSpace(UniqueNames(s.name for s in taxonomy.spaces).choose([space.name]), space.classes)
+    wide = propose([*taxonomy.spaces, target], by="text", encode=encode).taxonomy
+    shares = _shares(wide.relations[target.name], taxonomy, wide)
+    relation: Relation = shares > 0.5
+    some = shares > 0
+    similarity = np.where(some, _similarity(space, taxonomy, encode), -np.inf)
+    relation |= some & ~relation.any(0) & (similarity == similarity.max(0))
     return relation
 
 
 def relate_by_table(space: LabelSpace, taxonomy: Taxonomy, table: Path) -> Relation:
     """Relate classes to nodes by a table of a taxonomy that has the training datasets and `space`.
 
-    A class means a set of the table's rows, and a node those rows that all its members have in common. A node belongs
-    to the classes that hold more than half of its rows.
+    A class means a set of the table's rows, and a node those rows that all its members have in common, or any of them
+    if there are none. A node belongs to the classes that hold more than half of its rows; where none does, to those of
+    its name that hold some.
     """
     wide = Taxonomy.read(table, (*taxonomy.spaces, space))
-    nodes = np.array(
-        [np.all([wide.relations[d][wide.space(d).positions[n]] for d, n in taxonomy.members(u)], axis=0)
-         for u in range(len(taxonomy.unified))]
-    )  # fmt: skip
-    shared = wide.relations[space.name].astype(int) @ nodes.T.astype(int)
-    relation: Relation = 2 * shared > nodes.sum(1)
+    shares = _shares(wide.relations[space.name], taxonomy, wide)
+    relation: Relation = shares > 0.5
+    relation |= ~relation.any(0) & (shares > 0) & relate_by_names(space, taxonomy)
     return relation
+
+
+def _shares(relation: Relation, taxonomy: Taxonomy, wide: Taxonomy) -> Float[np.ndarray, "D U"]:
+    """Return what share of each node's rows of a wider taxonomy each class holds."""
+    rows = [
+        np.array([wide.relations[d][wide.space(d).positions[n]] for d, n in taxonomy.members(u)])
+        for u in range(len(taxonomy.unified))
+    ]
+    nodes = np.array([every.all(0) if every.all(0).any() else every.any(0) for every in rows], float)
+    shares: np.ndarray = relation.astype(float) @ nodes.T / np.maximum(nodes.sum(1), 1)
+    return shares
+
+
+def _similarity(space: LabelSpace, taxonomy: Taxonomy, encode: Encode) -> Float[np.ndarray, "D U"]:
+    """Return the best cosine of the names of a class and those of a node and its members."""
+    texts = [sorted({c.name, *c.synonyms}) for c in space.classes]
+    for u, node in enumerate(taxonomy.unified.classes):
+        texts.append(sorted({n for c in (node, *_members(taxonomy, u)) for n in (c.name, *c.synonyms)}))
+    vectors = encode([normalise(text) for names in texts for text in names])
+    parts = np.split(vectors, np.cumsum([len(names) for names in texts])[:-1])
+    return best_cosines(parts[: len(space)], parts[len(space) :])
 
 
 def _names(c: LabelClass) -> set[str]:
@@ -84,26 +105,3 @@ def _names(c: LabelClass) -> set[str]:
 def _members(taxonomy: Taxonomy, node: int) -> list[LabelClass]:
     spaces = {s.name: s for s in taxonomy.spaces}
     return [spaces[d].classes[spaces[d].positions[n]] for d, n in taxonomy.members(node)]
-
-
-def _threshold(taxonomy: Taxonomy, encode: Encode) -> float:
-    """Return the median, over the classes of all datasets, of the similarity to the nearest other class of its dataset.
-
-    Of classes, not of nodes: nodes that a coarse class joins have its name in common and yet differ.
-    """
-    nearest = []
-    for space in taxonomy.spaces:
-        texts = [_texts(c) for c in space.classes]
-        vectors = encode([normalise(text) for ts in texts for text in ts])
-        parts = np.split(vectors, np.cumsum([len(ts) for ts in texts])[:-1])
-        similarity = best_cosines(parts, parts)
-        np.fill_diagonal(similarity, -np.inf)
-        nearest.append(similarity.max(1))
-    found = np.concatenate(nearest)
-    found = found[np.isfinite(found)]
-    # Datasets of one class know no false match: then only equal texts are near enough.
-    return float(np.median(found)) if len(found) else 1.0 - 1e-6
-
-
-def _texts(c: LabelClass) -> list[str]:
-    return sorted({c.name, *c.synonyms})

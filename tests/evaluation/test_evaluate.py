@@ -9,6 +9,7 @@ from echo import STREET, TAXONOMY, Echo, write
 from PIL import Image
 from sklearn.metrics import confusion_matrix
 from torch.nn import functional as F
+from words import encode
 
 from manyseg import testing
 from manyseg.data import load
@@ -131,11 +132,6 @@ def test_a_dataset_without_any_related_class_is_predicted_nothing(tmp_path):
     assert sea.confusion.counts.tolist() == [[0, 0, 2], [0, 0, 0]]
     assert sea.miou == 0
     assert sea.unmapped == ("wave", "ship")
-
-
-def encode(texts):
-    vectors = {"road": (1, 0, 0), "car": (0, 1, 0), "sky": (0, 0, -1)}
-    return np.array([vectors[text] for text in texts], np.float32)
 
 
 @pytest.mark.parametrize("relate", ["names", "text"])

@@ -1,6 +1,7 @@
 """Unseen label spaces related to unified nodes by names and by text."""
 
 import numpy as np
+from words import encode
 
 from manyseg.labels import LabelClass, LabelSpace, Taxonomy
 from manyseg.relate.unseen import relate_by_names, relate_by_text, unmapped
@@ -21,45 +22,40 @@ def test_names_relate_nodes_by_their_own_name_then_by_their_members():
     assert unmapped(target, relation) == ("Cars", "lake")
 
 
-WORDS = {
-    "road": (1, 0, 0),
-    "street": (0.98, 0.2, 0),
-    "car": (0, 1, 0),
-    "truck": (0, 0.8, 0.6),
-    "vehicle": (0, 0.95, 0.3),
-}
-WORDS |= {"sky": (0, 0, -1), "lake": (-1, 0, 0), "lorry": (0, 0.75, 0.65), "path": (0.58, -0.8, 0)}
+A = LabelSpace.of("a", ["road", "car", "truck", "sky"])
 
 
-def encode(texts):
-    vectors = np.array([WORDS[t] for t in texts], np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def test_text_relates_each_node_to_the_nearest_class_above_a_threshold_set_by_the_unified_names():
-    taxonomy = Taxonomy.disjoint([LabelSpace.of("a", ["road", "car", "truck", "sky"])])
-    # Nearest false matches: road .0 (car), car .8, truck .8, sky 0: the threshold is their median, .4.
-    relation = relate_by_text(LabelSpace.of("t", ["street", "vehicle", "lake"]), taxonomy, encode)
+def test_text_relates_synonyms_and_what_an_umbrella_word_holds():
+    relation = relate_by_text(LabelSpace.of("t", ["street", "vehicle", "lake"]), Taxonomy.disjoint([A]), encode)
     np.testing.assert_array_equal(relation, [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
 
 
-def test_the_threshold_is_the_median_of_the_nearest_false_matches_and_not_their_largest():
-    # Nearest false matches 0, .8, .8, 0: a path, at .59 of road, is near enough by their median alone.
-    taxonomy = Taxonomy.disjoint([LabelSpace.of("a", ["road", "car", "truck", "sky"])])
-    relation = relate_by_text(LabelSpace.of("t", ["path", "lake"]), taxonomy, encode)
-    np.testing.assert_array_equal(relation, [[1, 0, 0, 0], [0, 0, 0, 0]])
-
-
-def test_a_coarse_class_of_several_nodes_does_not_raise_the_bar_of_a_text_match():
-    spaces = [LabelSpace.of("a", ["road", "car", "truck", "sky"]), LabelSpace.of("b", ["vehicle"])]
+def test_a_node_means_what_its_members_have_in_common():
+    spaces = [A, LabelSpace.of("b", ["vehicle"])]
     members = [[("a", "road")], [("a", "car"), ("b", "vehicle")], [("a", "truck"), ("b", "vehicle")], [("a", "sky")]]
     taxonomy = Taxonomy.from_groups(spaces, members, ["road", "car", "truck", "sky"])
-    relation = relate_by_text(LabelSpace.of("t", ["street", "vehicle", "lake"]), taxonomy, encode)
-    np.testing.assert_array_equal(relation, [[1, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
+    relation = relate_by_text(LabelSpace.of("t", ["lorry", "automobile", "lake"]), taxonomy, encode)
+    np.testing.assert_array_equal(relation, [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
 
 
-def test_a_class_does_not_take_a_node_that_is_nearer_to_another():
-    taxonomy = Taxonomy.disjoint([LabelSpace.of("a", ["car", "truck", "road"])])
-    # `truck` is nearer to lorry than to vehicle; nothing is left for a second name of it.
-    relation = relate_by_text(LabelSpace.of("t", ["vehicle", "street", "lorry", "lake"]), taxonomy, encode)
-    np.testing.assert_array_equal(relation, [[1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]])
+def test_a_node_that_is_wider_than_every_class_is_the_one_that_is_nearest_to_it_in_text():
+    taxonomy = Taxonomy.disjoint([LabelSpace.of("b", ["vehicle", "truck or bus", "road"])])
+    target = LabelSpace.of("t", ["car", "lorry", "bus", "road vehicle", "crosswalk", "road"])
+    relation = relate_by_text(target, taxonomy, encode)
+    # All of `vehicle` is `road vehicle`'s; of two halves `bus` has a word in common; of `road` the class of its name.
+    assert [np.flatnonzero(column).tolist() for column in relation.T] == [[3], [2], [5]]
+    relation = relate_by_text(LabelSpace.of("t", ["lorry", "bus"]), taxonomy, encode)
+    assert relation[:, 1].tolist() == [False, True]
+
+
+def test_a_node_whose_members_have_nothing_in_common_means_any_of_them():
+    spaces = [LabelSpace.of("a", ["car", "road"]), LabelSpace.of("b", ["automobile", "tree"])]
+    members = [[("a", "car"), ("b", "automobile"), ("b", "tree")], [("a", "road")]]
+    taxonomy = Taxonomy.from_groups(spaces, members, ["car", "road"])
+    relation = relate_by_text(LabelSpace.of("t", ["car", "road"]), taxonomy, encode)
+    assert relation[1].tolist() == [False, True]
+
+
+def test_a_target_may_have_the_name_of_a_training_dataset():
+    relation = relate_by_text(LabelSpace.of("a", ["street", "sky"]), Taxonomy.disjoint([A]), encode)
+    np.testing.assert_array_equal(relation, [[1, 0, 0, 0], [0, 0, 0, 1]])
