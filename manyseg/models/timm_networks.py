@@ -142,7 +142,10 @@ def layer_numbers(net: nn.Module, name: str) -> dict[str, int]:
         return _complete(net, {f"vit.{k}": v for k, v in found.items()})
     whole = _outline(name)
     if not hasattr(whole, "group_matcher"):
-        raise UserError(f"model.backbone: timm's '{name}' has no order of layers; leave train.layer_decay at 1")
+        raise UserError(
+            f"model.backbone: timm's '{name}' has no order of layers; leave train.layer_decay at 1, and set "
+            "model.trainable to all or none"
+        )
     found = group_parameters(whole, cast(Any, whole).group_matcher(coarse=False), reverse=True)
     return _complete(net, {k.replace(".", "_"): v for k, v in found.items()})
 

@@ -91,6 +91,11 @@ PREDICTIONS = {
         r"only keys of \[test\] can be set, as test.flip=true",
         "predict runs/multihead photos --set test.flip=true",
     ),
+    "large image of many bands": Case(
+        "predict runs/multihead large6.tif --set test.window=[1024,1024]",
+        "say which are red, green and blue: .*--bands 3,2,1",
+        "predict runs/multihead large6.tif --set test.window=[1024,1024] --bands 3,2,1",
+    ),
     "large image": Case(
         "predict runs/multihead large.tif",
         r"--set test.window=\[1024,1024\]",
@@ -122,6 +127,7 @@ def earlier(place):
 
 
 PREPARED = {
+    "large image of many bands": tiff("large6.tif", np.zeros((6, 100, 100), np.uint8)),
     "an input would be overwritten": moved,
     "pages": pages,
     "many bands": tiff("six.tif", np.full((6, 40, 48), 3000, np.uint16)),
@@ -132,7 +138,7 @@ PREPARED = {
 
 @pytest.mark.parametrize("case", cases(PREDICTIONS, PREPARED))
 def test_predictions(case, place, monkeypatch):
-    if "large.tif" in case.typed:
+    if "large" in case.typed:
         monkeypatch.setattr(bands, "LARGE", 100 * 100)
         tiff("large.tif", np.zeros((3, 100, 100), np.uint8))(place)
     check(case, place, monkeypatch)

@@ -1,5 +1,6 @@
 """What is said of runs, their folders and evaluations works."""
 
+import errno
 import math
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 import torch
 from advice import Case, cases, check, edit, follow, remove, write
 
+from manyseg import demo
 from manyseg.errors import UserError
 from manyseg.methods.baselines import MultiHead
 from manyseg.models.text import TextEncoder
@@ -132,8 +134,8 @@ def test_runs(case, place, monkeypatch):
     check(case, place, monkeypatch)
 
 
-def test_checkpoints_are_named_and_had_again_as_advised(runs, tmp_path):
-    folder = Path(shutil.copytree(runs("multihead"), tmp_path / "run"))
+def test_checkpoints_are_named_and_had_again_as_advised(finished, tmp_path):
+    folder = Path(shutil.copytree(finished("multihead"), tmp_path / "run"))
     load = lambda which="best": Run.open(folder).load_model(which)  # noqa: E731
     follow(lambda: load("first"), "'first' is no checkpoint of a run; choose one of: best, last", lambda: load("last"))
     saved = checkpoint.read(folder / "best")
@@ -182,8 +184,8 @@ def test_memory_is_enough_as_advised(place, monkeypatch):
     check(Case(line, said, "train recipe.toml --out s --set data.crop=16"), place, monkeypatch)
 
 
-def test_labels_of_a_run_without_its_images_are_related_as_advised(place, runs, monkeypatch):
-    shutil.copytree(runs("multihead"), place / "runs/multihead")
+def test_labels_of_a_run_without_its_images_are_related_as_advised(place, finished, monkeypatch):
+    shutil.copytree(finished("multihead"), place / "runs/multihead")
     monkeypatch.setattr(TextEncoder, "__init__", lambda *_: None)
     monkeypatch.setattr(TextEncoder, "encode", lambda _, texts: np.eye(len(texts)))
     said = "the images of fine are not where the recipe says; use --by text"
@@ -191,6 +193,68 @@ def test_labels_of_a_run_without_its_images_are_related_as_advised(place, runs, 
     check(Case(line, said, "labels runs/multihead --by text", remove("fine")), place, monkeypatch)
 
 
-def test_none_to_compare_is_named_as_advised(runs):
+def test_none_to_compare_is_named_as_advised(finished):
     said = "there is no run to compare; give one or more run folders"
-    follow(lambda: compare([]), said, lambda: compare([runs("multihead")]))
+    follow(lambda: compare([]), said, lambda: compare([finished("multihead")]))
+
+
+def test_an_evaluation_that_failed_goes_on_as_advised(place, monkeypatch):
+    """An image is damaged while the run trains: after it was checked, and before it is evaluated."""
+    image = (place / "fine").resolve() / "images/val-0001.png"
+    (place / "fine").unlink()
+    shutil.copytree(image.parents[1], place / "fine")
+    image = place / "fine/images/val-0001.png"
+    whole, loss = image.read_bytes(), MultiHead.batch_loss
+
+    def damaging(self, features, batch):
+        image.write_bytes(b"")
+        return loss(self, features, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiHead, "batch_loss", damaging)
+        said = (
+            "mend this, or leave such files out by --set data.on_bad_file=skip, and go on at (this|the last) evaluation"
+        )
+
+        def mend(place):
+            patch.undo()
+            image.write_bytes(whole)
+
+        check(Case("train recipe.toml --out r", said, (mend, "train recipe.toml --out r --resume")), place, monkeypatch)
+
+
+def test_a_disk_that_was_full_gets_room_as_advised(place, monkeypatch):
+    with monkeypatch.context() as patch:
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        patch.setattr("manyseg.runs.stages.write_results", full)
+        said = "r: cannot be written .*; make room there, then go on with --resume"
+
+        def mend(place):
+            patch.undo()
+
+        check(Case("train recipe.toml --out r", said, (mend, "train recipe.toml --out r --resume")), place, monkeypatch)
+
+
+def test_the_demo_is_told_another_place_as_advised(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/a.txt").write_text("a")
+    said = "not empty and not an earlier demo's; choose another --out"
+    follow(lambda: demo._claim(tmp_path / "mine"), said, lambda: demo._claim(tmp_path / "other"))
+
+
+def test_datasets_of_one_name_are_packed_as_advised(place, monkeypatch):
+    (place / "two.toml").write_text((place / "coarse.toml").read_text().replace('"coarse"', '"fine"'))
+    recipe = (place / "recipe.toml").read_text().replace("coarse.toml", "two.toml")
+    (place / "recipe.toml").write_text(recipe)
+    check(
+        Case(
+            "pack recipe.toml -o p",
+            "two datasets are called 'fine'; give one of the cards another name",
+            edit("two.toml", '"fine"', '"other"'),
+        ),
+        place,
+        monkeypatch,
+    )

@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import re
+import shutil
 
 import pytest
 from advice import follow
@@ -77,6 +78,10 @@ def annotation(**fields):
     return as_json(lambda d: d["annotations"][0].update(fields))
 
 
+def moved(data):
+    data["objects"][1]["bitmap"]["origin"] = [500, 0]
+
+
 def image(**fields):
     return as_json(lambda d: d["images"].append(d["images"][0] | fields))
 
@@ -109,6 +114,7 @@ DAMAGED = [
     ("supervisely", object_of(1, bitmap=None), "bitmap: is missing; draw the object again or remove it"),
     ("supervisely", object_of(0, geometryType="rectangle"), "a rectangle of 4 points, not 2; correct or remove it"),
     ("supervisely", swap('"data": "', '"data": "AAAA'), "no packed PNG .*; draw it again or remove it"),
+    ("supervisely", as_json(moved), "the bitmap lies outside of the image .*; "),
     ("yolo_segments", write(b"x 0 0 1 1"), "'x' is no class number; "),
     ("yolo_segments", write(b"1 0.5 0.5 12 0.2 0.3 0.3"), "divide pixels by the image's width and height"),
     ("yolo_segments", write(b"1 0.5 0.5 0.1"), "3 coordinates; a box has 4, a polygon pairs.*; "),
@@ -153,3 +159,40 @@ def test_an_annotation_file_is_read_when_mended_as_advised(tmp_path, name, damag
 
     damage(file)
     follow(read, said, mended)
+
+
+def test_boxes_of_yolo_lie_in_the_image_as_advised(tmp_path):
+    CARDS["yolo_segments"][1](tmp_path / "data")
+    card = write_card(tmp_path, "yolo_segments")
+    card.write_text(card.read_text().replace("yolo_segments", "yolo_boxes"))
+
+    def read(line):
+        for file in (tmp_path / "data/labels").rglob("*.txt"):
+            file.write_text(line)
+        return load(card, tmp_path / "data").read(0)
+
+    said = "line 1: the box lies outside of the image .*; correct"
+    follow(lambda: read("1 1.3 0.5 0.2 0.5\n"), said, lambda: read("1 0.5 0.5 0.2 0.5\n"))
+
+
+def test_folders_tell_images_of_one_name_apart_as_advised(tmp_path):
+    CARDS["coco_instances"][1](tmp_path / "data")
+    images = tmp_path / "data/images/default"
+    first = sorted(images.iterdir())[0]
+    for folder_ in ("x", "y"):
+        (images / folder_).mkdir()
+        shutil.copy(first, images / folder_)
+    first.unlink()
+    file = tmp_path / "data/annotations/instances_default.json"
+    card = write_card(tmp_path, "coco_instances")
+    read = lambda: [load(card, tmp_path / "data").read(i) for i in range(7)]  # noqa: E731
+
+    def told():
+        data = json.loads(file.read_text())
+        entry = next(i for i in data["images"] if i["file_name"] == first.name)
+        data["images"].append(entry | {"id": 99, "file_name": f"y/{first.name}"})
+        entry["file_name"] = f"x/{first.name}"
+        file.write_text(json.dumps(data))
+        return read()
+
+    follow(read, "one entry is meant for two images; write their folders into the file's names of images", told)

@@ -3,8 +3,10 @@
 import os
 import re
 import shutil
+import sys
 import zipfile
 
+import fsspec
 import layouts
 import numpy as np
 import pytest
@@ -13,13 +15,16 @@ from PIL import Image
 
 from manyseg.data import card as card_module
 from manyseg.data import files, load, read_card
+from manyseg.data.bands import band_size
 from manyseg.data.check import check, print_check
 from manyseg.data.guess import guess, print_guess
 from manyseg.data.mixture import Mixture
 from manyseg.data.options import DataOptions
-from manyseg.data.packed import INDEX, _loaded
+from manyseg.data.packed import INDEX, _loaded, _system
 from manyseg.data.packing import pack
+from manyseg.data.parquet import _opened
 from manyseg.data.sheet import contact_sheet
+from manyseg.errors import UserError
 
 CARD = """
 name = "c"
@@ -109,6 +114,7 @@ MENDED = [
     (write("train.txt", b"0\0\n"), "has a character that is in no name of a file; save it as plain text"),
     (write("train.txt", b"x" * 300), "is too long for a file: .*; shorten it"),
     (write("train.txt", b"0.png\n"), "is no id: .* stands for '0' alone; write one id a line"),
+    (card("images/{id}", "../images/{id}"), "c.toml: image = .*leads out of the dataset's root; give a root"),
     (gone("c.toml"), "there is no such card.*; give the path of a .toml file, or one of: ade20k"),
     (card('"index"', '"indx"'), "is no encoding, did you mean 'index'"),
     (card("a = 0", "a = true"), "classes.a"),
@@ -370,3 +376,88 @@ def test_a_card_is_put_into_its_place_as_advised(place):
     placed = lambda: [shutil.copy(place / "c.toml", place / "x.toml"), read_()]  # noqa: E731
     follow(read_, "the card cannot be read .*; correct its place", placed)
     assert read_card(place / "x.toml").name == "c"
+
+
+def test_classes_are_joined_as_advised(place):
+    join = lambda **merge: read_card(place / "c.toml").relabelled(merge, ())  # noqa: E731
+    said = "card 'c': merge.both: there is no class 'aa', did you mean 'a'"
+    follow(lambda: join(both=["aa", "b"]), said, lambda: join(both=["a", "b"]))
+
+
+def test_packs_are_had_where_they_are_as_advised(place):
+    out = place / "p"
+    pack(place / "c.toml", place, out)
+    whole = (out / INDEX).read_bytes()
+    use = lambda root=out: load(place / "c.toml", root).read(0)  # noqa: E731
+
+    def damaged(content):
+        def change():
+            (out / INDEX).write_bytes(content)
+            _loaded.cache_clear()
+            return use()
+
+        return change
+
+    other = re.sub(rb'"offset":\[\d+', b'"offset":[-9', whole)
+    follow(damaged(other), "the index is damaged; copy the pack again, or make it anew", damaged(whole))
+    store = fsspec.filesystem("memory")
+    follow(
+        lambda: use("memory://advised/p"),
+        "there is no packed dataset; correct the root, or make it: manyseg pack",
+        lambda: [store.pipe_file(f"/advised/p/{f.name}", f.read_bytes()) for f in out.iterdir()] and use(),
+    )
+    said = "this kind of address cannot be read .*; install what it needs"
+    follow(lambda: use("nostore://x/p"), said, lambda: use("memory://advised/p"))
+
+
+def test_packages_are_installed_as_advised(place, tmp_path, monkeypatch):
+    layouts.parquet(tmp_path / "d")
+    found = guess(tmp_path / "d")[0]
+    found.write(tmp_path / "d.toml")
+    tiff("b.tif", FOUR)(tmp_path)
+    calls = {
+        "pyarrow": ("parquet", lambda: load(tmp_path / "d.toml", tmp_path / "d").read(0)),
+        "fsspec.core": ("stores", lambda: load(place / "c.toml", "memory://none/p")),
+        "rasterio": ("bands", lambda: band_size(tmp_path / "b.tif")),
+    }
+    for name, (extra, call) in calls.items():
+        for cache in (_opened, _system):
+            cache.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, name, None)
+            with pytest.raises(UserError, match=rf"pip install 'manyseg\[{extra}\]'"):
+                call()
+        if name == "fsspec.core":
+            with pytest.raises(UserError, match="there is no packed dataset"):
+                call()
+        else:
+            call()
+
+
+def test_a_parquet_file_is_fetched_again_as_advised(tmp_path):
+    layouts.parquet(tmp_path / "d")
+    guess(tmp_path / "d")[0].write(tmp_path / "d.toml")
+    file = next((tmp_path / "d/data").glob("train*"))
+    whole = file.read_bytes()
+    read_ = lambda: load(tmp_path / "d.toml", tmp_path / "d").read(0)  # noqa: E731
+    file.write_bytes(b"PAR1")
+    follow(read_, "not a Parquet file .*; fetch it again", lambda: [file.write_bytes(whole), read_()])
+    said = "Parquet files are few and large already, and are not packed; copy them as they are"
+    follow(
+        lambda: pack(tmp_path / "d.toml", tmp_path / "d", tmp_path / "p"),
+        said,
+        lambda: [shutil.copytree(tmp_path / "d", tmp_path / "e"), load(tmp_path / "d.toml", tmp_path / "e").read(0)],
+    )
+
+
+def test_a_pack_of_files_that_change_is_made_again_as_advised(place, monkeypatch):
+    make = lambda: pack(place / "c.toml", place, place / "p")  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr("manyseg.data.packing.file_size", lambda path: 7)
+        follow(
+            make, "it changed while it was packed; pack again when nothing writes there", lambda: [patch.undo(), make()]
+        )
+    (place / "train.txt").unlink()
+    said = "there is no such split list; write it .one id a line., or correct the card"
+    other = lambda: pack(place / "c.toml", place, place / "q")  # noqa: E731
+    follow(other, said, lambda: [(place / "train.txt").write_text("0\n1\n"), other()])

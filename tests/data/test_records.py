@@ -310,7 +310,7 @@ def test_categories_of_one_name_are_said_to_be_one_class_and_told_apart_as_advis
     assert not [f for f in check(tmp_path / "card.toml", tmp_path) if "one name" in f.what]
 
 
-def test_a_name_is_the_cards_own_spelling_before_one_that_compares_equal(dataset):
+def test_a_name_is_the_cards_own_spelling_and_is_written_into_the_card_as_advised(dataset):
     card = OUTLINES.replace("cat = 1", '"pet" = "cat"').replace("dog = 2", '"herd" = "cats"')
     for name, position in (("cat", 0), ("cats", 1)):
         labels = dataset(card, coco(GOOD, categories=[{"id": 1, "name": name}])).read(0).annotation.labels

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from advice import follow
 
 from manyseg import testing
 from manyseg.data import bands, load
@@ -101,6 +102,22 @@ def test_what_needs_the_whole_image_says_so(scenes, method, monkeypatch, caplog)
         found = evaluate(method, [segments], options=WINDOW)
     assert "segments are not scored" in caplog.text
     assert next(iter(found.datasets.values())).panoptic is None
+
+
+def test_measures_of_large_images_are_had_of_tiles_as_advised(scenes, method, monkeypatch):
+    monkeypatch.setattr(bands, "LARGE", 150 * 150)
+    nodes = lambda features: method.unified(features.embedding)  # noqa: E731
+    measure = lambda folder: collect(method, [folder], WINDOW, activation=nodes)  # noqa: E731
+    said = "cut those of a split into tiles, and name it in statistics_split of the set"
+
+    def tiles():
+        for file in scenes.root.rglob("*.tif"):
+            with rasterio.open(file) as whole:
+                tile = whole.read()[:, :80, :96]
+            write(file, tile)
+        return measure(load(scenes.card, scenes.root, "val", "dense"))
+
+    follow(lambda: measure(scenes), said, tiles)
 
 
 def test_a_damaged_large_image_is_left_out_where_bad_files_are(scenes, method, monkeypatch):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import timm
 import torch
 from advice import follow
 from safetensors.torch import save_file
@@ -29,6 +30,10 @@ def hrnet(**options):
     return {"backbone": "hrnet_w18_small", **options}
 
 
+def pit(**options):
+    return {"backbone": "pit_ti_224", **options}
+
+
 NETWORKS = [
     ({"backbone": "resnet_50"}, "did you mean .*resnet50", {"backbone": "resnet50"}),
     ({"backbone": "#"}, r"see timm.list_models\(\) for the names", resnet()),
@@ -42,6 +47,7 @@ NETWORKS = [
     ({"backbone": VIT, "trainable": "last:9"}, "has 5 layers; give fewer", {"backbone": VIT, "trainable": "last:4"}),
     (resnet(trainable="lora"), "give all, none or last:4", resnet(trainable="last:4")),
     (resnet(neck="deformable", features="last"), 'set model.features = "pyramid"', resnet(neck="deformable")),
+    (pit(trainable="last:2"), "and set model.trainable to all or none", pit(trainable="none")),
     ({"pretrained": True}, "set pretrained = false or a file", {}),
     ({"init": "nowhere"}, "there is no file or folder nowhere; give one, or", {"init": None}),
     ({"init": "hf:nobody/nothing"}, "give a folder of it, or leave it out", {"init": None}),
@@ -52,6 +58,24 @@ NETWORKS = [
 def test_networks_are_built_as_advised(small, wrong, said, right):
     options = {"channels": 64} if right.get("neck") == "deformable" else {}
     follow(lambda: build(**{**options, **wrong}), said, lambda: build(**{**options, **right}))
+
+
+def test_another_learning_rate_a_layer_is_for_networks_with_an_order_as_advised():
+    net = Backbone("pit_ti_224")
+    follow(net.layer_numbers, "leave train.layer_decay at 1", lambda: net(torch.zeros(1, 3, 224, 224)))
+
+
+def test_a_network_without_levels_is_exchanged_as_advised(monkeypatch):
+    create = timm.create_model
+
+    def of_resnets(name, **options):
+        if "resnet" not in name:
+            raise NotImplementedError
+        return create(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", of_resnets)
+    said = "'dla34' gives no feature levels; choose another backbone"
+    follow(lambda: build("dla34"), said, lambda: build("resnet18"))
 
 
 def test_published_weights_that_cannot_be_had_are_left_out_as_advised(small, tmp_path):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from advice import follow
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -163,3 +164,15 @@ def test_what_is_no_eomt_is_named(tmp_path):
         PixelEncoder.build(backbone="tiny", init="nowhere")
     with pytest.raises(UserError, match=r"model\.init: cannot get 'nobody/nothing' from the hub \("):
         PixelEncoder.build(backbone="tiny", init="hf:nobody/nothing")
+
+
+def test_an_eomt_of_another_trunk_is_exchanged_as_advised(small, published, tmp_path):
+    tensors = {k: v.contiguous() for k, v in published.state_dict().items()}
+
+    def begin(given):
+        save_file(given, tmp_path / "model.safetensors")
+        return build(patch_size=16, image_size=64, init=str(tmp_path))
+
+    other = {k: v for k, v in tensors.items() if k != "embeddings.position_embeddings.weight"}
+    said = "is no EoMT of DINOv2, the only one that is read; give one of these"
+    follow(lambda: begin(other), said, lambda: begin(tensors))

@@ -1,9 +1,12 @@
 import pytest
 import timm
 import torch
+from advice import follow
 from torch.nn import functional as F
 
 from manyseg.errors import UserError
+from manyseg.labels import LabelSpace
+from manyseg.methods.lmseg import LMSeg
 from manyseg.models import Features, PixelEncoder
 from manyseg.models.deformable import DeformablePyramid, _Layer
 from manyseg.models.mask2former import MaskedDecoder, _attention_mask
@@ -74,6 +77,29 @@ def test_a_network_that_does_not_fit_says_what_to_set(published, tmp_path, monke
     published.save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"does not fit the neck: .*; set model\.neck = 'deformable'"):
         PixelEncoder.build(backbone="swin_tiny_patch4_window7_224", channels=32, init=str(tmp_path))
+
+
+def test_a_published_network_fits_with_the_options_that_are_advised(published, tmp_path, monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **k: create(name, **{**SWIN, **k}))
+    published.save_pretrained(tmp_path)
+
+    def build(**options):
+        return PixelEncoder.build(backbone="swin_tiny_patch4_window7_224", channels=32, init=str(tmp_path), **options)
+
+    said = (
+        "set model.neck = 'deformable', model.level_norm = true, and model.channels and model.features as the published"
+    )
+    follow(build, said, lambda: build(neck="deformable", level_norm=True))
+    space = LabelSpace.of("a", ["road", "car", "sky"])
+
+    def method(queries):
+        encoder = build(neck="deformable", level_norm=True)
+        options = {"classifier": "heads", "decoder": "mask2former", "attention_heads": 8, "blocks": 4}
+        return LMSeg(encoder, (space,), queries=queries, **options)
+
+    said = "set method.decoder, method.queries and method.blocks as the published network has them"
+    follow(lambda: method(9), said, lambda: method(7))
 
 
 @pytest.mark.parametrize("backbone", ["tiny", "resnet18"])

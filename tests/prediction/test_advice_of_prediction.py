@@ -17,6 +17,7 @@ from manyseg.methods import find_method
 from manyseg.models import PixelEncoder
 from manyseg.prediction.drawing import PixelValues
 from manyseg.prediction.model import Model
+from manyseg.prediction.photo import Reading, read_photo
 from manyseg.prediction.predict import predict_paths
 from manyseg.prediction.segment_files import InstanceIds
 from manyseg.prediction.submission import Submission
@@ -219,3 +220,26 @@ def test_a_hierarchy_is_not_smoothed_as_advised(tmp_path):
         return predict_videos(model, [source], "hierarchy", tmp_path / "out", kinds=["masks"], **options)
 
     follow(lambda: predict(smooth=1.0), "no scores of one softmax to average; omit --smooth", predict)
+
+
+@pytest.mark.parametrize("name", ["rasterio", "av"])
+def test_packages_are_installed_as_advised(model, tmp_path, monkeypatch, name):
+    source = film(tmp_path / "a.mp4", [picture(8)])
+    image = photo(tmp_path / "a.png")
+
+    def predict():
+        if name == "av":
+            return open_video(source)
+        return predict_paths(model, [image], "street", tmp_path / "out", kinds=["geojson"])
+
+    said = {"rasterio": r'pip install "manyseg\[bands\]"', "av": r'pip install "manyseg\[video\]"'}[name]
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, name, None)
+        follow(predict, said, lambda: [patch.undo(), predict()])
+
+
+def test_a_range_is_given_with_bands_as_advised(tmp_path):
+    Image.new("CMYK", (8, 8)).save(tmp_path / "a.tif")
+    read = lambda **given: read_photo(tmp_path / "a.tif", lambda size: size, Reading(**given))  # noqa: E731
+    said = "CMYK pixels do not fit the range asked for; give --bands 1,2,3 too"
+    follow(lambda: read(value_range=(0, 100)), said, lambda: read(value_range=(0, 100), bands=(1, 2, 3)))

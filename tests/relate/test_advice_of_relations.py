@@ -1,6 +1,7 @@
 """What messages of evidence, constraints and statistics advise works."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -237,3 +238,14 @@ def test_statistics_are_collected_again_as_advised(tmp_path):
     follow(load, "there is no such file of statistics; collect them first", lambda: [here.write(file), load()])
     file.write_bytes(b"PK")
     follow(load, "remove it and collect them anew", lambda: [file.unlink(), here.write(file), load()])
+
+
+def test_a_programme_without_a_solution_is_given_a_smaller_one_as_advised(monkeypatch):
+    """Solvers end without one where their time is over, which a test cannot wait for."""
+    S = np.full((4, 4), 0.9) + 0.1 * np.eye(4)
+    with monkeypatch.context() as patch:
+        patch.setattr("scipy.optimize.milp", lambda *_, **__: SimpleNamespace(x=None, message="time limit"))
+        said = "the merge programme found no solution .time limit.; lower tau or set max_size"
+        follow(lambda: merge(S, (2, 2), 0.4, 0.4, 0.5), said, lambda: merge(S, (2, 2), 0.01, 0.4, 0.5))
+        patch.undo()
+        assert merge(S, (2, 2), 0.4, 0.4, 0.5, max_size=2)

@@ -3,13 +3,16 @@
 import json
 import shutil
 import socket
+import sys
 import time
 
 import numpy as np
 import pytest
 from advice import follow
 from conftest import encoded, served
+from typer.testing import CliRunner
 
+from manyseg.cli import app
 from manyseg.serve import server
 from manyseg.serve.limits import Limits
 from manyseg.serve.server import open_runs
@@ -137,3 +140,11 @@ def test_the_verb_listens_as_advised(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         follow(lambda: serve(["x"], port=port), "choose another --port", lambda: serve(["x"], port=0))
+
+
+def test_what_serves_is_installed_as_advised(monkeypatch):
+    monkeypatch.setattr(server, "serve_runs", lambda *_, **__: None)
+    serve = lambda: CliRunner().invoke(app, ["serve", "x"], catch_exceptions=False)  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "fastapi", None)
+        follow(serve, r'pip install "manyseg\[serve\]"', lambda: [patch.undo(), serve()])

@@ -107,6 +107,16 @@ def test_a_run_whose_labels_were_corrected_goes_on_as_advised(mixture, tmp_path)
     assert follow(lambda: fit(mixture, run, planted(mixture)), said, lambda: fit(mixture, run)) == 3
 
 
+def test_weights_that_are_not_finite_are_learned_in_another_run_as_advised(mixture, tmp_path):
+    method, calls = build(mixture), []
+    method.head.bias.register_hook(lambda g: calls.append(1) or (g * math.nan if len(calls) == 2 else g))
+    follow(
+        lambda: fit(mixture, tmp_path / "run", method, clip=0),
+        "they were not saved; lower train.lr or set train.clip, in another --out",
+        lambda: fit(mixture, tmp_path / "other", clip=1.0),
+    )
+
+
 @pytest.mark.parametrize("place", ["checkpoint", "metrics.jsonl"])
 def test_a_run_goes_on_when_there_is_room_again_as_advised(mixture, tmp_path, monkeypatch, place):
     def full(*_, **__):
