@@ -4,9 +4,9 @@
     python tools/advice.py tests/serve tests/models
 
 Runs the tests that follow advice: those with "advi" in their names or in those of their files (tests/advice.py).
-Lists the places of the package that make a `UserError`, or the server's `RequestError`, at which none of these tests got
-one. `tools/unfollowed.tsv` has the places that cannot be reached on every machine, or say nothing to be done, with the
-reason. Ends with an error if others are left. docs/results.md has the counts.
+Lists the places of the package that make a `UserError`, or the server's `RequestError`, at which none of these tests
+got one. `tools/unfollowed.tsv` has the places that cannot be reached on every machine, or say nothing to be done, with
+the reason. Ends with an error if others are left. docs/results.md has the counts.
 """
 
 from __future__ import annotations
