@@ -124,9 +124,11 @@ class Card(BaseModel):
         needed, possible = self.reader.needs, self.reader.may_have
         given = {k for k in ("mask", "instances", "annotations") if getattr(self, k) is not None}
         if needed - given:
-            raise ValueError(f"encoding '{self.encoding}' needs the key `{min(needed - given)}`")
+            raise ValueError(f"encoding '{self.encoding}' needs the key `{min(needed - given)}`; add it")
         if given - needed - possible:
-            raise ValueError(f"encoding '{self.encoding}' does not read the key `{min(given - needed - possible)}`")
+            raise ValueError(
+                f"encoding '{self.encoding}' does not read the key `{min(given - needed - possible)}`; remove it"
+            )
         names = fields(self.image)
         if not names or ("id" in names and len(names) > 1):
             raise ValueError(f"image = \"{self.image}\" needs '{{id}}', or else names like '{{scene}}' and '{{frame}}'")
@@ -153,12 +155,17 @@ class Card(BaseModel):
                 )
         folders = [v for v in self.splits.values() if not is_list(v) and pattern.part(v) is None]
         if len(folders) > 1 and "{split}" not in self.image:
-            raise ValueError("several splits are folders, but `image` has no '{split}'; all would be the same images")
+            raise ValueError(
+                "several splits are folders, but `image` has no '{split}', so that all would be the same images; write "
+                "it where the folder's name goes"
+            )
 
     def _check_drawn(self) -> None:
         given = [k for k in ("overlap", "background") if getattr(self, k) is not None]
         if given and not self.reader.drawn:
-            raise ValueError(f"encoding '{self.encoding}' does not read the key `{given[0]}`: it draws no objects")
+            raise ValueError(
+                f"encoding '{self.encoding}' does not read the key `{given[0]}`, as it draws no objects; remove it"
+            )
         if self.background is not None and self.background not in self.classes:
             raise ValueError(f'background = "{self.background}" is no class of the card; add it to [classes]')
 
@@ -166,12 +173,14 @@ class Card(BaseModel):
         owner: dict[Raw, str] = {}
         for name, values in [*((n, self._own_values(n)) for n in self.classes), ("ignore", self.ignore)]:
             if not values and name not in ("ignore", self.background):
-                raise ValueError(f"class '{name}' has no value")
+                raise ValueError(f"class '{name}' has no value; give it one, or remove it")
             for value in values:
                 self._check_value(name, value)
                 key = value.lower() if self.reader.values == "color" and isinstance(value, str) else value
                 if key in owner:
-                    raise ValueError(f"value {value} belongs to both '{owner[key]}' and '{name}'")
+                    raise ValueError(
+                        f"value {value} belongs to both '{owner[key]}' and '{name}'; leave it in one of them"
+                    )
                 owner[key] = name
 
     def _check_value(self, name: str, value: Raw) -> None:
