@@ -136,7 +136,7 @@ MENDED = [
     (card('{ train = "train.txt", val = "train[50%:]" }', "{}"), "name at least one, such as { train"),
     (card('"train[50%:]"', '"all[50%:]"'), "is a part of 'all', which is no whole split here"),
     (card("[classes]", 'range = [5, 1]\n[classes]'), "black comes first, and is less than white"),
-    (card("[classes]", 'background = "x"\n[classes]'), "does not read the key `background`, as it draws no objects; remove it"),
+    (card("[classes]", 'background = "x"\n[classes]'), "the key `background`, as it draws no objects; remove it"),
     (card('mask = "masks/{id}.png"\n', ""), "needs the key `mask`; add it"),
 ]  # fmt: skip
 
