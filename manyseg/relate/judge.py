@@ -53,8 +53,9 @@ class Judged(NamedTuple):
 def ask_judge(questions: Questions, answer: Answer, keep: Callable[[Constraints], None]) -> Judged:
     """Ask about all pairs in doubt, until none is left; `keep` is called with all constraints after every request.
 
-    A candidate that is left out, an answer that is none of the words, and one that contradicts what was decided before
-    count as "unknown", so that nobody asks again. Raises UserError where the model gives no readable answer at all.
+    An answer that is none of the words, all those to a question that has another number of candidates, and one that
+    contradicts what was decided before count as "unknown", so that nobody asks again. Raises UserError where the model
+    gives no readable answer at all.
     """
     asked, decided, unknown = 0, 0, 0
     while batch := questions.batch(AT_ONCE, DOUBT):
@@ -133,8 +134,9 @@ def _read(text: str) -> dict[str, object]:
 
 
 def _words(question: Question, said: object) -> dict[ClassKey, Reply]:
-    words = said if isinstance(said, list) else []
-    words = [*words, *["unknown"] * len(question.candidates)][: len(question.candidates)]
+    # With a word too few or too many nobody knows which candidate each is about.
+    words = said if isinstance(said, list) and len(said) == len(question.candidates) else []
+    words = words or ["unknown"] * len(question.candidates)
     return {
         c.key: cast(Reply, w) if w in get_args(Reply) else "unknown"
         for c, w in zip(question.candidates, words, strict=True)

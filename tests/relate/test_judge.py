@@ -88,6 +88,17 @@ def test_what_cannot_be_read_of_an_answer_is_unknown(questions):
     assert said.unknown == len(questions.constraints.unsure) > 0
 
 
+@pytest.mark.parametrize("more", [1, -1])
+def test_words_that_are_more_or_fewer_than_the_candidates_are_unknown(questions, more):
+    """Nobody knows which candidate each is about; so does a model that repeats the example of the task."""
+
+    def answer(_, text):
+        return json.dumps({str(e["question"]): ["same"] * (len(e["candidates"]) + more) for e in json.loads(text)})
+
+    assert ask_judge(questions, answer, lambda _: None).decided == 0
+    assert questions.constraints.must_link == ()
+
+
 def test_an_answer_that_contradicts_what_was_decided_is_unknown(questions):
     questions.answer(("a", "road"), {("b", "way"): "same"})
 
