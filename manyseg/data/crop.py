@@ -127,11 +127,6 @@ class Crop(NamedTuple):
         rows, cols = (s._replace(lo=0, hi=s.hi - s.lo) for s in (self.rows, self.cols))
         return Crop(rows, cols, (height, width), (height, width), self.size)
 
-    def image(self, image: UInt8[Tensor, "3 h0 w0"]) -> UInt8[Tensor, "3 h w"]:
-        """Cut the crop out of the image and resize it, without padding."""
-        (top, bottom, _, _), (left, right, _, _) = self.rows, self.cols
-        return self.resized(image.as_subclass(Tensor)[:, top:bottom, left:right])
-
     def resized(self, window: UInt8[Tensor, "3 _ _"]) -> UInt8[Tensor, "3 h w"]:
         """Resize the crop's window, maybe read at a reduced scale, without padding."""
         r0, r1, c0, c1 = *self.rows[2:], *self.cols[2:]
@@ -139,7 +134,8 @@ class Crop(NamedTuple):
             # torch's kernel for 8 bits fails, or gives wrong values, where the result is one pixel wide (seen in 2.15).
             window = window.float()
         out: Tensor = V.resize(window, [r1 - r0, c1 - c0], antialias=True)
-        return out if out.dtype == torch.uint8 else out.round().to(torch.uint8)
+        # Resizing is three times as fast with a pixel's colours side by side, what follows with a plane for each.
+        return (out if out.dtype == torch.uint8 else out.round().to(torch.uint8)).contiguous()
 
     def pad(self, image: UInt8[Tensor, "3 h w"]) -> UInt8[Tensor, "3 H W"]:
         """Put the image where it belongs in a crop of full size."""
@@ -191,8 +187,10 @@ def _commonest(labels: Int[Tensor, "h w"]) -> float:
 
 def _take(plane: Int[Tensor, "h0 w0"], rows: Int[Tensor, " h"], cols: Int[Tensor, " w"]) -> Int[Tensor, "h w"]:
     """Return the labels at the crossings of ascending `rows` and `cols`."""
+    # NumPy's, which takes a quarter of the time of torch's along the columns.
     first, last = int(cols[0]), int(cols[-1])
-    return plane.as_subclass(Tensor)[:, first : last + 1].index_select(0, rows).index_select(1, cols - first)
+    lines = plane.as_subclass(Tensor).numpy()[rows.numpy(), first : last + 1]
+    return torch.from_numpy(lines.take((cols - first).numpy(), 1))
 
 
 def _compact(segments: Segments) -> Segments:

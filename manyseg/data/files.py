@@ -96,6 +96,11 @@ class Window(NamedTuple):
         """Its rows and its columns, each from the first one to the end."""
         return (self.top, self.top + self.height), (self.left, self.left + self.width)
 
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Its left, upper, right and lower edge, as Pillow takes them."""
+        return self.left, self.top, self.left + self.width, self.top + self.height
+
     def within(self, size: Size) -> Window:
         """Return the part of the window that lies in an image of (height, width) `size`."""
         return Window(self.top, self.left, min(self.height, size[0] - self.top), min(self.width, size[1] - self.left))

@@ -9,7 +9,7 @@ import copy
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -56,9 +56,11 @@ class OpenedImage(NamedTuple):
     size: Size
     value_range: ValueRange | None
 
-    def rgb(self, least: Size | None = None) -> UInt8[np.ndarray, "h w 3"]:
-        """Decode it, at a reduced scale if that is possible and not smaller than `least` (height, width)."""
-        return read_rgb(self.file, least, self.turned, self.value_range)
+    def rgb(
+        self, least: Size | None = None, part: Callable[[Size], Window] | None = None
+    ) -> UInt8[np.ndarray, "h w 3"]:
+        """Decode it, or the `part` that is chosen by its size; see `read_rgb`."""
+        return read_rgb(self.file, least, self.turned, self.value_range, part)
 
 
 class ImageWindows(NamedTuple):
@@ -137,11 +139,17 @@ class Folder:
         with opened(files.image) as image:
             return shown_size(image, self._is_turned(files, image, self._annotated_size(files, image)))
 
-    def read(self, index: int, target: Callable[[Size], Size] | None = None) -> Sample:
+    def read(
+        self,
+        index: int,
+        target: Callable[[Size], Size] | None = None,
+        part: Callable[[Annotation, Size, Size], Window] | None = None,
+    ) -> Sample:
         """Read one image with its annotation, which is always at native size.
 
         `target` says to what (height, width) the caller will resize an image of the native one: a JPEG may then be
-        decoded at a reduced scale, never smaller than that. Raises DataError naming the file at fault.
+        decoded at a reduced scale, never smaller than that. `part` chooses, by the annotation and the native and the
+        decoded size, the window of the decoded image that is returned. Raises DataError naming the file at fault.
         """
         import torch
 
@@ -153,9 +161,13 @@ class Folder:
                 native = parts.size
                 image = parts.pixels(Window.whole(native), None if target is None else target(native))
                 annotation = parts.annotation(Window.whole(native))
+            if part is not None:
+                (top, bottom), (left, right) = part(annotation, native, (image.shape[-2], image.shape[-1])).ranges
+                image = image[:, top:bottom, left:right]
         else:
             annotation, annotated = self.annotated(index)
-            image, native = self.read_image(index, annotated, target)
+            chosen = None if part is None else partial(part, annotation)
+            image, native = self.read_image(index, annotated, target, chosen)
         if isinstance(annotation, Boxes):
             annotation = annotation._replace(extent=torch.tensor(native))
         return Sample(self.ids[index], image, annotation)
@@ -199,13 +211,19 @@ class Folder:
             raise files.unlike(annotated, native)
 
     def read_image(
-        self, index: int, annotated: Size | None = None, target: Callable[[Size], Size] | None = None
+        self,
+        index: int,
+        annotated: Size | None = None,
+        target: Callable[[Size], Size] | None = None,
+        part: Callable[[Size, Size], Window] | None = None,
     ) -> tuple[UInt8[Tensor, "3 H W"], Size]:
-        """Read the image alone, with its native size; `annotated` is the size it must have, `target` as in `read`."""
+        """Read the image alone, with its native size; `annotated` is the size it must have, the others as in `read`."""
         from manyseg.data.batch import image_tensor
 
         with self.opened(self.files(index), annotated) as photo:
-            return image_tensor(photo.rgb(None if target is None else target(photo.size))), photo.size
+            least = None if target is None else target(photo.size)
+            pixels = photo.rgb(least, None if part is None else partial(part, photo.size))
+            return image_tensor(pixels), photo.size
 
     @contextmanager
     def opened(self, files: ImageFiles, annotated: Size | None = None) -> Iterator[OpenedImage]:

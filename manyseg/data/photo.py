@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -9,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from manyseg.data.bands import ValueRange, to_bytes
-from manyseg.data.files import BROKEN, DataError, Size, image_size
+from manyseg.data.files import BROKEN, DataError, Size, Window, image_size
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
@@ -54,11 +55,16 @@ def shown_size(image: Image.Image, turn: bool) -> Size:
 
 
 def read_rgb(
-    image: Image.Image, least: Size | None = None, turn: bool = False, value_range: ValueRange | None = None
+    image: Image.Image,
+    least: Size | None = None,
+    turn: bool = False,
+    value_range: ValueRange | None = None,
+    part: Callable[[Size], Window] | None = None,
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Decode an opened picture as RGB; `turn` applies its EXIF orientation.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its scale where that is not smaller than `least` (height, width).
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its scale where that is not smaller than `least` (height, width). `part`
+    chooses, by the size (height, width) that it then has, the window that is returned.
     Alpha is dropped. Grey images of 16 bits have black and white at `value_range`, or use the full range.
     """
     if least is not None:
@@ -66,6 +72,9 @@ def read_rgb(
         image.draft(None, (max(width, 1), max(height, 1)))
     if turn:
         image = ImageOps.exif_transpose(image)
+    if part is not None:
+        # Within Pillow: what is not asked for is copied neither out of its memory nor into an array's.
+        image = image.crop(part(image_size(image)).box)
     if image.mode.startswith("I"):
         image = Image.fromarray(to_bytes(np.asarray(image), value_range or (0, 65535)))
     elif image.mode == "F":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -21,6 +22,7 @@ from torchvision.transforms.v2 import functional as V
 from manyseg.data.annotation import Annotation
 from manyseg.data.batch import Sample
 from manyseg.data.crop import Crop, flip, rotate
+from manyseg.data.files import Size, Window
 from manyseg.data.folder import Folder
 from manyseg.data.options import AugmentOptions, Jitter
 
@@ -76,18 +78,16 @@ class Augment:
 
     def _from_whole(self, folder: Folder, index: int, zoom: float, places: Places, wanted: int | None) -> Cut:
         """Read an image, and cut the crop out of it."""
-        planned: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        size, most, crops = self.options.crop, self.options.max_share, list[Crop]()
 
-        def target(native: tuple[int, int]) -> tuple[int, int]:
-            planned.append((native, self._scaled(native, zoom)))
-            return planned[0][1]
+        def part(annotation: Annotation, native: Size, decoded: Size) -> Window:
+            scaled = self._scaled(native, zoom)
+            look = partial(Crop.sparse, annotation=annotation)
+            crops.append(Crop.choose(look, native, decoded, scaled, size, most, places, wanted))
+            return crops[0].window
 
-        _, image, annotation = folder.read(index, target)
-        native, scaled = planned[0]
-        decoded = (image.shape[-2], image.shape[-1])
-        size, most = self.options.crop, self.options.max_share
-        crop = Crop.choose(lambda c: c.sparse(annotation), native, decoded, scaled, size, most, places, wanted)
-        return Cut(crop, crop.image(image), crop.annotation(annotation))
+        _, window, annotation = folder.read(index, partial(self._scaled, zoom=zoom), part)
+        return Cut(crops[0], crops[0].resized(window), crops[0].annotation(annotation))
 
     def _from_windows(self, folder: Folder, index: int, zoom: float, places: Places, wanted: int | None) -> Cut:
         """Read of an image of many bands, and of its labels, the crop's part alone."""
@@ -107,7 +107,7 @@ class Augment:
             least = (crop.rows.stop - crop.rows.start, crop.cols.stop - crop.cols.start)
             return Cut(crop, crop.resized(parts.pixels(crop.window, least)), crop.inside.annotation(annotation(crop)))
 
-    def _scaled(self, size: tuple[int, int], zoom: float) -> tuple[int, int]:
+    def _scaled(self, size: Size, zoom: float) -> Size:
         low, high = self.options.scale
         factor = low + zoom * (high - low)
         if self.options.short_side is not None:

@@ -46,7 +46,7 @@ class _Mask(Encoding):
     least_entries: ClassVar[int] = 1
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("table", "known_bytes")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("table", "unknown_bytes")}
 
     def entries(self, value: Any) -> np.ndarray:
         """Return the entries of the table that mean the card's `value`."""
@@ -63,14 +63,16 @@ class _Mask(Encoding):
         return table
 
     @cached_property
-    def known_bytes(self) -> bytes:
-        """The values of 8 bits that the card knows."""
-        return np.flatnonzero(self.table[:256] != UNKNOWN).astype(np.uint8).tobytes()
+    def unknown_bytes(self) -> bytes:
+        """For each value of 8 bits 1 where the card does not know it, else 0."""
+        unknown = np.ones(256, np.uint8)
+        unknown[: len(self.table)] = self.table[:256] == UNKNOWN
+        return unknown.tobytes()
 
     def check(self, mask: Path, plane: np.ndarray) -> np.ndarray | None:
         """Raise DataError if there are values that the card does not know; return how often each occurs, if counted."""
         if plane.dtype == np.uint8:
-            if not bytearray(plane).translate(None, self.known_bytes):
+            if b"\1" not in bytearray(plane).translate(self.unknown_bytes):
                 return None
         elif plane.dtype.itemsize == 2:
             counts = value_counts(plane)
