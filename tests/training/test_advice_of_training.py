@@ -67,7 +67,8 @@ def test_options_are_changed_as_advised(mixture, tmp_path, wrong, said, right):
         ({"shard": True, "compile": True}, 2, "set one of them to false", ({"shard": False, "compile": True}, 2)),
     ],
 )
-def test_a_trunk_is_divided_as_advised(wrong, processes, said, right):
+def test_a_trunk_is_divided_as_advised(wrong, processes, said, right, monkeypatch):
+    monkeypatch.setattr("manyseg.training.sharding.can_shard", lambda: True)
     check = lambda options, count: check_sharding(TrainOptions(steps=1, **options), count)  # noqa: E731
     follow(lambda: check(wrong, processes), said, lambda: check(*right))
 
