@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,10 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
+from torch import nn
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import register_rendezvous_handler, rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 from manyseg.errors import UserError
 from manyseg.stop_signals import STOP_SIGNALS
@@ -51,6 +54,8 @@ def find_processes() -> Accelerator:
             accelerator = Accelerator(
                 cpu=not torch.accelerator.is_available(), mixed_precision="no", kwargs_handlers=handlers
             )
+            if accelerator.num_processes > 1:
+                _use_up_warning(accelerator.device)
     except RuntimeError as e:
         if not lost_another(e):
             raise
@@ -105,6 +110,22 @@ def _meet(url: str, timeout: timedelta) -> Iterator[tuple[Store, int, int]]:
     own.set(f"here {rank}", "")
     own.wait([f"here {r}" for r in range(processes)], MEETING)
     yield own, rank, processes
+
+
+def _use_up_warning(device: torch.device) -> None:
+    """Let DDP warn that no parameter is unused, which it does once a process, where nobody reads it.
+
+    It is no advice for us, as some other step may leave one out; and torch writes it past Python's filters of warnings.
+    """
+    sys.stderr.flush()
+    stderr, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        DistributedDataParallel(nn.Linear(1, 1).to(device), find_unused_parameters=True)(torch.zeros(1, 1).to(device))
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nothing)
 
 
 @contextmanager

@@ -61,6 +61,7 @@ def run(world, tmp_path_factory):
     with two_processes(SCRIPT, out, out, recipe) as two:
         said, _ = two.communicate(timeout=200)
     assert two.returncode == 0, said
+    (out / "said.txt").write_text(said)
     return out / "run", [json.loads((out / f"rank{r}.json").read_text()) for r in (0, 1)]
 
 
@@ -80,3 +81,7 @@ def test_the_weights_that_are_kept_have_the_statistics_that_were_evaluated(run):
     means = [t.tolist() for n, t in kept.items() if n.endswith("running_mean")]
     evaluated = [[s for s in run[1][0][at] if len(s) > 1] for at in (1, 4)]
     assert any(torch.allclose(torch.tensor(means[0]), torch.tensor(e[0])) for e in evaluated)
+
+
+def test_nothing_is_said_of_parameters_that_are_unused_in_no_step(run):
+    assert "find_unused_parameters" not in (run[0].parent / "said.txt").read_text()
