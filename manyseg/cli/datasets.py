@@ -88,9 +88,9 @@ def init(
 def pack(
     source: Annotated[str, typer.Argument(metavar="RECIPE|CARD", help="A recipe, or a card with its ROOT.")],
     root: Annotated[Path | None, typer.Argument(metavar="[ROOT]", help="Where the card's dataset is.")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="FOLDER", help="Where the pack is written.")] = Path(
-        "packed"
-    ),
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="FOLDER", help="Where the pack is written; or an address.")
+    ] = Path("packed"),
     shard_mb: Annotated[
         int, typer.Option("--shard-mb", metavar="N", min=1, max=1 << 20, help="Megabytes of a tar file, at most.")
     ] = 256,

@@ -12,10 +12,11 @@ import re
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,7 +33,9 @@ __all__ = [
     "pack_of",
     "packed_root",
     "read_url",
+    "url_exists",
     "url_of",
+    "writing_url",
 ]
 
 INDEX = "manyseg-pack.json"
@@ -238,6 +241,28 @@ def _system(url: str, process: int) -> tuple[Any, str]:
         reason = " ".join(str(e).split())
         raise UserError(f"{url}: this kind of address cannot be read ({reason}); install what it needs") from None
     return system, str(path)
+
+
+def url_exists(url: str) -> bool:
+    """Say whether there is a file at an address; raises UserError where fsspec cannot read its kind."""
+    system, path = _system(url, os.getpid())
+    return bool(system.exists(path))
+
+
+@contextmanager
+def writing_url(url: str) -> Iterator[BinaryIO]:
+    """Yield an open file that lies at an address when the block ends; of a block that fails, a part may stay there.
+
+    Raises UserError where nothing can be written there.
+    """
+    system, path = _system(url, os.getpid())
+    try:
+        system.makedirs(path.rpartition("/")[0], exist_ok=True)
+        with system.open(path, "wb") as file:
+            yield file
+    except (OSError, NotImplementedError) as e:
+        reason = " ".join(str(e).split()) or type(e).__name__
+        raise UserError(f"{url}: cannot be written ({reason}); choose an address where you may write") from e
 
 
 def read_url(url: str) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -16,7 +17,7 @@ from manyseg.data.card import Card, card_text, is_list, read_card
 from manyseg.data.class_tables import may_be_table
 from manyseg.data.files import exists, file_size, stream
 from manyseg.data.folder import Folder
-from manyseg.data.packed import INDEX, VERSION, Index, Shard, load_pack, url_of
+from manyseg.data.packed import INDEX, VERSION, Index, Shard, load_pack, url_exists, url_of, writing_url
 from manyseg.data.parquet import ENDING
 from manyseg.data.table_check import beside
 from manyseg.errors import UserError, counted
@@ -34,7 +35,9 @@ PIECE = 1 << 20
 
 
 def pack(card: str | Path, root: str | Path, out: str | Path, *, shard_bytes: int = SHARD_BYTES) -> list[str]:
-    """Write the files that a card reads below `root`, of all its splits, as a packed dataset into the folder `out`.
+    """Write the files that a card reads below `root`, of all its splits, as a packed dataset into `out`.
+
+    `out` is a folder, or the address of one in a store that fsspec writes.
 
     Packed are images, annotations, lists of splits and tables of classes beside masks; the card is written beside the
     index. The same dataset gives the same bytes. Shards are tar files, of at most `shard_bytes` but where one file is
@@ -42,12 +45,11 @@ def pack(card: str | Path, root: str | Path, out: str | Path, *, shard_bytes: in
     that are not there. Raises UserError if the card or the root is at fault, there is nothing to pack, or `out` is a
     pack already.
     """
-    if url_of(out) is not None:
-        raise UserError(f"{url_of(out)}: packs are written to a disk; copy the folder there afterwards, as it is")
     read, out = read_card(card), Path(out)
-    atomic.check_target(out / INDEX)
-    if (out / INDEX).exists():
-        raise UserError(f"{out}: a packed dataset is there; remove it, or choose another place")
+    if (url := url_of(out / INDEX)) is None:
+        atomic.check_target(out / INDEX)
+    if (out / INDEX).exists() if url is None else url_exists(url):
+        raise UserError(f"{url_of(out) or out}: a packed dataset is there; remove it, or choose another place")
     folders, left = _splits(read, root)
     files = dict(file for folder in folders for file in _files(folder))
     if wrong := [name for name in files if _is_not_unicode(name)]:
@@ -56,17 +58,25 @@ def pack(card: str | Path, root: str | Path, out: str | Path, *, shard_bytes: in
     members: list[_Member] = []
     with progress(f"packing '{read.name}'", len(files)) as done:
         for number, group in enumerate(_grouped(files, shard_bytes)):
-            with atomic.writing(out / f"{number:05d}.tar") as tar:
+            with _writing(out / f"{number:05d}.tar") as tar:
                 for name in group:
                     members.append(_Member(name, number, *_add(tar, name, files[name])))
                     done()
                 # Two blocks of zeros end an archive, and programs write it in records.
                 tar.write(bytes(-(tar.tell() + 2 * BLOCK) % tarfile.RECORDSIZE + 2 * BLOCK))
                 shards.append(Shard(f"{number:05d}.tar", tar.tell()))
-    atomic.write(out / f"{read.name}.toml", card_text(card))
     columns = [list(column) for column in zip(*sorted(members), strict=True)]
-    atomic.write(out / INDEX, msgspec.json.encode(Index(VERSION, read.name, f"{read.name}.toml", shards, *columns)))
+    index = msgspec.json.encode(Index(VERSION, read.name, f"{read.name}.toml", shards, *columns))
+    for name, content in ((f"{read.name}.toml", card_text(card).encode()), (INDEX, index)):
+        with _writing(out / name) as file:
+            file.write(content)
     return left
+
+
+def _writing(place: Path) -> AbstractContextManager[BinaryIO]:
+    """Open a file of a pack that is made, on a disk or in a store."""
+    url = url_of(place)
+    return atomic.writing(place) if url is None else writing_url(url)
 
 
 class _Member(NamedTuple):
@@ -158,4 +168,5 @@ def print_pack(card: str | Path, root: str | Path, out: Path, shard_bytes: int =
     packed = load_pack(str(out / INDEX))
     total = sum(shard.bytes for shard in packed.shards)
     count = f"{len(packed.names)} files in {counted(len(packed.shards), 'shard')}"
-    print(f'{out}: {count}, {total / 1e6:.1f} MB; in a recipe: root = "{out}"')
+    place = url_of(out) or out
+    print(f'{place}: {count}, {total / 1e6:.1f} MB; in a recipe: root = "{place}"')

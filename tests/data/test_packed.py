@@ -248,6 +248,34 @@ def test_the_verb_packs_a_dataset_or_all_of_a_recipe(world, tmp_path):
     assert "no errors" in say("data", world.cards["fine"], tmp_path / "one")
 
 
+def test_a_pack_that_is_written_to_a_store_is_the_one_that_is_written_to_a_disk(world, packed):
+    import fsspec
+
+    store, place = fsspec.filesystem("memory"), f"packs/{packed.name}"
+    recipe = world.folder / "stores.toml"
+    recipe.write_text(tiny_recipe("fine", unseen=["coarse"]))
+    out = say("pack", recipe, "-o", f"memory://{place}")
+    names = [read_toml(recipe)["data"][key][0]["root"] for key in ("sets", "unseen")]
+    assert f'root = "memory://{place}/{names[1]}"' in out
+    for name in names:
+        pack(world.folder / f"{name}.toml", world.folder / name, packed / "disk" / name)
+        for file in (packed / "disk" / name).iterdir():
+            assert store.cat_file(f"/{place}/{name}/{file.name}") == file.read_bytes()
+        assert len(store.ls(f"/{place}/{name}")) == 3
+    with pytest.raises(UserError, match=f"^memory://{place}/fine: a packed dataset is there; remove it"):
+        pack(world.cards["fine"], world.folder / "fine", f"memory://{place}/fine")
+    assert say("pack", world.cards["fine"], world.folder / "fine", "-o", f"file://{packed}/address")
+    assert len(load(world.cards["fine"], packed / "address")) == len(load(world.cards["fine"], packed / "fine"))
+
+
+def test_an_address_that_nothing_can_be_written_to_is_said(world, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"/file/p/00000.tar: cannot be written \(.*; choose an address"):
+        pack(world.cards["fine"], world.folder / "fine", f"file://{tmp_path}/file/p")
+    with pytest.raises(UserError, match="this kind of address cannot be read"):
+        pack(world.cards["fine"], world.folder / "fine", "nowhere://bucket/p")
+
+
 def test_what_cannot_be_packed_is_refused(world, tmp_path):
     card, root = world.cards["fine"], world.folder / "fine"
     pack(card, root, tmp_path / "p")
@@ -255,8 +283,6 @@ def test_what_cannot_be_packed_is_refused(world, tmp_path):
         pack(card, root, tmp_path / "p")
     with pytest.raises(UserError, match="there is no such folder"):
         pack(card, tmp_path / "none", tmp_path / "q")
-    with pytest.raises(UserError, match="packs are written to a disk; copy the folder there afterwards"):
-        pack(card, root, "s3://bucket/p")
     layouts.parquet(tmp_path / "d")
     guess(tmp_path / "d")[0].write(tmp_path / "c.toml")
     with pytest.raises(UserError, match="Parquet files are few and large already"):
