@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["TEMPERATURE", "Graph", "LabelGraph", "aggregate", "orthogonality"]
+__all__ = ["TEMPERATURE", "Graph", "LabelGraph", "means", "orthogonality"]
 
 TEMPERATURE = 0.07
 """Divides the adjacency's logits (the authors' code; equation 2 shows none)."""
@@ -123,8 +123,9 @@ class LabelGraph(nn.Module):
         classes, nodes = self.inward(labels).relu(), self.inward(self.unified).relu()
         for layer in self.layers:
             classes, nodes = self._drop(classes, generator), self._drop(nodes, generator)
-            to_classes, to_nodes = aggregate(shares, classes, nodes)
-            classes = layer(torch.cat([classes, to_classes], 1)).tanh()
+            to_nodes = means(shares.T, classes)
+            if layer is not self.layers[-1]:  # Of what comes out of the last one, nobody reads the classes.
+                classes = layer(torch.cat([classes, means(shares, nodes)], 1)).tanh()
             nodes = layer(torch.cat([nodes, to_nodes], 1)).tanh()
         return nodes
 
@@ -133,20 +134,16 @@ class LabelGraph(nn.Module):
         if not self.training or not self.dropout:
             return x
         kept = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=generator)
-        return x * kept / (1 - self.dropout)
+        return x * kept.div_(1 - self.dropout)
 
 
-def aggregate(
-    shares: Float[Tensor, "T U"], classes: Float[Tensor, "T H"], nodes: Float[Tensor, "U H"]
-) -> tuple[Float[Tensor, "T H"], Float[Tensor, "U H"]]:
-    """Return the messages to classes and to nodes: the neighbours' means, weighted by the shares.
+def means(shares: Float[Tensor, "N M"], others: Float[Tensor, "M H"]) -> Float[Tensor, "N H"]:
+    """Return the messages to N vertices: the means of their M neighbours, weighted by the shares.
 
-    That is A H with A = [[0, S], [S^T, 0]] and its rows divided by their sums, without the (T + U)^2 matrix.
+    With S to classes and with S^T to nodes. That is A H with A = [[0, S], [S^T, 0]] and its rows divided by their sums,
+    without the (T + U)^2 matrix.
     """
-    least = torch.finfo(shares.dtype).tiny
-    to_classes = (shares @ nodes) / shares.sum(1, keepdim=True).clamp(min=least)
-    to_nodes = (shares.T @ classes) / shares.sum(0)[:, None].clamp(min=least)
-    return to_classes, to_nodes
+    return (shares @ others) / shares.sum(1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
 
 
 def orthogonality(nodes: Float[Tensor, "U C"], normalise: bool = False) -> Float[Tensor, ""]:

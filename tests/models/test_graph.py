@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from manyseg.models.graph import LabelGraph, aggregate
+from manyseg.models.graph import LabelGraph, means
 
 
 def graph(sizes=(2,), relation=((1,), (0,)), labels=4, channels=3, hidden=8, **options):
@@ -45,9 +45,9 @@ def test_a_dataset_of_one_class_owns_every_node_and_teaches_the_adjacency_nothin
 def test_messages_are_means_weighted_by_shares():
     """One node linked (.75, .25) to two classes: it hears their mean, and each of them hears exactly the node."""
     classes, node = torch.tensor([[4.0, 0.0], [0.0, 8.0]]), torch.tensor([[5.0, -3.0]])
-    to_classes, to_nodes = aggregate(torch.tensor([[0.75], [0.25]]), classes, node)
-    assert to_nodes.tolist() == [[3.0, 2.0]]
-    assert to_classes.tolist() == [[5.0, -3.0], [5.0, -3.0]]
+    shares = torch.tensor([[0.75], [0.25]])
+    assert means(shares.T, classes).tolist() == [[3.0, 2.0]]
+    assert means(shares, node).tolist() == [[5.0, -3.0], [5.0, -3.0]]
 
 
 def test_two_bipartite_products_are_the_product_with_the_whole_adjacency():
@@ -56,7 +56,7 @@ def test_two_bipartite_products_are_the_product_with_the_whole_adjacency():
     whole = torch.zeros(8, 8)
     whole[:5, 5:], whole[5:, :5] = shares, shares.T
     expected = whole / whole.sum(1, keepdim=True) @ torch.cat([classes, nodes])
-    assert torch.allclose(torch.cat(aggregate(shares, classes, nodes)), expected, atol=1e-6)
+    assert torch.allclose(torch.cat([means(shares, nodes), means(shares.T, classes)]), expected, atol=1e-6)
 
 
 def test_the_network_is_three_layers_of_tanh_over_own_and_neighbours():
