@@ -274,3 +274,13 @@ def test_a_judge_that_follows_instructions_is_taken_as_advised(questions):
         r"take a model that follows such instructions \(what it answered before is kept\)",
         lambda: ask_judge(questions, by_rule, lambda _: None),
     )
+
+
+def test_the_name_of_a_model_goes_with_its_server_as_advised(cards):
+    from typer.testing import CliRunner
+
+    common = ["labels", *cards, "--by", "text", "--judged", "j.toml", "--judge-model", "m"]
+    refused = CliRunner().invoke(app, common)
+    assert (refused.exit_code, "--judge-model goes with --judge URL" in refused.output) == (2, True)
+    with server() as (url, _):
+        assert CliRunner().invoke(app, [*common, "--judge", url]).exit_code == 0

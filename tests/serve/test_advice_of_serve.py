@@ -148,3 +148,11 @@ def test_what_serves_is_installed_as_advised(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "fastapi", None)
         follow(serve, r'pip install "manyseg\[serve\]"', lambda: [patch.undo(), serve()])
+
+
+def test_one_run_is_served_or_two_are_compared_as_advised(monkeypatch):
+    monkeypatch.setattr(server, "serve_runs", lambda *_, **__: None)
+    serve = lambda *runs: CliRunner().invoke(app, ["serve", *runs])  # noqa: E731
+    refused = serve("a", "b", "c")
+    assert (refused.exit_code, "one is served, or two are compared" in refused.output) == (2, True)
+    assert [serve("a").exit_code, serve("a", "b").exit_code] == [0, 0]
