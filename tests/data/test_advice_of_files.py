@@ -394,7 +394,7 @@ def test_classes_are_joined_as_advised(place):
     follow(lambda: join(both=["aa", "b"]), said, lambda: join(both=["a", "b"]))
 
 
-def test_packs_are_had_where_they_are_as_advised(place):
+def test_packs_are_had_where_they_are_as_advised(place, monkeypatch):
     out = place / "p"
     pack(place / "c.toml", place, out)
     whole = (out / INDEX).read_bytes()
@@ -416,6 +416,15 @@ def test_packs_are_had_where_they_are_as_advised(place):
         "there is no packed dataset; correct the root, or make it: manyseg pack",
         lambda: [store.pipe_file(f"/advised/p/{f.name}", f.read_bytes()) for f in out.iterdir()] and use(),
     )
+    with monkeypatch.context() as patch:
+
+        def reset(url):
+            raise OSError(f"{url}: connection reset")
+
+        patch.setattr("manyseg.data.packed.read_url", reset)
+        _loaded.cache_clear()
+        said = "cannot be read .*connection reset.*; copy the pack again, or make it anew"
+        follow(lambda: use("memory://advised/p"), said, lambda: [patch.undo(), use("memory://advised/p")])
     said = "this kind of address cannot be read .*; install what it needs"
     follow(lambda: use("nostore://x/p"), said, lambda: use("memory://advised/p"))
 
@@ -471,3 +480,17 @@ def test_a_pack_of_files_that_change_is_made_again_as_advised(place, monkeypatch
     said = "there is no such split list; write it .one id a line., or correct the card"
     other = lambda: pack(place / "c.toml", place, place / "q")  # noqa: E731
     follow(other, said, lambda: [(place / "train.txt").write_text("0\n1\n"), other()])
+
+
+def test_a_scene_that_a_pack_lacks_is_added_as_advised(place):
+    text = CARD.replace("{png,jpg}", "tif").replace("[classes]", "bands = [1]\n[classes]")
+    (place / "c.toml").write_text(text)
+    tiff("images/0.tif", FOUR)(place)
+
+    def packed(name):
+        pack(place / "c.toml", place, place / name)
+        opened = load(place / "c.toml", place / name)
+        return [opened.read(i) for i in range(len(opened))]
+
+    said = "1.tif: there is no such file; add it, or remove its id from the split"
+    follow(lambda: packed("p"), said, lambda: [tiff("images/1.tif", FOUR)(place), packed("q")])

@@ -466,7 +466,7 @@ def test_options_that_contradict_each_other_are_an_error(sets, data, message):
 
 
 @forks
-def test_a_worker_that_dies_names_the_file_that_it_had_in_hand(world, monkeypatch):
+def test_a_worker_that_dies_names_the_file_that_it_had_in_hand_and_none_reads_it_as_advised(world, monkeypatch):
     def die(self, index):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -479,3 +479,5 @@ def test_a_worker_that_dies_names_the_file_that_it_had_in_hand(world, monkeypatc
     name = re.escape(mixture.folders[0].image_path(index).name)
     with pytest.raises(UserError, match=rf"a process that reads images died .*had in hand: .*{name}; check them"):
         next(mixture.loader(0, 2))
+    monkeypatch.undo()  # What only a worker has no memory for.
+    assert next(Mixture.open(options.model_copy(update={"workers": 0}), Path(), seed=0).loader(0, 2))

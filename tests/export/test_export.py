@@ -340,6 +340,16 @@ def test_a_package_is_installed_as_advised(tmp_path, monkeypatch):
         follow(ask, r'install them by pip install "manyseg\[export\]"', lambda: [patch.undo(), ask()])
 
 
+def test_a_newer_torch_exports_as_advised(tmp_path, monkeypatch):
+    ask = lambda: check_request(tmp_path / "a.pt2", "fp32", ())  # noqa: E731
+    with monkeypatch.context() as patch:
+        patch.setattr("manyseg.export.files.OLDEST", "9.0")
+        with pytest.raises(UserError, match="exports need torch 9.0 or newer, and this is .*; upgrade torch"):
+            ask()
+        patch.setattr("manyseg.export.files.OLDEST", "1.0")
+        ask()
+
+
 def test_label_spaces_are_exported_as_advised(multihead, lmseg):
     htss = _trained("htss")
     for method, spaces, words, said, right in (

@@ -6,6 +6,7 @@ import timm
 import torch
 from advice import follow
 from safetensors.torch import save_file
+from torch import nn
 from words import write_encoder
 
 from manyseg.models import PixelEncoder
@@ -76,6 +77,13 @@ def test_a_network_without_levels_is_exchanged_as_advised(monkeypatch):
     monkeypatch.setattr(timm, "create_model", of_resnets)
     said = "'dla34' gives no feature levels; choose another backbone"
     follow(lambda: build("dla34"), said, lambda: build("resnet18"))
+
+
+def test_a_transformer_of_an_old_timm_is_exchanged_as_advised(monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **k: nn.Identity() if name == VIT else create(name, **k))
+    said = f"'{VIT}' of timm .* gives no feature levels; take a newer timm, or choose another backbone"
+    follow(lambda: build(VIT), said, lambda: build("resnet18"))
 
 
 def test_published_weights_that_cannot_be_had_are_left_out_as_advised(small, tmp_path):

@@ -132,7 +132,9 @@ def test_a_folder_is_one_sequence_where_a_rate_is_given(tmp_path, model, caplog)
     assert "4.png: 14x8, but the frames before are 12x8; give frames of one size" in caplog.text
 
 
-def test_damaged_frames_are_named_and_counted_and_the_others_are_done(tmp_path, model, caplog):
+def test_damaged_frames_are_named_the_others_are_done_and_all_of_a_file_that_is_fetched_again_as_advised(
+    tmp_path, model, caplog
+):
     """Of an intra-only codec, each frame stands for itself."""
     source = film(tmp_path / "a.mkv", [picture(32)] * 5, codec="ffv1", g="1")
     with av.open(str(source)) as file:
@@ -141,14 +143,19 @@ def test_damaged_frames_are_named_and_counted_and_the_others_are_done(tmp_path, 
     with av.open(str(source)) as file:
         third = [bytes(p) for p in file.demux(video=0) if p.size][2]
     place = content.index(third, packets[2][0])
+    whole = bytes(content)
     content[place : place + len(third)] = b"\xff" * len(third)
     source.write_bytes(content)
     with caplog.at_level(logging.WARNING), pytest.raises(UserError, match="1 of 5 frames could not be read") as error:
         predict_videos(model, [source], "street", tmp_path / "out")
     assert f"{source}: 0.08 s: a frame " in str(error.value)
+    assert "check the path, or fetch the file again" in str(error.value)
     assert len([m for m in caplog.messages if "0.08 s" in m]) == 1
     found = frames(tmp_path / "out/masks/a.mkv", "gray")
     assert [round(t, 2) for t, _ in found] == [0, 0.04, 0.12, 0.16]
+    source.write_bytes(whole)
+    predict_videos(model, [source], "street", tmp_path / "again")
+    assert len(frames(tmp_path / "again/masks/a.mkv", "gray")) == 5
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

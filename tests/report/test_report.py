@@ -9,6 +9,7 @@ import jinja2
 import numpy as np
 import pytest
 import torch
+from advice import follow
 from browser import browse, needs_chromium
 from PIL import Image
 from rich.console import Console
@@ -572,3 +573,9 @@ def test_a_template_is_compiled_once(monkeypatch):
 def test_a_recipe_that_is_nested_without_end_is_told(tmp_path):
     (tmp_path / "recipe.toml").write_text("a = " + "[" * 3000)
     assert any("recipe.toml is not TOML" in note for note in read_record(tmp_path).notes)
+
+
+def test_masks_of_samples_have_the_images_size_as_advised(tmp_path):
+    image, mask, wrong = np.zeros((3, 2, 2), np.uint8), np.zeros((2, 2), int), np.zeros((4, 4), int)
+    write = lambda truth: write_samples(tmp_path, STREET, STREET, [Shown(image, truth, mask, mask)])  # noqa: E731
+    follow(lambda: write(wrong), "give masks at the image's size", lambda: write(mask))

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from advice import follow
 from conftest import encoded, served
+from test_api import header_of, reader
 from typer.testing import CliRunner
 
 from manyseg.cli import app
 from manyseg.serve import server
+from manyseg.serve.images import RequestError
 from manyseg.serve.limits import Limits
 from manyseg.serve.server import open_runs
 
@@ -55,6 +57,24 @@ def test_so_many_label_spaces_are_asked_for_as_advised(small, photo):
 def test_a_smaller_image_is_sent_as_advised(small, photo):
     refused(small, "/api/mask", b"x" * 50_000, 413, "more than 0.04 MB were sent; send a smaller image")
     assert small.ask("/api/mask", photo)[0] == 200
+
+
+def test_what_is_sent_in_parts_and_what_its_header_says_is_smaller_as_advised(small, photo):
+    said = "more than 0.04 MB were sent; send a smaller image"
+    refused(small, "/api/mask", iter([b"x" * 30_000] * 2), 413, said)
+    refused(small, "/api/mask", header_of(30000, 30000), 413, "million pixels; make it smaller")
+    assert small.ask("/api/mask", iter([photo]))[0] == 200
+
+
+def test_words_are_asked_for_as_advised():
+    for wrong, said, right in (
+        (" , ", "give 1 to 100 words with commas between them, or one of: ", "road, sky"),
+        (" , ", "or one of: .*street", "street"),
+        ("a|b", "rename the class", "a or b"),
+    ):
+        with pytest.raises(RequestError, match=said):
+            reader(True).output(wrong)
+        assert reader(True).output(right).space.names
 
 
 def test_what_is_not_there_is_looked_up_as_advised(site):

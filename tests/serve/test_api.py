@@ -221,7 +221,7 @@ def held(site):
     return int(text.split("\nmanyseg_upload_bytes ")[1].split()[0])
 
 
-def test_uploads_have_a_bound_together(runs, photo):
+def test_uploads_have_a_bound_together_and_come_later_as_advised(runs, photo):
     """One client sends most of what all may hold, and waits; another is told to come again."""
     with served(runs[:1], Limits(upload=len(photo), rate=10**6)) as site:
         most = 8 * len(photo)

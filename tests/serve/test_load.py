@@ -141,7 +141,7 @@ def test_an_answer_that_nobody_reads_is_given_up(runs):
         assert site.ask("/health")[0] == 200
 
 
-def test_what_takes_too_long_is_given_up_and_the_next_is_answered(runs, photo, monkeypatch):
+def test_what_takes_too_long_is_given_up_and_answered_later_as_advised(runs, photo, monkeypatch):
     model = runs[0].model
     whole = type(model).predict_spaces
     monkeypatch.setattr(model, "predict_spaces", lambda *a: time.sleep(1.5) or whole(model, *a), raising=False)

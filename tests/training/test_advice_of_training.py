@@ -73,6 +73,12 @@ def test_a_trunk_is_divided_as_advised(wrong, processes, said, right, monkeypatc
     follow(lambda: check(wrong, processes), said, lambda: check(*right))
 
 
+def test_a_trunk_is_left_whole_where_torch_is_old_as_advised(monkeypatch):
+    monkeypatch.setattr("manyseg.training.sharding.can_shard", lambda: False)
+    check = lambda shard: check_sharding(TrainOptions(steps=1, shard=shard), 2)  # noqa: E731
+    follow(lambda: check(True), "train.shard needs torch 2.8 or newer, .*; set it to false", lambda: check(False))
+
+
 def test_a_tracker_is_installed_or_removed_as_advised(monkeypatch):
     monkeypatch.setattr("manyseg.training.metrics_log.find_spec", lambda name: None)
     said = r'wandb is not installed; pip install "manyseg\[track\]" or remove it'
