@@ -344,7 +344,7 @@ def test_a_newer_torch_exports_as_advised(tmp_path, monkeypatch):
     ask = lambda: check_request(tmp_path / "a.pt2", "fp32", ())  # noqa: E731
     with monkeypatch.context() as patch:
         patch.setattr("manyseg.export.files.OLDEST", "9.0")
-        with pytest.raises(UserError, match="exports need torch 9.0 or newer, and this is .*; upgrade torch"):
+        with pytest.raises(UserError, match=r"exports need torch 9.0 or newer, and this is .*; upgrade torch"):
             ask()
         patch.setattr("manyseg.export.files.OLDEST", "1.0")
         ask()
