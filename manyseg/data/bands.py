@@ -202,11 +202,17 @@ def opened_raster(path: Path) -> Iterator[Any]:
     if path.exists():
         check_ends(path)
     try:
-        if pack_of(path) is None:
-            with rasterio.open(path) as file:
+        packed = pack_of(path)
+        place = None if packed is None else packed.pack.place_on_disk(packed.name)
+        if place is not None:
+            shard, start, size = place
+            with rasterio.open(f"/vsisubfile/{start}_{size},{shard}") as file:  # GDAL reads what it needs of it.
+                yield file
+        elif packed is not None:
+            with stream(path) as whole, rasterio.open(whole) as file:
                 yield file
         else:
-            with stream(path) as packed, rasterio.open(packed) as file:
+            with rasterio.open(path) as file:
                 yield file
     except FileNotFoundError:
         raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None

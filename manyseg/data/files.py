@@ -26,6 +26,7 @@ __all__ = [
     "Size",
     "Window",
     "check_ends",
+    "check_whole",
     "exists",
     "file_size",
     "file_state",
@@ -156,12 +157,25 @@ def stream(path: Path) -> BinaryIO:
         try:
             return BytesIO(packed.pack.read(packed.name))
         except DamagedError as e:
-            raise DataError(path, str(e), "copy that shard again, or pack the dataset anew") from None
+            raise _damaged(path, e) from None
     cell = cell_of(path)
     if cell is not None:
         return BytesIO(read_cell(cell))
     check_ends(path)
     return path.open("rb")
+
+
+def check_whole(path: Path) -> None:
+    """Raise DataError for a packed file that is damaged; of other files nothing is known."""
+    if (packed := pack_of(path)) is not None:
+        try:
+            packed.pack.verify(packed.name)
+        except DamagedError as e:
+            raise _damaged(path, e) from None
+
+
+def _damaged(path: Path, error: DamagedError) -> DataError:
+    return DataError(path, str(error), "copy that shard again, or pack the dataset anew")
 
 
 def check_ends(path: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from manyseg.cores import readers
 from manyseg.data.bands import page_count
 from manyseg.data.encodings import Found, ImageFiles, Regions, found_size
-from manyseg.data.files import Window, pages, stream
+from manyseg.data.files import Window, check_whole, exists, pages, stream
 from manyseg.data.finding import Finding, of_error
 from manyseg.data.folder import Folder, OpenedImage
 from manyseg.data.photo import orientation
@@ -101,6 +101,9 @@ def _of_windows(folder: Folder, files: ImageFiles, decode: bool) -> Inspection:
     findings: list[Finding] = []
     counts: Counter[int] = Counter()
     try:
+        for path in (files.image, files.mask, files.instances):
+            if path is not None and exists(path):
+                check_whole(path)
         with folder.windows(files) as opened:
             image, size = opened.image, opened.size
             image.check_end()

@@ -45,6 +45,9 @@ VERSION = 1
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+")
 
+PART = 1 << 20
+"""Bytes that are read at once of a file whose checksum is looked at."""
+
 PACK_AGAIN = "copy the pack again, or make it anew with `manyseg pack`"
 
 
@@ -168,18 +171,42 @@ class Pack:
 
     def read(self, name: str) -> bytes:
         """Return the content of a file; raises FileNotFoundError, or DamagedError where it is not what was packed."""
+        data = self.read_part(name, 0, self.size(name))
+        self._check_sum(name, len(data), zlib.crc32(data))
+        return data
+
+    def read_part(self, name: str, start: int, size: int) -> bytes:
+        """Return bytes of a file, from `start` on, with no look at its checksum; raises FileNotFoundError."""
         at = self._at(name)
-        shard, start, size = self.shards[self._shard[at]], int(self._offset[at]), int(self._size[at])
+        shard, size = self.shards[self._shard[at]], max(0, min(size, int(self._size[at]) - start))
+        first = int(self._offset[at]) + start
         if self.url is None:
             with self.place.with_name(shard.file).open("rb", buffering=0) as file:
-                file.seek(start)
-                data = file.read(size)
-        else:
-            system, path = _system(self.url, os.getpid())
-            data = system.cat_file(f"{path.rpartition('/')[0]}/{shard.file}", start=start, end=start + size)
-        if len(data) != size or zlib.crc32(data) != self._crc[at]:
-            raise DamagedError(f"{self._shard_place(shard.file)} is not as it was packed: another checksum")
+                file.seek(first)
+                return file.read(size)
+        system, path = _system(self.url, os.getpid())
+        data: bytes = system.cat_file(f"{path.rpartition('/')[0]}/{shard.file}", start=first, end=first + size)
         return data
+
+    def place_on_disk(self, name: str) -> tuple[Path, int, int] | None:
+        """Return the shard that holds a file, its first byte there, and its bytes; None for a pack in a store."""
+        at = self._at(name)
+        if self.url is not None:
+            return None
+        return self.place.with_name(self.shards[self._shard[at]].file), int(self._offset[at]), int(self._size[at])
+
+    def verify(self, name: str) -> None:
+        """Read a file of any size in parts; raises FileNotFoundError, or DamagedError as `read`."""
+        found, crc, size = 0, 0, self.size(name)
+        while found < size and (data := self.read_part(name, found, PART)):
+            found, crc = found + len(data), zlib.crc32(data, crc)
+        self._check_sum(name, found, crc)
+
+    def _check_sum(self, name: str, size: int, crc: int) -> None:
+        at = self._at(name)
+        if size != self._size[at] or crc != self._crc[at]:
+            place = self._shard_place(self.shards[self._shard[at]].file)
+            raise DamagedError(f"{place} is not as it was packed: another checksum")
 
 
 def url_of(root: str | Path) -> str | None:

@@ -17,6 +17,8 @@ from manyseg.data.encodings.run_lengths import pixels
 from manyseg.data.files import DataError, Window
 from manyseg.data.guess import guess
 from manyseg.data.options import AugmentOptions
+from manyseg.data.packed import Pack
+from manyseg.data.packing import pack
 from manyseg.data.quick_check import quick_check
 from manyseg.data.sheet import contact_sheet
 from manyseg.data.transforms import Augment
@@ -251,3 +253,40 @@ def test_a_guess_counts_images_that_no_picture_reader_opens(place, tmp_path, mon
     found = guess(place)[0]
     expected = sum(np.bincount(plane(i).ravel(), minlength=256) for i in range(2))
     assert found.counts.pixels.tolist()[:2] == expected[:2].tolist()
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """A tiled scene of 2 MB with its mask, and its pack."""
+    values = np.random.default_rng(0).integers(0, 4096, (4, 512, 512)).astype(np.uint16)
+    tiff(tmp_path / f"d/images/{NAMES[0]}.tif", values, tiled=True, blockxsize=64, blockysize=64)
+    layouts.mask(tmp_path / f"d/masks/{NAMES[0]}.png", plane(0).repeat(6, 0).repeat(4, 1)[:512, :512])
+    layouts.text(tmp_path / "c.toml", INDEX)
+    pack(tmp_path / "c.toml", tmp_path / "d", tmp_path / "p")
+    return tmp_path
+
+
+def test_a_window_of_a_packed_scene_reads_its_part_of_the_file(scene, monkeypatch):
+    plain, packed = (load(scene / "c.toml", scene / root) for root in ("d", "p"))
+    for data in (packed, load(scene / "c.toml", f"file://{scene}/p")):
+        parts_equal(data)
+    window, read, real = Window(100, 200, 40, 40), [], Pack.read_part
+
+    def counting(self, name, *part):
+        read.append(name)
+        return real(self, name, *part)
+
+    monkeypatch.setattr(Pack, "read_part", counting)
+    with plain.windows(plain.files(0)) as one, packed.windows(packed.files(0)) as other:
+        assert torch.equal(one.pixels(window), other.pixels(window))
+        assert torch.equal(one.annotation(window).labels, other.annotation(window).labels)
+    assert read == []
+
+
+def test_a_damaged_byte_of_a_packed_scene_is_found_by_the_checks(scene):
+    tar = scene / "p/00000.tar"
+    data = bytearray(tar.read_bytes())
+    data[len(data) // 2] ^= 1
+    tar.write_bytes(data)
+    for found in (check(scene / "c.toml", scene / "p"), quick_check([load(scene / "c.toml", scene / "p")])):
+        assert "00000.tar is not as it was packed: another checksum" in " ".join(map(str, found))
