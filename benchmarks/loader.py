@@ -1,11 +1,11 @@
-"""Images per second and core that a mixture delivers, against decoding the same files with Pillow and nothing else.
+"""Images per second of the processor that a mixture delivers, against decoding the same files with Pillow alone.
 
     python benchmarks/loader.py [--images 24] [--rounds 5] [--blur 0]
 
 Both sides read the same generated 2048x1024 JPEG images with PNG masks, in one process and one thread, in turns, so
 that a noisy machine slows both. The reference decodes every file whole into an array. The mixture does all that
 training asks of it: checks and maps the labels, zooms by 0.5 to 2, looks for a 512x512 crop that no class dominates,
-flips, jitters colours, and stacks batches of 4. The goal is a ratio of at least 0.6. The last line is JSON.
+flips, jitters colours, and stacks batches of 4. The goal is a ratio of 0.9. The last line is JSON.
 """
 
 import argparse
@@ -81,9 +81,9 @@ def measure(folder: Path, images: int, rounds: int, blur: float) -> dict[str, li
             ("pillow", lambda: decode(folder, images)),
             ("mixture", lambda r=r: mix(mixture, r * steps, (r + 1) * steps)),
         ):
-            start = time.perf_counter()
+            start = time.process_time()
             work()
-            speeds[name].append(images / (time.perf_counter() - start))
+            speeds[name].append(images / (time.process_time() - start))
     return speeds
 
 
@@ -108,7 +108,7 @@ def main() -> None:
     result = {f"{side}_images_per_s": round(statistics.median(v), 1) for side, v in speeds.items()}
     result |= {
         "ratio": round(statistics.median(ratios), 3),
-        "goal": 0.6,
+        "goal": 0.9,
         "kilobytes_a_jpeg": round(bytes_an_image / 1e3),
     }
     print(json.dumps({"benchmark": "loader", **result}))
