@@ -40,6 +40,7 @@ from manyseg.methods.node_groups import GroupTargets, NodeGroups
 from manyseg.methods.sources import PROPOSAL, TaxonomySource, resolve_taxonomy
 from manyseg.models import Features, PixelEncoder
 from manyseg.relate.inclusion import inclusion_log_odds, related_nodes
+from manyseg.relate.lexicon_evidence import lexicon_evidence
 
 __all__ = ["Joint"]
 
@@ -52,8 +53,9 @@ GROWTH = 1.5
 STRIDE = 2
 """Confusions are counted on every second row and column of the feature map."""
 
-RELATED, UNRELATED = 3.0, -0.5
-"""Log-odds of a class being within another where the table to start from says so, and where it does not."""
+RELATED, UNRELATED, DIFFERENT = 3.0, -0.5, -2.0
+"""Log-odds of a class being within another where the table to start from says so, where it does not, and where the
+lexicon knows both words besides and nothing that relates them."""
 
 
 class _Nodes(NamedTuple):
@@ -303,7 +305,9 @@ class Joint(PixelMethod):
 def _prior(start: Taxonomy) -> Float[np.ndarray, "T T"]:
     """Return log-odds of every class being within another, by a table: where its nodes are some of the other's.
 
-    What a whole says of its parts is nothing; a table without any shared node says nothing at all.
+    What a whole says of its parts is nothing; a table without any shared node says nothing at all. Of pairs that it
+    does not relate the lexicon says which are different for certain: heads also confuse what only looks alike in the
+    images of one dataset.
     """
     if not start.shared:
         return np.zeros((len(start.classes),) * 2)
@@ -311,7 +315,8 @@ def _prior(start: Taxonomy) -> Float[np.ndarray, "T T"]:
     R = csr_array(start.joint_relation.astype(np.int32))
     common, size = (R @ R.T).toarray(), start.joint_relation.sum(1)
     within = common == size[:, None]
-    return np.where(within, RELATED, np.where(common > 0, 0.0, UNRELATED))
+    apart = np.where(lexicon_evidence(start.classes).different, DIFFERENT, UNRELATED)
+    return np.where(within, RELATED, np.where(common > 0, 0.0, apart))
 
 
 def _due(step: int) -> bool:

@@ -194,16 +194,17 @@ def test_rows_of_every_class_are_parameters():
 
 
 def test_a_table_says_what_lies_within_what_and_nothing_of_the_parts_of_a_whole():
-    yes, no = joint.RELATED, joint.UNRELATED
-    # Rows and columns: road, line, cat; ground, animal. A road is a ground; of a ground the table does not say.
+    yes, no, never = joint.RELATED, joint.UNRELATED, joint.DIFFERENT
+    # Rows and columns: road, line, cat; ground, animal. A road is a ground; of a ground the table does not say. By
+    # the lexicon a road and a line are no animals, and a cat is no ground.
     assert joint._prior(TRUE).tolist() == [
-        [yes, no, no, yes, no],
-        [no, yes, no, yes, no],
-        [no, no, yes, no, yes],
-        [0, 0, no, yes, no],
-        [no, no, yes, no, yes],
+        [yes, no, no, yes, never],
+        [no, yes, no, yes, never],
+        [no, no, yes, never, yes],
+        [0, 0, never, yes, no],
+        [never, never, yes, no, yes],
     ]
-    assert no < 0 < yes
+    assert never < no < 0 < yes
     assert not joint._prior(Taxonomy.disjoint((FINE, COARSE))).any()
 
 
