@@ -53,7 +53,7 @@ GROWTH = 1.5
 STRIDE = 2
 """Confusions are counted on every second row and column of the feature map."""
 
-RELATED, UNRELATED, DIFFERENT = 3.0, -0.5, -2.0
+RELATED, UNRELATED, DIFFERENT = 3.0, -0.5, -1.0
 """Log-odds of a class being within another where the table to start from says so, where it does not, and where the
 lexicon knows both words besides and nothing that relates them."""
 
