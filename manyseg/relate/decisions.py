@@ -58,7 +58,7 @@ class Decisions:
         for x, wholes in above.items():
             for y in wholes:
                 below.setdefault(y, set()).add(x)
-        for x, y in (*cannot, *(p[::-1] for p in part)):
+        for x, y in (*cannot, *(p[::-1] for p in (*cannot, *part))):
             if y in above.get(x, ()):
                 a, b = (":".join(classes.keys[i]) for i in (x, y))
                 raise UserError(f"{a} and {b} are linked and parted by what was decided; remove one of the entries")

@@ -169,6 +169,20 @@ def test_a_reply_that_contradicts_is_refused_and_changes_nothing(problem: Proble
     assert (questions.constraints, shown(questions.proposal)) == before
 
 
+@pytest.mark.parametrize("parted", [(("c", "way"), ("a", "road")), (("a", "road"), ("c", "way"))])
+def test_what_is_apart_is_neither_a_part_nor_the_whole_of_what_is_equal_to_it(
+    problem: Problem, parted: tuple[tuple[str, str], tuple[str, str]]
+) -> None:
+    questions = Questions(problem)
+    questions.answer(("a", "road"), {("b", "asphalt"): "same"})
+    questions.answer(parted[0], {parted[1]: "none"})
+    before = (questions.constraints, shown(questions.proposal))
+    for about, key in ((("c", "way"), ("b", "asphalt")), (("b", "asphalt"), ("c", "way"))):
+        with pytest.raises(UserError, match="linked and parted"):
+            questions.answer(about, {key: "part"})
+    assert (questions.constraints, shown(questions.proposal)) == before
+
+
 def test_the_last_reply_about_a_pair_counts(problem: Problem) -> None:
     questions = Questions(problem)
     questions.answer(("a", "road"), {("b", "asphalt"): "none"})
