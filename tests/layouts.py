@@ -474,3 +474,26 @@ def label_studio_coco(root):
     for image in data["images"]:
         image["file_name"] = f"images/{names[image['file_name'].removesuffix('.jpg')]}.jpg"
     text(root / "result.json", data)
+
+
+TWO_IMAGES = """
+name = "c"
+image = "images/{id}.{png,jpg}"
+mask = "masks/{id}.png"
+encoding = "index"
+splits = { train = "train.txt", val = "train[50%:]" }
+[classes]
+a = 0
+b = 1
+"""
+"""The card of `two_images`."""
+
+
+def two_images(folder):
+    """Write two of these images with masks, the list of them, and their card, c.toml; return the folder."""
+    for i in range(2):
+        photo(folder / f"images/{i}.png", i)
+        mask(folder / f"masks/{i}.png", index(i, (0, 1), 0))
+    (folder / "train.txt").write_text("0\n1\n")
+    (folder / "c.toml").write_text(TWO_IMAGES)
+    return folder

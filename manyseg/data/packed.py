@@ -25,6 +25,7 @@ from manyseg.errors import UserError
 
 __all__ = [
     "INDEX",
+    "PIECE",
     "DamagedError",
     "Index",
     "Pack",
@@ -45,8 +46,8 @@ VERSION = 1
 
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+")
 
-PART = 1 << 20
-"""Bytes that are read at once of a file whose checksum is looked at."""
+PIECE = 1 << 20
+"""Bytes that are read at once of a file that is packed, or whose checksum is looked at."""
 
 PACK_AGAIN = "copy the pack again, or make it anew with `manyseg pack`"
 
@@ -198,7 +199,7 @@ class Pack:
     def verify(self, name: str) -> None:
         """Read a file of any size in parts; raises FileNotFoundError, or DamagedError as `read`."""
         found, crc, size = 0, 0, self.size(name)
-        while found < size and (data := self.read_part(name, found, PART)):
+        while found < size and (data := self.read_part(name, found, PIECE)):
             found, crc = found + len(data), zlib.crc32(data, crc)
         self._check_sum(name, found, crc)
 

@@ -17,7 +17,7 @@ from manyseg.data.card import Card, card_text, is_list, read_card
 from manyseg.data.class_tables import may_be_table
 from manyseg.data.files import exists, file_size, stream
 from manyseg.data.folder import Folder
-from manyseg.data.packed import INDEX, VERSION, Index, Shard, load_pack, url_exists, url_of, writing_url
+from manyseg.data.packed import INDEX, PIECE, VERSION, Index, Shard, load_pack, url_exists, url_of, writing_url
 from manyseg.data.parquet import ENDING
 from manyseg.data.table_check import beside
 from manyseg.errors import UserError, counted
@@ -29,9 +29,6 @@ SHARD_BYTES = 256 << 20
 """A shard ends before the file that would make it longer than this."""
 
 BLOCK = tarfile.BLOCKSIZE
-
-PIECE = 1 << 20
-"""Bytes that are copied at a time."""
 
 
 def pack(card: str | Path, root: str | Path, out: str | Path, *, shard_bytes: int = SHARD_BYTES) -> list[str]:

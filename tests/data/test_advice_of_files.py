@@ -7,7 +7,8 @@ import zipfile
 import layouts
 import numpy as np
 import pytest
-from advice import follow, tiff
+from advice import follow, remove, tiff
+from layouts import TWO_IMAGES
 from PIL import Image
 
 from manyseg.data import card as card_module
@@ -18,31 +19,10 @@ from manyseg.data.mixture import Mixture
 from manyseg.data.options import DataOptions
 from manyseg.data.sheet import contact_sheet
 
-CARD = """
-name = "c"
-image = "images/{id}.{png,jpg}"
-mask = "masks/{id}.png"
-encoding = "index"
-splits = { train = "train.txt", val = "train[50%:]" }
-[classes]
-a = 0
-b = 1
-"""
-
-
-def two_images(tmp_path):
-    """Write two images with masks, their list, and their card."""
-    for i in range(2):
-        layouts.photo(tmp_path / f"images/{i}.png", i)
-        layouts.mask(tmp_path / f"masks/{i}.png", layouts.index(i, (0, 1), 0))
-    (tmp_path / "train.txt").write_text("0\n1\n")
-    (tmp_path / "c.toml").write_text(CARD)
-    return tmp_path
-
 
 @pytest.fixture
 def place(tmp_path):
-    return two_images(tmp_path)
+    return layouts.two_images(tmp_path)
 
 
 def read(place):
@@ -54,30 +34,26 @@ def write(name, content):
     return lambda place: (place / name).write_bytes(content)
 
 
-def gone(name):
-    return lambda place: (place / name).unlink()
-
-
 def both(*steps):
     return lambda place: [step(place) for step in steps]
 
 
 def folder(name):
-    return both(gone(name), lambda place: (place / name).mkdir())
+    return both(remove(name), lambda place: (place / name).mkdir())
 
 
 def pipe(name):
-    return both(gone(name), lambda place: os.mkfifo(place / name))
+    return both(remove(name), lambda place: os.mkfifo(place / name))
 
 
 def itself(name):
-    return both(gone(name), lambda place: (place / name).symlink_to(place / name))
+    return both(remove(name), lambda place: (place / name).symlink_to(place / name))
 
 
 def card(old, new):
     def change(place):
-        assert old in CARD
-        (place / "c.toml").write_text(CARD.replace(old, new))
+        assert old in TWO_IMAGES
+        (place / "c.toml").write_text(TWO_IMAGES.replace(old, new))
 
     return change
 
@@ -85,7 +61,7 @@ def card(old, new):
 A, M = "images/0.png", "masks/0.png"
 
 MENDED = [
-    (gone(A), "there is no such file; add it, or remove its id from the split"),
+    (remove(A), "there is no such file; add it, or remove its id from the split"),
     (folder(A), "a folder, where an image was promised; correct the card's pattern"),
     (pipe(A), "a pipe or a device, where a file was promised; put the file there"),
     (itself(A), "a link that leads back to itself; remove it, or link it to the file|there is no such file; add it"),
@@ -102,7 +78,7 @@ MENDED = [
     (lambda p: Image.new("RGB", (9, 9)).save(p / M), 'RGB mask where an index was promised; use encoding = "color"|'),
     (lambda p: Image.new("L", (9, 9)).save(p / M), "give both one size, or remove the pair"),
     (lambda p: shutil.copy(p / A, p / "images/0.jpg"), "keep one of them, or name one suffix alone in the card"),
-    (gone("train.txt"), "there is no such split list; write it .one id a line., or correct the card"),
+    (remove("train.txt"), "there is no such split list; write it .one id a line., or correct the card"),
     (write("train.txt", b"\xff\xfe\xf1"), "the split list cannot be read .*; save it as UTF-8 text, one id a line"),
     (write("train.txt", b"0\n0\n"), "'0' is listed twice, in lines 1 and 2; remove one"),
     (write("train.txt", b""), "train.txt lists no id; check root and card"),
@@ -111,7 +87,7 @@ MENDED = [
     (write("train.txt", b"x" * 300), "is too long for a file: .*; shorten it"),
     (write("train.txt", b"0.png\n"), "is no id: .* stands for '0' alone; write one id a line"),
     (card("images/{id}", "../images/{id}"), "c.toml: image = .*leads out of the dataset's root; give a root"),
-    (gone("c.toml"), "there is no such card.*; give the path of a .toml file, or one of: ade20k"),
+    (remove("c.toml"), "there is no such card.*; give the path of a .toml file, or one of: ade20k"),
     (card('"index"', '"indx"'), "is no encoding, did you mean 'index'"),
     (card("a = 0", "a = true"), "classes.a"),
     (card("a = 0", "a = -1"), "'a': value -1 is not a whole number from 0 to"),
@@ -182,7 +158,7 @@ def test_the_orientation_of_a_photo_is_stated_as_advised(place):
     Image.new("RGB", (layouts.W, layouts.H)).save(place / "images/0.jpg", exif=exif)
     (place / A).unlink()
     for way in ("applied", "ignored"):
-        (place / "c.toml").write_text(CARD)
+        (place / "c.toml").write_text(TWO_IMAGES)
         follow(
             lambda: read(place),
             'write exif = "applied" or exif = "ignored" in the card',
@@ -192,7 +168,7 @@ def test_the_orientation_of_a_photo_is_stated_as_advised(place):
 
 def test_links_and_files_in_the_place_of_folders_are_as_advised(place):
     (place / "images/loop").symlink_to(place / "images")
-    (place / "c.toml").write_text(CARD.replace('{ train = "train.txt", val = "train[50%:]" }', '{ train = "." }'))
+    (place / "c.toml").write_text(TWO_IMAGES.replace('{ train = "train.txt", val = "train[50%:]" }', '{ train = "." }'))
     said = "a link to a folder that it lies in, so that its files have no end; remove it"
     follow(lambda: read(place), said, lambda: [(place / "images/loop").unlink(), read(place)])
     with zipfile.ZipFile(place / "d.zip", "w") as file:
@@ -244,7 +220,7 @@ def test_a_sheet_of_a_split_without_an_image_is_checked_as_advised(place):
 
 def test_steps_are_shared_as_advised(place):
     cards = place / "d.toml"
-    cards.write_text(CARD.replace('"c"', '"d"'))
+    cards.write_text(TWO_IMAGES.replace('"c"', '"d"'))
 
     def mix(*sets, world=1, **more):
         sets = [{"card": name, "root": ".", **given} for name, given in sets]
@@ -299,7 +275,7 @@ FOUR, FLOATS = np.full((4, 40, 60), 9, np.uint8), np.full((2, 40, 60), 0.5, np.f
 
 
 def banded(place, keys):
-    text = CARD.replace("{png,jpg}", "tif").replace("[classes]", f"{keys}\n[classes]")
+    text = TWO_IMAGES.replace("{png,jpg}", "tif").replace("[classes]", f"{keys}\n[classes]")
     (place / "c.toml").write_text(text)
     return read(place)
 

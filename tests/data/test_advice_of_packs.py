@@ -9,7 +9,8 @@ import fsspec
 import layouts
 import pytest
 from advice import follow, tiff
-from test_advice_of_files import CARD, FOUR, A, M, two_images
+from layouts import TWO_IMAGES
+from test_advice_of_files import FOUR, A, M
 
 from manyseg.data import load
 from manyseg.data.bands import band_size
@@ -22,7 +23,7 @@ from manyseg.errors import UserError
 
 @pytest.fixture
 def place(tmp_path):
-    return two_images(tmp_path)
+    return layouts.two_images(tmp_path)
 
 
 def test_packs_are_made_and_copied_as_advised(place):
@@ -63,7 +64,7 @@ def test_packs_are_made_and_copied_as_advised(place):
 def test_what_cannot_be_packed_is_copied_or_renamed_as_advised(place):
     os.rename(place / A, os.fsencode(place / "images") + b"/\xff.png")
     os.rename(place / M, os.fsencode(place / "masks") + b"/\xff.png")
-    (place / "c.toml").write_text(CARD.replace('{ train = "train.txt", val = "train[50%:]" }', '{ train = "." }'))
+    (place / "c.toml").write_text(TWO_IMAGES.replace('{ train = "train.txt", val = "train[50%:]" }', '{ train = "." }'))
     make = lambda: pack(place / "c.toml", place, place / "p")  # noqa: E731
 
     def renamed():
@@ -163,7 +164,7 @@ def test_a_pack_of_files_that_change_is_made_again_as_advised(place, monkeypatch
 
 
 def test_a_scene_that_a_pack_lacks_is_added_as_advised(place):
-    text = CARD.replace("{png,jpg}", "tif").replace("[classes]", "bands = [1]\n[classes]")
+    text = TWO_IMAGES.replace("{png,jpg}", "tif").replace("[classes]", "bands = [1]\n[classes]")
     (place / "c.toml").write_text(text)
     tiff("images/0.tif", FOUR)(place)
 

@@ -19,27 +19,10 @@ from manyseg.data.guess import guess
 from manyseg.data.pattern import read_list
 from manyseg.errors import UserError
 
-CARD = """
-name = "c"
-image = "images/{id}.png"
-mask = "masks/{id}.png"
-encoding = "index"
-splits = { train = "train.txt", val = "train[50%:]" }
-[classes]
-a = 0
-b = 1
-"""
-
 
 @pytest.fixture
 def place(tmp_path):
-    """Two images with masks, and their card."""
-    for i in range(2):
-        layouts.photo(tmp_path / f"images/{i}.png", i)
-        layouts.mask(tmp_path / f"masks/{i}.png", layouts.index(i, (0, 1), 0))
-    (tmp_path / "train.txt").write_text("0\n1\n")
-    (tmp_path / "c.toml").write_text(CARD)
-    return tmp_path
+    return layouts.two_images(tmp_path)
 
 
 def zipped():
@@ -106,7 +89,7 @@ def test_a_list_with_a_character_of_no_name_says_so(place):
 
 def test_a_part_of_a_split_without_images_is_found_by_the_check(place):
     path = place / "c.toml"
-    path.write_text(CARD.replace("[50%:]", "[150%:]"))
+    path.write_text(layouts.TWO_IMAGES.replace("[50%:]", "[150%:]"))
     assert any("'train' has 2 images, and none is in train[150%:]" in f.what for f in check(path, place))
     with pytest.raises(UserError, match="1 kind of error in 2 images"):
         print_check(path, place)
@@ -114,7 +97,7 @@ def test_a_part_of_a_split_without_images_is_found_by_the_check(place):
 
 def test_a_pattern_without_the_names_of_the_image_says_which_it_needs(place):
     path = place / "c.toml"
-    path.write_text(CARD.replace("masks/{id}.png", "masks/0.png"))
+    path.write_text(layouts.TWO_IMAGES.replace("masks/{id}.png", "masks/0.png"))
     with pytest.raises(UserError, match=r'mask = "masks/0.png" is to have the names that `image` has: {id}'):
         load(path, place)
 

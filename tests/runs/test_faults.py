@@ -11,41 +11,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_training import tiny_fit, tiny_method, tiny_mixture
 
 from manyseg import atomic
-from manyseg.data.mixture import Mixture
-from manyseg.data.options import DataOptions
 from manyseg.errors import UserError
-from manyseg.methods import find_method
-from manyseg.models import PixelEncoder
 from manyseg.training import checkpoint
-from manyseg.training import loop as train
 from manyseg.training.metrics_log import MetricsLog
-from manyseg.training.optimizer import seed_everything
-from manyseg.training.options import TrainOptions
 
 ROOT = Path(__file__).parents[2]
-SETS = [{"card": f"{name}.toml", "root": name, "per_step": 2} for name in ("fine", "coarse")]
 STEPS = {"steps": 8, "log_every": 1, "checkpoint_every": 2}
 
 
 @pytest.fixture(scope="module")
 def mixture(world):
-    return Mixture.open(DataOptions(crop=(32, 32), workers=0, sets=SETS), world.folder, seed=0)
-
-
-def build(mixture):
-    seed_everything(0)
-    pixels = PixelEncoder.build(backbone="tiny", pretrained=False, channels=8)
-    return find_method("multihead")(pixels, [f.space for f in mixture.folders])
+    return tiny_mixture(world, per_step=2)
 
 
 def fit(mixture, folder, method=None, **options):
-    folder.mkdir(exist_ok=True)
-    method = method or build(mixture)
-    evaluate = lambda m: {"a": {"miou": 0.5, "pixel_accuracy": 0.5}}  # noqa: E731
-    train.train(method, mixture, TrainOptions(**(STEPS | options)), folder, evaluate=evaluate)
-    return method
+    return tiny_fit(mixture, folder, method, **(STEPS | options))
 
 
 def losses(folder):
@@ -278,7 +261,7 @@ def test_a_small_file_system_fills_up_without_harm(small_disk):
 
 def planted(mixture, step, name):
     """A method whose loss on one dataset is NaN in one step."""
-    method = build(mixture)
+    method = tiny_method(mixture)
     loss, now = method.batch_loss, []
     method.on_step = now.append
 
@@ -304,7 +287,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_nothing_of_it_is_kept(mixtu
 
 
 def test_weights_that_are_not_finite_are_not_saved(mixture, tmp_path):
-    method = build(mixture)
+    method = tiny_method(mixture)
     calls = []
     method.head.bias.register_hook(lambda g: calls.append(1) or (g * math.nan if len(calls) == 4 else g))
     with pytest.raises(

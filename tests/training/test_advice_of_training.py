@@ -7,43 +7,23 @@ import math
 import pytest
 import torch
 from advice import follow
+from tiny_training import tiny_fit, tiny_method, tiny_mixture
 
-from manyseg.data.mixture import Mixture
-from manyseg.data.options import DataOptions
-from manyseg.methods import find_method
-from manyseg.models import PixelEncoder
-from manyseg.training import checkpoint, loop
+from manyseg.training import checkpoint
 from manyseg.training.first_steps import memory_named
 from manyseg.training.metrics_log import check_trackers
-from manyseg.training.optimizer import seed_everything
 from manyseg.training.options import TrainOptions
 from manyseg.training.sharding import check_sharding
-
-SETS = [{"card": f"{name}.toml", "root": name, "per_step": 1} for name in ("fine", "coarse")]
 
 
 @pytest.fixture(scope="module")
 def mixture(world):
-    return Mixture.open(DataOptions(crop=(32, 32), workers=0, sets=SETS), world.folder, seed=0)
-
-
-def build(mixture):
-    seed_everything(0)
-    pixels = PixelEncoder.build(backbone="tiny", pretrained=False, channels=8)
-    return find_method("multihead")(pixels, [f.space for f in mixture.folders])
+    return tiny_mixture(world, per_step=1)
 
 
 def fit(mixture, folder, method=None, **options):
-    folder.mkdir(exist_ok=True)
-    evaluate = lambda m: {"a": {"miou": 0.5, "pixel_accuracy": 0.5}}  # noqa: E731
-    method = method or build(mixture)
-    loop.train(
-        method,
-        mixture,
-        TrainOptions(**{"steps": 3, "log_every": 1, "checkpoint_every": 1, **options}),
-        folder,
-        evaluate=evaluate,
-    )
+    """Train three steps; return at which one the checkpoint is."""
+    tiny_fit(mixture, folder, method, **{"steps": 3, "log_every": 1, "checkpoint_every": 1, **options})
     return checkpoint.read(folder / "checkpoint").state["step"]
 
 
@@ -99,7 +79,7 @@ def test_what_needs_less_memory_is_advised(mixture):
 
 def planted(mixture):
     """A method whose loss is NaN from the second step on."""
-    method, now = build(mixture), []
+    method, now = tiny_method(mixture), []
     loss = method.batch_loss
     method.on_step = now.append
     method.batch_loss = lambda features, batch: {
@@ -115,7 +95,7 @@ def test_a_run_whose_labels_were_corrected_goes_on_as_advised(mixture, tmp_path)
 
 
 def test_weights_that_are_not_finite_are_learned_in_another_run_as_advised(mixture, tmp_path):
-    method, calls = build(mixture), []
+    method, calls = tiny_method(mixture), []
     method.head.bias.register_hook(lambda g: calls.append(1) or (g * math.nan if len(calls) == 2 else g))
     follow(
         lambda: fit(mixture, tmp_path / "run", method, clip=0),
