@@ -57,9 +57,10 @@ def relate_by_text(space: LabelSpace, taxonomy: Taxonomy, encode: Encode) -> Rel
     wide = propose([*taxonomy.spaces, target], by="text", encode=encode).taxonomy
     shares = _shares(wide.relations[target.name], taxonomy, wide)
     relation: Relation = shares > 0.5
-    some = shares > 0
-    similarity = np.where(some, _similarity(space, taxonomy, encode), -np.inf)
-    relation |= some & ~relation.any(0) & (similarity == similarity.max(0))
+    wider = (shares > 0) & ~relation.any(0)
+    if wider.any():
+        similarity = np.where(wider, _similarity(space, taxonomy, encode), -np.inf)
+        relation |= wider & (similarity == similarity.max(0))
     return relation
 
 
@@ -83,7 +84,8 @@ def _shares(relation: Relation, taxonomy: Taxonomy, wide: Taxonomy) -> Float[np.
         np.array([wide.relations[d][wide.space(d).positions[n]] for d, n in taxonomy.members(u)])
         for u in range(len(taxonomy.unified))
     ]
-    nodes = np.array([every.all(0) if every.all(0).any() else every.any(0) for every in rows], float)
+    common = [every.all(0) for every in rows]
+    nodes = np.array([own if own.any() else every.any(0) for own, every in zip(common, rows, strict=True)], float)
     shares: np.ndarray = relation.astype(float) @ nodes.T / np.maximum(nodes.sum(1), 1)
     return shares
 
