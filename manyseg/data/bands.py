@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 
-from manyseg.data.files import DataError, Size, Window, check_ends, exists, stream
-from manyseg.data.packed import pack_of
+from manyseg.data.files import DataError, Size, Window, check_ends, exists
+from manyseg.data.packed import Pack, pack_of
 from manyseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -203,23 +203,21 @@ def opened_raster(path: Path) -> Iterator[Any]:
         check_ends(path)
     try:
         packed = pack_of(path)
-        place = None if packed is None else packed.pack.place_on_disk(packed.name)
-        if place is not None:
-            shard, start, size = place
-            with rasterio.open(f"/vsisubfile/{start}_{size},{shard}") as file:  # GDAL reads what it needs of it.
-                yield file
-        elif packed is not None:
-            with stream(path) as whole, rasterio.open(whole) as file:
-                yield file
-        else:
-            with rasterio.open(path) as file:
-                yield file
+        # Of a pack, on a disk or in a store, GDAL reads the parts that it needs.
+        place, opener = (path, None) if packed is None else (packed.name, _opener(packed.pack))
+        with rasterio.open(place, opener=opener) as file:
+            yield file
     except FileNotFoundError:
         raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
     except RasterioError as e:
         if not exists(path):
             raise DataError(path, "there is no such file", "add it, or remove its id from the split") from None
         raise _unreadable(path, e) from None
+
+
+def _opener(pack: Pack) -> Callable[..., BinaryIO]:
+    """Return what rasterio opens files of a pack with; it also asks for files that may lie beside an image."""
+    return lambda name, mode="rb": pack.open(name)
 
 
 def _check_bands(path: Path, file: Any, bands: Sequence[int]) -> None:

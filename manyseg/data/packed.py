@@ -14,9 +14,10 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from io import BufferedReader, RawIOBase
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -48,6 +49,9 @@ SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+")
 
 PIECE = 1 << 20
 """Bytes that are read at once of a file that is packed, or whose checksum is looked at."""
+
+AHEAD = 1 << 16
+"""Bytes that are read at least of a file of which parts are read."""
 
 PACK_AGAIN = "copy the pack again, or make it anew with `manyseg pack`"
 
@@ -189,12 +193,10 @@ class Pack:
         data: bytes = system.cat_file(f"{path.rpartition('/')[0]}/{shard.file}", start=first, end=first + size)
         return data
 
-    def place_on_disk(self, name: str) -> tuple[Path, int, int] | None:
-        """Return the shard that holds a file, its first byte there, and its bytes; None for a pack in a store."""
-        at = self._at(name)
-        if self.url is not None:
-            return None
-        return self.place.with_name(self.shards[self._shard[at]].file), int(self._offset[at]), int(self._size[at])
+    def open(self, name: str) -> BinaryIO:
+        """Open a file to read parts of it, with no look at its checksum; raises FileNotFoundError."""
+        self._at(name)
+        return cast(BinaryIO, BufferedReader(_PackedFile(self, name), AHEAD))
 
     def verify(self, name: str) -> None:
         """Read a file of any size in parts; raises FileNotFoundError, or DamagedError as `read`."""
@@ -224,6 +226,30 @@ def packed_root(folder: Path) -> Path | None:
     if folder.name == INDEX:
         return folder
     return folder / INDEX if url_of(folder) is not None or (folder / INDEX).is_file() else None
+
+
+class _PackedFile(RawIOBase):
+    """A file of a pack that is read by ranges: nothing stays open."""
+
+    def __init__(self, pack: Pack, name: str) -> None:
+        self.pack, self.file, self.position = pack, name, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.position, os.SEEK_END: self.pack.size(self.file)}[whence]
+        self.position = start + offset
+        return self.position
+
+    def readinto(self, buffer: Any) -> int:
+        data = self.pack.read_part(self.file, self.position, len(buffer))
+        buffer[: len(data)] = data
+        self.position += len(data)
+        return len(data)
 
 
 class Packed(NamedTuple):

@@ -266,21 +266,23 @@ def scene(tmp_path):
     return tmp_path
 
 
-def test_a_window_of_a_packed_scene_reads_its_part_of_the_file(scene, monkeypatch):
-    plain, packed = (load(scene / "c.toml", scene / root) for root in ("d", "p"))
-    for data in (packed, load(scene / "c.toml", f"file://{scene}/p")):
-        parts_equal(data)
+@pytest.mark.parametrize("root", ["{0}/p", "file://{0}/p"], ids=["disk", "store"])
+def test_a_window_of_a_packed_scene_reads_its_part_of_the_file(scene, monkeypatch, root):
+    plain, packed = load(scene / "c.toml", scene / "d"), load(scene / "c.toml", root.format(scene))
+    parts_equal(packed)
     window, read, real = Window(100, 200, 40, 40), [], Pack.read_part
 
     def counting(self, name, *part):
-        read.append(name)
-        return real(self, name, *part)
+        data = real(self, name, *part)
+        read.append((name, len(data)))
+        return data
 
     monkeypatch.setattr(Pack, "read_part", counting)
     with plain.windows(plain.files(0)) as one, packed.windows(packed.files(0)) as other:
         assert torch.equal(one.pixels(window), other.pixels(window))
+        image = sum(size for name, size in read if name.endswith(".tif"))
         assert torch.equal(one.annotation(window).labels, other.annotation(window).labels)
-    assert read == []
+    assert 0 < image < (scene / f"d/images/{NAMES[0]}.tif").stat().st_size / 4
 
 
 def test_a_damaged_byte_of_a_packed_scene_is_found_by_the_checks(scene):
