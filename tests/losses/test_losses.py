@@ -182,15 +182,19 @@ def test_class_logsumexp_equals_the_masked_logsumexp_for_any_relation(seed, clas
     st.integers(1, 23),
     st.integers(1, 23),
     st.integers(1, 30),
+    st.integers(1, 30),
     st.booleans(),
 )
-def test_bands_equal_interpolate_and_cross_entropy_in_value_and_gradient(seed, h, w, height, width, rows, aligned):
+def test_bands_equal_interpolate_and_cross_entropy_in_value_and_gradient(
+    seed, h, w, height, width, rows, columns, aligned
+):
     generator = torch.Generator().manual_seed(seed)
     scores = torch.randn(2, 3, h, w, generator=generator).requires_grad_()
     labels = torch.randint(-1, 3, (2, height, width), generator=generator)
     labels[0, 0, 0] = 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(losses.upsampling.BAND_BYTES, "cpu", rows * 2 * 3 * width * 4)
+        patch.setattr(losses.upsampling, "BLOCK", columns)
         ours = cross_entropy(scores, labels, align_corners=aligned)
         (grad,) = torch.autograd.grad(ours, scores)
         with torch.no_grad():

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from manyseg.labels import IGNORE
-from manyseg.losses.upsampling import _grid, _SinglePixels, _source_rows
+from manyseg.losses.upsampling import _grid, _SinglePixels, _source
 
 SIZES = [((3, 4), (7, 9)), ((1, 2), (4, 5)), ((5, 5), (5, 5)), ((4, 6), (3, 2)), ((2, 1), (9, 1))]
 
@@ -60,7 +60,7 @@ def test_a_band_reads_the_rows_between_which_its_pixels_lie(cells, pixels, align
     a, b, c = _grid(cells, pixels, aligned)
     for top in range(pixels):
         for bottom in range(top + 1, pixels + 1):
-            rows = _source_rows(cells, pixels, top, bottom, aligned)
+            rows = _source(cells, pixels, slice(top, bottom), aligned)
             places = [max(a * i + b, 0) / c for i in range(top, bottom)]
             assert rows.start <= min(places)
             assert rows.stop - 1 >= min(max(places), cells - 1)
