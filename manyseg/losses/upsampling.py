@@ -25,7 +25,7 @@ __all__ = ["PixelLoss", "hardest_sum", "upsampled_sum"]
 BAND_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
 """Size of one band of upsampled scores, by device: a processor's cache, or enough to hide a kernel's launch."""
 
-BLOCK = 256
+BLOCK = 128
 """Columns that are interpolated at once, which bounds the cells that each is a sum over."""
 
 PixelLoss: TypeAlias = Callable[[Float[Tensor, "B D R W"], Tensor], Float[Tensor, "B R W"]]
