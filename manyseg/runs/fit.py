@@ -51,6 +51,12 @@ PROBE = 128
 LOGIT_ADJUSTMENT = 0.2
 """Chosen with `multihead` on a part of the training lists of streets, see docs/results.md."""
 
+CLASS_TEMPERATURE = 2.0
+"""Chosen like LOGIT_ADJUSTMENT; both together are better than each."""
+
+COUNTED = 20_000
+"""Images of all datasets at most whose labels are counted unasked, which takes minutes."""
+
 LOOKED_AT = 20
 """Images of a dataset whose sizes are read."""
 
@@ -102,14 +108,12 @@ def choose(recipe: Recipe, machine: Machine) -> list[ChosenOption]:
     """
     data, train = recipe.data, recipe.train
     needs_crop = any("crop" not in (data.model_fields_set | set(s.own)) for s in data.sets)
-    needs_steps = "steps" not in train.model_fields_set
-    folders = [s.open_train(recipe.base) for s in data.sets] if needs_crop or needs_steps else []
+    needs_steps, needs_method = "steps" not in train.model_fields_set, "method" not in recipe.model_fields_set
+    opens = needs_crop or needs_steps or needs_method
+    folders = [s.open_train(recipe.base) for s in data.sets] if opens else []
     found = []
-    if "method" not in recipe.model_fields_set:
-        found += _method(recipe)
-        if "logit_adjustment" not in recipe.test.model_fields_set:
-            why = "rare classes are called more often, for the mean IoU; a little pixel accuracy is lost"
-            found.append(ChosenOption("test.logit_adjustment", LOGIT_ADJUSTMENT, why))
+    if needs_method:
+        found += _method(recipe) + _rare_classes(recipe, folders)
     crop = data.crop
     if needs_crop:
         found.append(_crop(folders, machine))
@@ -139,6 +143,18 @@ def _method(recipe: Recipe) -> list[ChosenOption]:
         why = "starts from equal names, as no text encoder is installed: pip install 'manyseg[offline]'"
         chosen.append(ChosenOption("method.taxonomy", "names", why))
     return chosen
+
+
+def _rare_classes(recipe: Recipe, folders: Sequence[Folder]) -> list[ChosenOption]:
+    """Choose that rare classes are shown and called more often, unless the recipe says how often."""
+    found, given = [], recipe.data.model_fields_set.union(*(s.own for s in recipe.data.sets))
+    if "class_temperature" not in given and sum(map(len, folders)) <= COUNTED:
+        why = "images with rare classes are shown more often, for the mean IoU; labels are counted once"
+        found.append(ChosenOption("data.class_temperature", CLASS_TEMPERATURE, why))
+    if "logit_adjustment" not in recipe.test.model_fields_set:
+        why = "rare classes are called more often, for the mean IoU; a little pixel accuracy is lost"
+        found.append(ChosenOption("test.logit_adjustment", LOGIT_ADJUSTMENT, why))
+    return found
 
 
 def fitted(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[str]:

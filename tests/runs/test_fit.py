@@ -34,6 +34,7 @@ def chosen(recipe, machine, *overrides):
 def test_a_recipe_of_data_alone_is_completed(recipe):
     assert chosen(recipe, CPU) == {
         "method.name": "joint",
+        "data.class_temperature": 2.0,
         "test.logit_adjustment": 0.2,
         "data.crop": [32, 64],
         "data.sets.0.per_step": 4,
@@ -48,6 +49,18 @@ def test_one_dataset_trains_the_ordinary_model(recipe):
     assert chosen(path, CPU)["method.name"] == "multihead"
     assert chosen(path, CPU, "test.logit_adjustment=0")["method.name"] == "multihead"
     assert "test.logit_adjustment" not in chosen(path, CPU, "test.logit_adjustment=0")
+
+
+def test_rare_classes_are_shown_more_often_where_the_recipe_does_not_say_and_labels_are_soon_counted(
+    recipe, monkeypatch
+):
+    key = "data.class_temperature"
+    assert chosen(recipe, CPU)[key] == 2
+    assert key not in chosen(recipe, CPU, "data.class_temperature=1")
+    assert key not in chosen(recipe, CPU, "data.sets.1.class_temperature=4")
+    assert key not in chosen(recipe, CPU, "method.name=joint")
+    monkeypatch.setattr(fit, "COUNTED", 11)
+    assert key not in chosen(recipe, CPU)
 
 
 def test_without_a_text_encoder_the_label_space_starts_from_equal_names(recipe, monkeypatch):
