@@ -54,6 +54,12 @@ LOGIT_ADJUSTMENT = 0.2
 CLASS_TEMPERATURE = 2.0
 """Chosen like LOGIT_ADJUSTMENT; both together are better than each."""
 
+OHEM = 0.7
+"""Chosen likewise."""
+
+SHORT = {"model.channels": 128, "train.lr": 2e-3, "data.scale": [0.75, 1.5]}
+"""What the few steps of a CPU are best spent with, for the network that a recipe without `backbone` has; likewise."""
+
 COUNTED = 20_000
 """Images of all datasets at most whose labels are counted unasked, which takes minutes."""
 
@@ -114,6 +120,9 @@ def choose(recipe: Recipe, machine: Machine) -> list[ChosenOption]:
     found = []
     if needs_method:
         found += _method(recipe) + _rare_classes(recipe, folders)
+        # A run to start from has a network already.
+        if machine.kind == "cpu" and recipe.start is None and not {"backbone", "init"} & recipe.model.keys():
+            found += _short(recipe)
     crop = data.crop
     if needs_crop:
         found.append(_crop(folders, machine))
@@ -135,10 +144,13 @@ def choose(recipe: Recipe, machine: Machine) -> list[ChosenOption]:
 
 def _method(recipe: Recipe) -> list[ChosenOption]:
     """Choose a method that finds one label space for all datasets, where there are several."""
+    hard = ChosenOption(
+        "method.ohem", OHEM, "learns from the pixels that are not yet right, which helps short trainings"
+    )
     if len(recipe.data.sets) == 1:
-        return [ChosenOption("method.name", "multihead", "one dataset has no other's labels to be united with")]
+        return [ChosenOption("method.name", "multihead", "one dataset has no other's labels to be united with"), hard]
     why = "finds one label space for all datasets while it trains; multihead keeps them apart"
-    chosen = [ChosenOption("method.name", recipe.method["name"], why)]
+    chosen = [ChosenOption("method.name", recipe.method["name"], why), hard]
     if not has_offline_encoder():
         why = "starts from equal names, as no text encoder is installed: pip install 'manyseg[offline]'"
         chosen.append(ChosenOption("method.taxonomy", "names", why))
@@ -157,6 +169,14 @@ def _rare_classes(recipe: Recipe, folders: Sequence[Folder]) -> list[ChosenOptio
     return found
 
 
+def _short(recipe: Recipe) -> list[ChosenOption]:
+    """Choose what helps trainings of few steps, unless the recipe says something else."""
+    given = {f"model.{key}" for key in recipe.model} | {f"train.{key}" for key in recipe.train.model_fields_set}
+    given |= {f"data.{key}" for key in recipe.data.model_fields_set.union(*(s.own for s in recipe.data.sets))}
+    why = "for trainings as short as a CPU's"
+    return [ChosenOption(key, value, why) for key, value in SHORT.items() if key not in given]
+
+
 def fitted(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[str]:
     """Choose and say what a recipe leaves open, or take it from the run that is there; return the assignments."""
     machine = Machine.of(accelerator)
@@ -164,7 +184,8 @@ def fitted(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[
     if choices and folder.started:
         folder.check("recipe.toml")
         kept = flatten(read_toml(folder.recipe))
-        choices = [ChosenOption(c.key, kept[c.key], "as the run began") if c.key in kept else c for c in choices]
+        # What it does not hold was not chosen when the run began, maybe by an earlier version.
+        choices = [ChosenOption(c.key, kept[c.key], "as the run began") for c in choices if c.key in kept]
     if choices and accelerator.is_main_process:
         print(f"not in the recipe, so chosen ({machine.name}); write into it, or --set, what you want otherwise:")
         for choice in choices:

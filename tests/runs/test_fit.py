@@ -34,8 +34,12 @@ def chosen(recipe, machine, *overrides):
 def test_a_recipe_of_data_alone_is_completed(recipe):
     assert chosen(recipe, CPU) == {
         "method.name": "joint",
+        "method.ohem": 0.7,
         "data.class_temperature": 2.0,
         "test.logit_adjustment": 0.2,
+        "model.channels": 128,
+        "train.lr": 0.002,
+        "data.scale": [0.75, 1.5],
         "data.crop": [32, 64],
         "data.sets.0.per_step": 4,
         "data.sets.1.per_step": 4,
@@ -61,6 +65,17 @@ def test_rare_classes_are_shown_more_often_where_the_recipe_does_not_say_and_lab
     assert key not in chosen(recipe, CPU, "method.name=joint")
     monkeypatch.setattr(fit, "COUNTED", 11)
     assert key not in chosen(recipe, CPU)
+
+
+def test_short_trainings_of_the_default_network_have_options_of_their_own(recipe):
+    def short(*overrides, machine=CPU):
+        return set(fit.SHORT) & set(chosen(recipe, machine, *overrides))
+
+    assert short() == set(fit.SHORT)
+    assert short("model.channels=64", "train.lr=0.1", "data.sets.1.scale=[1,1]") == set()
+    assert short("train.lr=0.1") == {"model.channels", "data.scale"}
+    assert short("model.backbone=resnet18") == short("method.name=union") == set()
+    assert short(machine=GPU) == short('start="runs/before"') == set()
 
 
 def test_without_a_text_encoder_the_label_space_starts_from_equal_names(recipe, monkeypatch):
@@ -141,4 +156,18 @@ def test_it_trains_says_what_was_chosen_and_goes_on_with_it_on_another_machine(r
     train_recipe(recipe, out=run, overrides=tiny, resume=True)
     said = capsys.readouterr().out
     assert "train.steps=2  # as the run began" in said
+    assert "this run is finished" in said
+
+
+def test_a_run_that_began_when_less_was_chosen_goes_on_without_it(recipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fit, "STEPS", {"cpu": (2, 2)})
+    tiny = ["model.backbone=tiny", "model.pretrained=false", "model.channels=8"]
+    choose_now = fit.choose
+    monkeypatch.setattr(fit, "choose", lambda *given: [c for c in choose_now(*given) if c.key != "method.ohem"])
+    run = train_recipe(recipe, out=tmp_path / "run", overrides=tiny)
+    monkeypatch.setattr(fit, "choose", choose_now)
+    capsys.readouterr()
+    train_recipe(recipe, out=run, overrides=tiny, resume=True)
+    said = capsys.readouterr().out
+    assert "ohem" not in said
     assert "this run is finished" in said
