@@ -39,6 +39,9 @@ STEPS = {"cuda": (2000, 40_000), "cpu": (300, 2000)}
 EPOCHS = 30
 """How often the largest dataset is seen, within the fewest and most steps."""
 
+SMALL_PART = 1 / 3
+"""Side of the crop over the image's, below which that is said."""
+
 MULTIPLE = 32
 """Sides of the crop are multiples of the coarsest level's stride."""
 
@@ -205,7 +208,8 @@ def _crop(folders: Sequence[Folder], machine: Machine) -> ChosenOption:
     scale = min(1.0, SIDE[machine.kind] / math.sqrt(height * width))
     value = [max(MULTIPLE, int(scale * side) // MULTIPLE * MULTIPLE) for side in (height, width)]
     most = f"at most {SIDE[machine.kind]}x{SIDE[machine.kind]} pixels are right for this device"
-    return ChosenOption("data.crop", value, f"images are {height:.0f}x{width:.0f} pixels at the median; {most}")
+    part = "; it shows a small part of an image, data.short_side would show more" if scale < SMALL_PART else ""
+    return ChosenOption("data.crop", value, f"images are {height:.0f}x{width:.0f} pixels at the median; {most}{part}")
 
 
 def _median_size(folder: Folder) -> tuple[float, float]:

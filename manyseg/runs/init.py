@@ -5,30 +5,18 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
 from typing import NamedTuple
 
 from manyseg import atomic
 from manyseg.config import toml_value
-from manyseg.data.card import read_card
-from manyseg.data.folder import Folder
 from manyseg.data.guess import Candidate, guess
 from manyseg.data.hub_sets import set_address
 from manyseg.errors import UserError
 from manyseg.relate.statistics import UNIFIED
 
 __all__ = ["asked_folders", "init_recipe"]
-
-CROP = (64, 512)
-"""Smallest and largest side of the crop, in pixels."""
-
-IMAGES = 9
-"""Images of a step in all, at most; at least one of each dataset."""
-
-LOOKED_AT = 20
-"""Images of a dataset whose sizes are read."""
 
 
 class _Found(NamedTuple):
@@ -78,8 +66,7 @@ def init_recipe(folders: Sequence[Path], out: Path, *, force: bool = False) -> N
         raise UserError(f"{there[0]}: is there already; choose another name with -o, or replace it with --force")
     for path, text in files.items():
         atomic.write(path, text)
-    sizes = {one.name: _size(one) for one in found}
-    atomic.write(out, _recipe(found, sizes, out))
+    atomic.write(out, _recipe(found, out))
     for one in found:
         unsure = len(one.candidate.unsure)
         ask = f"; with a question mark: {unsure}" if unsure else ""
@@ -103,44 +90,30 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-def _size(found: _Found) -> int:
-    """Return the median of the shorter sides of a dataset's images."""
-    folder = Folder(read_card(found.card), found.root)
-    step = max(1, len(folder) // LOOKED_AT)
-    return int(median(min(folder.size(i)) for i in range(0, len(folder), step)))
-
-
-def _recipe(found: Sequence[_Found], sizes: Mapping[str, int], out: Path) -> str:
-    smallest, largest = CROP
-    crop = max(smallest, min(largest, min(sizes.values()) // 32 * 32))
-    per_step = max(1, IMAGES // len(found))
+def _recipe(found: Sequence[_Found], out: Path) -> str:
     sets = []
     for one in found:
         splits = one.candidate.splits
         entry = {"card": one.card.relative_to(out.parent).as_posix(), "root": _root(one.root, out.parent)}
         other = {} if "val" in splits else {"eval_split": next((s for s in splits if s != "train"), "train")}
-        sets.append({**entry, "per_step": per_step, **other})
-    large = [f"{name} ({size} pixels)" for name, size in sizes.items() if size > 3 * crop]
-    hints = [f"# The crop shows a small part of the images of {', '.join(large)}: see short_side."] if large else []
+        sets.append({**entry, **other})
     return "\n".join(
         [
             f"# {len(found)} datasets, one network." if len(found) > 1 else "# One dataset: more of them can join it.",
             "#",
             f"#   manyseg train {out} --out runs/a",
             "#",
-            f"# On a CPU, begin with --set train.steps=100. `manyseg labels {out}` says what the labels mean together.",
-            "# Without [method] the label space is found in training; others: README. Every key: docs/reference.md",
+            f"# `manyseg labels {out}` says what the labels mean together. Network, method, crop, steps and more are",
+            "# chosen for the machine and the data when training starts, and said: write here what you want otherwise.",
+            "# Every key: docs/reference.md",
             "[data]",
             'root = "."  # Relative roots start from this file, whatever MANYSEG_DATA says.',
-            *hints,
-            f"crop = [{crop}, {crop}]",
             f"sets = {toml_value(sets)}",
             "",
-            "[model]",
-            'backbone = "tf_efficientnet_lite0"  # Any timm name; convnext_tiny is larger and better.',
-            "",
-            "[train]",
-            "steps = 5000",
+            "# [model]",
+            '# backbone = "convnext_tiny"  # Any timm name.',
+            "# [train]",
+            "# steps = 5000",
             "",
         ]
     )

@@ -106,6 +106,10 @@ def test_images_larger_than_the_device_can_take_are_cropped_with_their_shape(rec
     # 192 x 192 pixels in the shape 1 : 2 are 135 x 271, and 512 x 512 are 362 x 724.
     assert chosen(recipe, CPU)["data.crop"] == [128, 256]
     assert chosen(recipe, GPU, "model.backbone=tiny")["data.crop"] == [352, 704]
+    for machine, said in ((CPU, True), (GPU, False)):
+        found = choose(read_recipe(recipe, ["model.backbone=tiny"]), machine)
+        (reason,) = [c.reason for c in found if c.key == "data.crop"]
+        assert ("data.short_side would show more" in reason) == said
 
 
 def test_images_whose_header_cannot_be_read_are_left_to_the_check_of_the_data(recipe, monkeypatch):

@@ -38,7 +38,10 @@ def test_folders_become_cards_and_a_recipe_and_the_next_command_trains(place):
     recipe = read_recipe("recipe.toml")
     assert [s.card for s in recipe.data.sets] == ["cards/streets.toml", "cards/city.toml", "cards/other-city.toml"]
     assert [s.root for s in recipe.data.sets] == ["streets", "city", str(place / "other" / "city")]
-    assert recipe.data.crop == (64, 64)
+    # The rest is chosen by training.
+    assert not {"model", "method", "train"} & recipe.model_fields_set
+    assert not {"crop", "mix"} & recipe.data.model_fields_set
+    assert [s.per_step for s in recipe.data.sets] == [None] * 3
     overrides = [word for assignment in SMALL for word in ("--set", assignment)]
     say("train", "recipe.toml", "--out", "runs/a", *overrides)
     assert (place / "work/runs/a/scores.json").is_file()
