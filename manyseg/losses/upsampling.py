@@ -189,17 +189,13 @@ class _SinglePixels:
         """Return the four cells around each pixel, and their weights."""
         (h, w), (height, width) = self.shape[2:], self.labels.shape[1:]
         image, place = pixels // (height * width), pixels % (height * width)
-        across = self._between(w, width, place % width)
+        how = self.align_corners, self.cells.dtype
+        across = _between(w, width, place % width, *how)
         return [
             ((image * h + row) * w + column, down * right)
-            for row, down in self._between(h, height, place // width)
+            for row, down in _between(h, height, place // width, *how)
             for column, right in across
         ]
-
-    def _between(self, cells: int, pixels: int, position: Int[Tensor, " K"]) -> list[tuple[Tensor, Tensor]]:
-        """Return the two cells between which pixels lie on one axis, and their weights."""
-        first, share = _cell(cells, pixels, position, self.align_corners, self.cells.dtype)
-        return [(first, 1 - share), ((first + 1).clamp(max=cells - 1), share)]
 
 
 class _Source(NamedTuple):
@@ -266,9 +262,8 @@ class _Part(NamedTuple):
     def of(cls, cells: int, pixels: int, part: slice, align_corners: bool, scores: Tensor) -> _Part:
         source = _source(cells, pixels, part, align_corners)
         place, dtype = torch.arange(part.start, part.stop, device=scores.device), _at_least_float32(scores)
-        first, share = _cell(cells, pixels, place, align_corners, dtype)
-        weights = share.new_zeros(len(place), source.stop - source.start)
-        for cell, weight in ((first, 1 - share), ((first + 1).clamp(max=cells - 1), share)):
+        weights = scores.new_zeros(len(place), source.stop - source.start, dtype=dtype)
+        for cell, weight in _between(cells, pixels, place, align_corners, dtype):
             weights.scatter_add_(1, (cell - source.start)[:, None], weight[:, None])
         return cls(source, weights)
 
@@ -286,11 +281,12 @@ def _grid(cells: int, pixels: int, align_corners: bool) -> tuple[int, int, int]:
     return (cells - 1, 0, max(pixels - 1, 1)) if align_corners else (2 * cells, cells - pixels, 2 * pixels)
 
 
-def _cell(
+def _between(
     cells: int, pixels: int, position: Int[Tensor, " K"], align_corners: bool, dtype: torch.dtype
-) -> tuple[Int[Tensor, " K"], Float[Tensor, " K"]]:
-    """Return the cell before each pixel on one axis, and how far the pixel is on its way to the next one (0..1)."""
+) -> list[tuple[Int[Tensor, " K"], Float[Tensor, " K"]]]:
+    """Return the two cells between which pixels lie on one axis, and their weights, which sum to 1."""
     step, start, unit = _grid(cells, pixels, align_corners)
     place = (step * position + start).clamp(min=0)
     first = place // unit
-    return first, (place - first * unit).to(dtype) / unit
+    share = (place - first * unit).to(dtype) / unit
+    return [(first, 1 - share), ((first + 1).clamp(max=cells - 1), share)]

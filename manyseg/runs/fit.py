@@ -162,11 +162,11 @@ def _method(recipe: Recipe) -> list[ChosenOption]:
 
 def _rare_classes(recipe: Recipe, folders: Sequence[Folder]) -> list[ChosenOption]:
     """Choose that rare classes are shown and called more often, unless the recipe says how often."""
-    found, given = [], recipe.data.model_fields_set.union(*(s.own for s in recipe.data.sets))
-    if "class_temperature" not in given and sum(map(len, folders)) <= COUNTED:
+    found, given = [], _given(recipe)
+    if "data.class_temperature" not in given and sum(map(len, folders)) <= COUNTED:
         why = "images with rare classes are shown more often, for the mean IoU; labels are counted once"
         found.append(ChosenOption("data.class_temperature", CLASS_TEMPERATURE, why))
-    if "logit_adjustment" not in recipe.test.model_fields_set:
+    if "test.logit_adjustment" not in given:
         why = "rare classes are called more often, for the mean IoU; a little pixel accuracy is lost"
         found.append(ChosenOption("test.logit_adjustment", LOGIT_ADJUSTMENT, why))
     return found
@@ -174,10 +174,19 @@ def _rare_classes(recipe: Recipe, folders: Sequence[Folder]) -> list[ChosenOptio
 
 def _short(recipe: Recipe) -> list[ChosenOption]:
     """Choose what helps trainings of few steps, unless the recipe says something else."""
-    given = {f"model.{key}" for key in recipe.model} | {f"train.{key}" for key in recipe.train.model_fields_set}
-    given |= {f"data.{key}" for key in recipe.data.model_fields_set.union(*(s.own for s in recipe.data.sets))}
-    why = "for trainings as short as a CPU's"
+    given, why = _given(recipe), "for trainings as short as a CPU's"
     return [ChosenOption(key, value, why) for key, value in SHORT.items() if key not in given]
+
+
+def _given(recipe: Recipe) -> set[str]:
+    """List the keys that the recipe gives, of a set's own augmentation as of all."""
+    tables = {
+        "model": recipe.model,
+        "train": recipe.train.model_fields_set,
+        "test": recipe.test.model_fields_set,
+        "data": recipe.data.model_fields_set.union(*(s.own for s in recipe.data.sets)),
+    }
+    return {f"{table}.{key}" for table, keys in tables.items() for key in keys}
 
 
 def fitted(recipe: Recipe, folder: RunFolder, accelerator: Accelerator) -> list[str]:
