@@ -31,9 +31,9 @@ from manyseg.data import pattern
 from manyseg.data.classes import CardClass, StrictRaw, join_classes
 from manyseg.data.encodings import ENCODINGS, Encoding, Overlap, Raw, RawValues, Said, find_encoding
 from manyseg.data.files import exists
-from manyseg.data.packed import read_url, url_of
 from manyseg.data.pattern import fields
 from manyseg.data.photo import Exif
+from manyseg.data.stores import read_url, url_of
 from manyseg.errors import UserError, close
 from manyseg.labels import IGNORE, LabelClass, LabelSpace
 from manyseg.labels.colors import parse_color

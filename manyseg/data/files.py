@@ -16,8 +16,9 @@ from typing import Any, BinaryIO, NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from manyseg import atomic
-from manyseg.data.packed import DamagedError, pack_of, url_of
+from manyseg.data.packed import DamagedError, pack_of
 from manyseg.data.parquet import ENDING, cell_of, read_cell
+from manyseg.data.stores import url_of
 from manyseg.errors import UserError
 
 __all__ = [

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from manyseg.data.class_tables import may_be_table
-from manyseg.data.packed import packed_root, url_of
+from manyseg.data.packed import packed_root
 from manyseg.data.parquet import ENDING
+from manyseg.data.stores import url_of
 from manyseg.errors import UserError
 
 __all__ = ["asking", "local_root", "set_address"]

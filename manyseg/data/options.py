@@ -20,7 +20,8 @@ from pydantic import (
 
 from manyseg.data.card import Card, builtin_cards, read_card
 from manyseg.data.hub_sets import local_root
-from manyseg.data.packed import pack_of, url_of
+from manyseg.data.packed import pack_of
+from manyseg.data.stores import url_of
 from manyseg.errors import UserError
 
 if TYPE_CHECKING:

@@ -8,11 +8,9 @@ dataset's root, and an address of a store is a path that has lost a slash, `s3:/
 from __future__ import annotations
 
 import os
-import re
 import zlib
 from bisect import bisect_left
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from io import BufferedReader, RawIOBase
 from itertools import pairwise
@@ -22,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import msgspec
 import numpy as np
 
+from manyseg.data.stores import read_url, sizes_beside, url_of
 from manyseg.errors import UserError
 
 __all__ = [
@@ -34,18 +33,12 @@ __all__ = [
     "load_pack",
     "pack_of",
     "packed_root",
-    "read_url",
-    "url_exists",
-    "url_of",
-    "writing_url",
 ]
 
 INDEX = "manyseg-pack.json"
 """The name of the file that makes a folder a pack."""
 
 VERSION = 1
-
-SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):/+")
 
 PIECE = 1 << 20
 """Bytes that are read at once of a file that is packed, or whose checksum is looked at."""
@@ -140,9 +133,7 @@ class Pack:
         if self.url is None:
             with os.scandir(self.place.parent) as entries:
                 return {e.name: e.stat().st_size for e in entries if e.is_file()}
-        system, path = _system(self.url, os.getpid())
-        listed = system.ls(path.rpartition("/")[0], detail=True)
-        return {str(e["name"]).rpartition("/")[2]: int(e["size"]) for e in listed if e["type"] == "file"}
+        return sizes_beside(self.url)
 
     def _shard_place(self, file: str) -> str:
         return str(self.place.with_name(file)) if self.url is None else f"{self.url.rpartition('/')[0]}/{file}"
@@ -189,9 +180,7 @@ class Pack:
             with self.place.with_name(shard.file).open("rb", buffering=0) as file:
                 file.seek(first)
                 return file.read(size)
-        system, path = _system(self.url, os.getpid())
-        data: bytes = system.cat_file(f"{path.rpartition('/')[0]}/{shard.file}", start=first, end=first + size)
-        return data
+        return read_url(self._shard_place(shard.file), first, first + size)
 
     def open(self, name: str) -> BinaryIO:
         """Open a file to read parts of it, with no look at its checksum; raises FileNotFoundError."""
@@ -210,15 +199,6 @@ class Pack:
         if size != self._size[at] or crc != self._crc[at]:
             place = self._shard_place(self.shards[self._shard[at]].file)
             raise DamagedError(f"{place} is not as it was packed: another checksum")
-
-
-def url_of(root: str | Path) -> str | None:
-    """Return the address that a root or file stands for, also as a path, which has lost a slash; None for paths."""
-    text = os.fspath(root)
-    match = SCHEME.match(text)
-    if match is None:
-        return None
-    return f"{match[1]}://{'/' if match[1] in ('file', 'local') else ''}{text[match.end() :]}"
 
 
 def packed_root(folder: Path) -> Path | None:
@@ -280,47 +260,3 @@ def load_pack(place: str) -> Pack:
 @lru_cache
 def _loaded(place: str, state: tuple[int, int]) -> Pack:
     return Pack(Path(place))
-
-
-@lru_cache
-def _system(url: str, process: int) -> tuple[Any, str]:
-    """Return fsspec's file system and path of an address; every process has its own, as forks cannot share them."""
-    try:
-        from fsspec.core import url_to_fs
-    except ImportError:
-        raise UserError(f"{url}: addresses need fsspec; pip install 'manyseg[stores]'") from None
-    try:
-        system, path = url_to_fs(url)
-    except (ImportError, ValueError) as e:
-        reason = " ".join(str(e).split())
-        raise UserError(f"{url}: this kind of address cannot be read ({reason}); install what it needs") from None
-    return system, str(path)
-
-
-def url_exists(url: str) -> bool:
-    """Say whether there is a file at an address; raises UserError where fsspec cannot read its kind."""
-    system, path = _system(url, os.getpid())
-    return bool(system.exists(path))
-
-
-@contextmanager
-def writing_url(url: str) -> Iterator[BinaryIO]:
-    """Yield an open file that lies at an address when the block ends; of a block that fails, a part may stay there.
-
-    Raises UserError where nothing can be written there.
-    """
-    system, path = _system(url, os.getpid())
-    try:
-        system.makedirs(path.rpartition("/")[0], exist_ok=True)
-        with system.open(path, "wb") as file:
-            yield file
-    except (OSError, NotImplementedError) as e:
-        reason = " ".join(str(e).split()) or type(e).__name__
-        raise UserError(f"{url}: cannot be written ({reason}); choose an address where you may write") from e
-
-
-def read_url(url: str) -> bytes:
-    """Return the content of the file at an address; raises OSError, and UserError where fsspec cannot read its kind."""
-    system, path = _system(url, os.getpid())
-    data: bytes = system.cat_file(path)
-    return data

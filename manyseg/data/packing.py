@@ -17,8 +17,9 @@ from manyseg.data.card import Card, card_text, is_list, read_card
 from manyseg.data.class_tables import may_be_table
 from manyseg.data.files import exists, file_size, stream
 from manyseg.data.folder import Folder
-from manyseg.data.packed import INDEX, PIECE, VERSION, Index, Shard, load_pack, url_exists, url_of, writing_url
+from manyseg.data.packed import INDEX, PIECE, VERSION, Index, Shard, load_pack
 from manyseg.data.parquet import ENDING
+from manyseg.data.stores import url_exists, url_of, writing_url
 from manyseg.data.table_check import beside
 from manyseg.errors import UserError, counted
 from manyseg.progress import progress

@@ -24,7 +24,7 @@ from manyseg.data.finding import Finding, merged, of_error
 from manyseg.data.folder import Folder
 from manyseg.data.histogram import Histogram, absences, single
 from manyseg.data.inspection import Inspection, inspect_all
-from manyseg.data.packed import url_of
+from manyseg.data.stores import url_of
 from manyseg.data.table_check import compared_tables
 from manyseg.errors import UserError
 from manyseg.progress import progress

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 from manyseg.config import check, keywords, merge_tables, override, read_toml, replace_values
 from manyseg.data.card import builtin_cards
 from manyseg.data.options import DataOptions
-from manyseg.data.packed import url_of
+from manyseg.data.stores import url_of
 from manyseg.errors import UserError, close
 from manyseg.inference.options import TestOptions
 from manyseg.labels import LabelSpace

@@ -15,9 +15,10 @@ from test_advice_of_files import FOUR, A, M
 from manyseg.data import load
 from manyseg.data.bands import band_size
 from manyseg.data.guess import guess
-from manyseg.data.packed import INDEX, _loaded, _system
+from manyseg.data.packed import INDEX, _loaded
 from manyseg.data.packing import pack
 from manyseg.data.parquet import _opened
+from manyseg.data.stores import _system
 from manyseg.errors import UserError
 
 
