@@ -6,25 +6,25 @@ Cards can be read and datasets checked without a deep-learning framework: torch 
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property, partial
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from manyseg.data import bands, locate, pattern
+from manyseg.data import bands, locate
 from manyseg.data.bands import BandWindows, ValueRange, opened_windows
-from manyseg.data.card import Card, is_list
+from manyseg.data.card import Card
 from manyseg.data.encodings import Found, ImageFiles, found_size
-from manyseg.data.files import EVERYTHING, DataError, Size, Window, exists, image_size, opened
+from manyseg.data.files import EVERYTHING, DataError, Size, Window, image_size, opened
 from manyseg.data.finding import Finding
 from manyseg.data.hub_sets import local_root
 from manyseg.data.photo import orientation, read_rgb, shown_size, turned
-from manyseg.errors import UserError, close
+from manyseg.data.split_ids import filled, find_ids, split_text
+from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ class Folder:
             raise UserError(
                 f"card '{card.name}': annotation '{annotation}' cannot be had from {card.kind}; use: {known}"
             )
-        self.ids = tuple(self._find_ids())
+        self.ids = find_ids(card, self.root, split)
+        self._split_text = split_text(card, split)
         self._encoding = card.reader(card.raw_values)
         self._prepared = False
 
@@ -275,70 +276,8 @@ class Folder:
         self.prepare()
         return self._encoding.size(files) or image_size(image)
 
-    def _find_ids(self) -> list[str]:
-        splits = self.card.splits
-        if self.split not in splits:
-            meant = close(self.split, list(splits))
-            raise UserError(f"card '{self.card.name}' has no split '{self.split}'{meant}; it has: {', '.join(splits)}")
-        locate.check_folder(self.root, f"give the root of dataset '{self.card.name}'")
-        whole, image = self.card.whole(self.split), self.card.image
-        value, names = splits[whole], pattern.fields(image)
-        if is_list(value):
-            file = self.card.list_path(self.root, whole)
-            ids, what = [], f"{file}: an id"
-            for line in pattern.read_list(file):
-                pattern.check_below(what, line)
-                if len(names) == 1:
-                    ids.append(line)
-                    continue
-                # A list may name folders: fewer parts than the pattern has names, and all images there are meant.
-                known = {"split": whole, **pattern.values(names, line)}
-                ids += [line] if len(known) > len(names) else locate.find(self.root, image, known, names)
-            self._check_listed(file, ids)
-            reason = f"{file} lists no id"
-        else:
-            ids = locate.find(self.root, image, {"split": value}, names)
-            reason = f"no file matches {self.root / pattern.fill(image, {'split': value})}"
-        if ids and (part := pattern.part(splits[self.split])) is not None:
-            reason = f"'{whole}' has {len(ids)} images, and none is in {splits[self.split]}"
-            ids = part.of(sorted(ids))
-        if not ids:
-            raise UserError(
-                f"split '{self.split}' of dataset '{self.card.name}' is empty: {reason}; check root and card"
-            )
-        return ids
-
-    def _check_listed(self, file: Path, ids: Sequence[str]) -> None:
-        """Raise UserError where a list names files, not ids: seen at its first line."""
-        image = self.card.image
-        if not ids or pattern.fields(image) != ("id",) or ".parquet/" in image:
-            return
-
-        def there(image_id: str) -> bool:
-            return exists(f"{self._root}/{locate.resolve(self._root, self._filled(image, image_id))}")
-
-        word = ids[0].split()[0].removeprefix("./")
-        named = re.fullmatch(pattern.regex(pattern.fill(image, {"split": self._split_text})), word)
-        meant = named["id"] if named else str(PurePosixPath(word).with_suffix(""))
-        if not there(ids[0]) and there(meant):
-            raise UserError(
-                f"{file}: '{ids[0]}' is no id: {{id}} in image = \"{image}\" stands for '{meant}' alone; write one id "
-                "a line, or let `manyseg data --guess` write the lists"
-            )
-
-    @cached_property
-    def _split_text(self) -> str:
-        """What `{split}` stands for."""
-        whole = self.card.whole(self.split)
-        value = self.card.splits[whole]
-        return whole if is_list(value) else value
-
     def _fill(self, text: str, index: int) -> str:
-        return self._filled(text, self.ids[index])
-
-    def _filled(self, text: str, image_id: str) -> str:
-        names = pattern.fields(self.card.image)
-        return pattern.fill(text, {"split": self._split_text, **pattern.values(names, image_id)})
+        return filled(self.card, self._split_text, text, self.ids[index])
 
     def resolved(self, text: str, index: int) -> str:
         """Return, from the root on, where the file of an image is that one of the card's patterns means."""
