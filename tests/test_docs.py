@@ -15,7 +15,8 @@ from manyseg.data.annotation import Dense
 from manyseg.data.batch import Batch
 from manyseg.data.encodings import ImageFiles, RawValues, Regions
 from manyseg.data.encodings.base import Encoding
-from manyseg.data.files import DataError, Size
+from manyseg.data.files import DataError
+from manyseg.data.window import Size
 from manyseg.labels import LabelClass, LabelSpace
 from manyseg.methods import find_method
 from manyseg.models import PixelEncoder

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 import numpy as np
 
-from manyseg.data.files import DataError, Size, Window, check_ends, exists
+from manyseg.data.files import DataError, check_ends, exists
 from manyseg.data.packed import Pack, pack_of
+from manyseg.data.window import Size, Window
 from manyseg.errors import UserError
 
 if TYPE_CHECKING:

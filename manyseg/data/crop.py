@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as V
 
 from manyseg.data.annotation import Annotation, Boxes, Dense, Segments, Tags
-from manyseg.data.files import Window
+from manyseg.data.window import Window
 from manyseg.labels import IGNORE
 
 __all__ = ["Crop", "Span", "flip"]

@@ -19,11 +19,12 @@ from manyseg.data import bands, locate
 from manyseg.data.bands import BandWindows, ValueRange, opened_windows
 from manyseg.data.card import Card
 from manyseg.data.encodings import Found, ImageFiles, found_size
-from manyseg.data.files import EVERYTHING, DataError, Size, Window, image_size, opened
+from manyseg.data.files import DataError, image_size, opened
 from manyseg.data.finding import Finding
 from manyseg.data.hub_sets import local_root
 from manyseg.data.photo import orientation, read_rgb, shown_size, turned
 from manyseg.data.split_ids import filled, find_ids, split_text
+from manyseg.data.window import EVERYTHING, Size, Window
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace
 

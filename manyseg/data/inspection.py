@@ -15,10 +15,11 @@ import numpy as np
 from manyseg.cores import readers
 from manyseg.data.bands import page_count
 from manyseg.data.encodings import Found, ImageFiles, Regions, found_size
-from manyseg.data.files import Window, check_whole, exists, pages, stream
+from manyseg.data.files import check_whole, exists, pages, stream
 from manyseg.data.finding import Finding, of_error
 from manyseg.data.folder import Folder, OpenedImage
 from manyseg.data.photo import orientation
+from manyseg.data.window import Window
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE
 

@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from manyseg.data.bands import ValueRange, to_bytes
-from manyseg.data.files import BROKEN, DataError, Size, Window, image_size
+from manyseg.data.files import BROKEN, DataError, image_size
+from manyseg.data.window import Size, Window
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8

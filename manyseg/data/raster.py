@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from manyseg.data.bands import band_size, opened_raster, page_count
-from manyseg.data.files import DataError, Size, Window, image_size, opened, pages
+from manyseg.data.files import DataError, image_size, opened, pages
+from manyseg.data.window import Size, Window
 
 __all__ = ["raster_size", "read_colors", "read_index", "value_counts"]
 

@@ -22,9 +22,9 @@ from torchvision.transforms.v2 import functional as V
 from manyseg.data.annotation import Annotation
 from manyseg.data.batch import Sample
 from manyseg.data.crop import Crop, flip, rotate
-from manyseg.data.files import Size, Window
 from manyseg.data.folder import Folder
 from manyseg.data.options import AugmentOptions, Jitter
+from manyseg.data.window import Size, Window
 
 __all__ = ["Augment"]
 

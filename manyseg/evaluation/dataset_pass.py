@@ -24,8 +24,9 @@ from torch import Tensor
 from manyseg.cores import READERS, readers
 from manyseg.data import bands
 from manyseg.data.annotation import Dense, Segments
-from manyseg.data.files import DataError, Window
+from manyseg.data.files import DataError
 from manyseg.data.folder import Folder
+from manyseg.data.window import Window
 from manyseg.errors import UserError
 from manyseg.inference.encoded_images import EncodedImages, OutputSpace, images_at_once
 from manyseg.inference.large_image import check_windows, label_rows

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from manyseg.data.bands import ValueRange, band_facts, opened_windows
 from manyseg.data.batch import image_tensor
-from manyseg.data.files import DataError, Window, image_size, opened
+from manyseg.data.files import DataError, image_size, opened
 from manyseg.data.photo import read_rgb
+from manyseg.data.window import Window
 from manyseg.errors import UserError
 from manyseg.inference.options import Size
 from manyseg.inference.resize import resize

@@ -20,7 +20,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from manyseg.data.files import DataError, size_text
+from manyseg.data.files import DataError
+from manyseg.data.window import size_text
 from manyseg.errors import UserError
 from manyseg.inference.options import Size
 from manyseg.prediction.photo import read_photo

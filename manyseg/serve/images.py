@@ -9,7 +9,8 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from manyseg.data.files import BROKEN, size_text
+from manyseg.data.files import BROKEN
+from manyseg.data.window import size_text
 from manyseg.inference.options import Size
 from manyseg.prediction.photo import shown_photo
 

@@ -10,11 +10,11 @@ import torch
 from layouts import NAMES
 from PIL import Image
 
-from manyseg.data import bands, files, folder, load
+from manyseg.data import bands, folder, load, window
 from manyseg.data.bands import BandWindows
 from manyseg.data.check import check
 from manyseg.data.encodings.run_lengths import pixels
-from manyseg.data.files import DataError, Window
+from manyseg.data.files import DataError
 from manyseg.data.guess import guess
 from manyseg.data.options import AugmentOptions
 from manyseg.data.packed import Pack
@@ -22,6 +22,7 @@ from manyseg.data.packing import pack
 from manyseg.data.quick_check import quick_check
 from manyseg.data.sheet import contact_sheet
 from manyseg.data.transforms import Augment
+from manyseg.data.window import Window
 
 SIZE = (90, 130)
 NONE = {"brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
@@ -201,7 +202,7 @@ def test_a_check_reads_strips_and_counts_as_if_it_read_the_whole(place, monkeypa
     monkeypatch.setattr(
         BandWindows, "_read", lambda self, **how: (sizes.append(read(self, **how).shape), read(self, **how))[1]
     )
-    monkeypatch.setattr(files, "STRIP", 130 * 7)
+    monkeypatch.setattr(window, "STRIP", 130 * 7)
     assert check(path.card, place) == []
     assert {h for _, h, _ in sizes} == {7, 90 % 7, 1}
     monkeypatch.setenv("MANYSEG_CACHE", str(place / "cache"))
@@ -248,7 +249,7 @@ def test_an_example_of_a_large_image_is_its_middle(place, monkeypatch):
 
 
 def test_a_guess_counts_images_that_no_picture_reader_opens(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "STRIP", 130 * 7)
+    monkeypatch.setattr(window, "STRIP", 130 * 7)
     monkeypatch.setattr(bands, "SEEN", 32)
     found = guess(place)[0]
     expected = sum(np.bincount(plane(i).ravel(), minlength=256) for i in range(2))

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from manyseg.data.bands import band_size
-from manyseg.data.files import DataError, Size, Window, opened, size_text
+from manyseg.data.files import DataError, opened
 from manyseg.data.finding import Finding
 from manyseg.data.photo import shown_size
 from manyseg.data.raster import value_counts
+from manyseg.data.window import Size, Window, size_text
 from manyseg.labels import IGNORE
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from manyseg.data.encodings.base import ImageFiles, ObjectBoxes
 from manyseg.data.encodings.boxes import judged
 from manyseg.data.encodings.records import FAULTS, ImageRecord, RecordEncoding
 from manyseg.data.encodings.schema import Fault, read_bytes, shown
-from manyseg.data.files import DataError, Size
+from manyseg.data.files import DataError
 from manyseg.data.finding import Finding
+from manyseg.data.window import Size
 from manyseg.errors import UserError
 
 __all__ = ["BoxLines"]

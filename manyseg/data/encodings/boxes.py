@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple, TypeAlias
 
 from manyseg.data.encodings.schema import Coordinate
-from manyseg.data.files import Size, size_text
+from manyseg.data.window import Size, size_text
 
 __all__ = ["Corners", "Verdict", "judged"]
 

@@ -19,9 +19,10 @@ from manyseg.data.encodings.masks import count_values
 from manyseg.data.encodings.outlines import Segmentation, outline_corners, outline_faults, packed
 from manyseg.data.encodings.records import FAULTS, ImageRecord, RecordEncoding
 from manyseg.data.encodings.schema import Fault, Identifier, Name, Side, checked, load_json, shown
-from manyseg.data.files import DataError, Size
+from manyseg.data.files import DataError
 from manyseg.data.finding import Finding
 from manyseg.data.raster import raster_size, read_colors
+from manyseg.data.window import Size
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE
 

@@ -26,7 +26,8 @@ from manyseg.data.encodings.drawn import (
 )
 from manyseg.data.encodings.records import ImageRecord, RecordEncoding
 from manyseg.data.encodings.run_lengths import Outline
-from manyseg.data.files import DataError, Size, stream
+from manyseg.data.files import DataError, stream
+from manyseg.data.window import Size
 from manyseg.errors import UserError
 
 __all__ = ["CvatImages"]

@@ -18,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from manyseg.data.encodings.base import Encoding, ImageFiles, RawValues, Regions
 from manyseg.data.encodings.boxes import CORRECT, Verdict, judged
 from manyseg.data.encodings.run_lengths import Outline, pixels
-from manyseg.data.files import DataError, Size, Window, size_text
+from manyseg.data.files import DataError
 from manyseg.data.finding import Finding
+from manyseg.data.window import Size, Window, size_text
 from manyseg.labels import IGNORE
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from manyseg.data.encodings.drawn import (
 from manyseg.data.encodings.records import ImageRecord, RecordEncoding
 from manyseg.data.encodings.run_lengths import Outline
 from manyseg.data.encodings.schema import load_json
-from manyseg.data.files import DataError, Size
+from manyseg.data.files import DataError
+from manyseg.data.window import Size
 
 __all__ = ["LabelStudio"]
 

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from manyseg.data.encodings.base import UNKNOWN_VALUE, Encoding, ImageFiles, Regions
-from manyseg.data.files import DataError, Size, size_text
+from manyseg.data.files import DataError
 from manyseg.data.raster import raster_size, read_colors, read_index, value_counts
+from manyseg.data.window import Size, size_text
 from manyseg.labels import IGNORE
 from manyseg.labels.colors import hex_color, parse_color
 

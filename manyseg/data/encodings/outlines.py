@@ -13,7 +13,7 @@ from pycocotools import mask as rle
 
 from manyseg.data.encodings.run_lengths import Outline, unpacked
 from manyseg.data.encodings.schema import Coordinate, Fault, Side, shown
-from manyseg.data.files import Size, size_text
+from manyseg.data.window import Size, size_text
 
 __all__ = ["RunLengths", "Segmentation", "outline_corners", "outline_faults", "packed"]
 

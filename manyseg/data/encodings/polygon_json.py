@@ -9,7 +9,7 @@ from pydantic import Field
 from manyseg.data.encodings.base import ImageFiles
 from manyseg.data.encodings.drawn import DrawnEncoding, Point, Schema, Shape, Side, polygon, validated
 from manyseg.data.encodings.schema import load_json
-from manyseg.data.files import Size
+from manyseg.data.window import Size
 
 __all__ = ["PolygonJson"]
 

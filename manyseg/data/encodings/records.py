@@ -14,9 +14,10 @@ import msgspec
 
 from manyseg.data.encodings.base import Encoding, ImageFiles, RawValues
 from manyseg.data.encodings.schema import Fault
-from manyseg.data.files import DataError, Size
+from manyseg.data.files import DataError
 from manyseg.data.finding import Finding
 from manyseg.data.finding import kind as kind_of
+from manyseg.data.window import Size
 from manyseg.errors import UserError
 
 __all__ = ["FAULTS", "ImageRecord", "Record", "RecordEncoding"]

@@ -6,8 +6,9 @@ import numpy as np
 
 from manyseg.data.encodings.base import UNKNOWN_VALUE, Encoding, ImageFiles, Regions
 from manyseg.data.encodings.masks import count_values
-from manyseg.data.files import DataError, Size
+from manyseg.data.files import DataError
 from manyseg.data.raster import raster_size, read_colors
+from manyseg.data.window import Size
 from manyseg.labels import IGNORE
 
 __all__ = ["RedGreen"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from pycocotools import mask as rle
 
-from manyseg.data.files import Window
+from manyseg.data.window import Window
 
 if TYPE_CHECKING:
     from jaxtyping import Bool

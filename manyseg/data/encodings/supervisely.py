@@ -26,7 +26,8 @@ from manyseg.data.encodings.drawn import (
 )
 from manyseg.data.encodings.run_lengths import Outline
 from manyseg.data.encodings.schema import load_json
-from manyseg.data.files import BROKEN, DataError, Size, reason
+from manyseg.data.files import BROKEN, DataError, reason
+from manyseg.data.window import Size
 
 __all__ = ["Supervisely"]
 

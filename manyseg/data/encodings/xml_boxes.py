@@ -12,8 +12,9 @@ import numpy as np
 from manyseg.data.encodings.base import Encoding, ImageFiles, ObjectBoxes
 from manyseg.data.encodings.boxes import judged
 from manyseg.data.encodings.schema import Coordinate, Fault, Name, Side, faults, shown
-from manyseg.data.files import DataError, Size, stream
+from manyseg.data.files import DataError, stream
 from manyseg.data.finding import Finding
+from manyseg.data.window import Size
 
 __all__ = ["VocBoxes"]
 

@@ -11,8 +11,9 @@ import numpy as np
 from manyseg.data.encodings.base import Encoding, ImageFiles, ObjectBoxes
 from manyseg.data.encodings.boxes import judged
 from manyseg.data.encodings.drawn import DrawnEncoding, Shape, polygon
-from manyseg.data.files import DataError, Size, stream
+from manyseg.data.files import DataError, stream
 from manyseg.data.finding import Finding
+from manyseg.data.window import Size
 from manyseg.textfile import decode
 
 __all__ = ["YoloBoxes", "YoloSegments"]
