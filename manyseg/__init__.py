@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from manyseg.labels import LabelSpace as LabelSpace
     from manyseg.labels import Taxonomy as Taxonomy
     from manyseg.methods.base import Method as Method
-    from manyseg.methods.base import PixelMethod as PixelMethod
+    from manyseg.methods.pixel import PixelMethod as PixelMethod
     from manyseg.prediction.model import Model as Model
     from manyseg.prediction.prediction import Prediction as Prediction
     from manyseg.runs.propose import propose_labels as propose_labels
@@ -32,7 +32,7 @@ _PLACES = {
     "LabelSpace": "manyseg.labels",
     "Method": "manyseg.methods.base",
     "Model": "manyseg.prediction.model",
-    "PixelMethod": "manyseg.methods.base",
+    "PixelMethod": "manyseg.methods.pixel",
     "Prediction": "manyseg.prediction.prediction",
     "Taxonomy": "manyseg.labels",
     "UserError": "manyseg.errors",

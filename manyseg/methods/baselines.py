@@ -33,9 +33,10 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import MeanLoss, RelationIndex
-from manyseg.methods.base import NameClassifier, PixelMethod, dense_labels
+from manyseg.methods.base import NameClassifier, dense_labels
 from manyseg.methods.continuation import LabelRows, layer_rows, node_labels
 from manyseg.methods.node_groups import GroupTargets, NodeGroups
+from manyseg.methods.pixel import PixelMethod
 from manyseg.methods.sources import TaxonomySource, resolve_taxonomy
 from manyseg.models import PixelEncoder
 

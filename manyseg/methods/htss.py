@@ -31,8 +31,9 @@ from manyseg.errors import UserError
 from manyseg.labels import IGNORE, LabelSpace, Taxonomy
 from manyseg.labels.hierarchy import Hierarchy
 from manyseg.losses import MeanLoss, RelationIndex
-from manyseg.methods.base import PixelMethod, dense_labels
+from manyseg.methods.base import dense_labels
 from manyseg.methods.continuation import Label, LabelRows, layer_rows, node_labels
+from manyseg.methods.pixel import PixelMethod
 from manyseg.methods.softmax_tree import Classifier, ClassifierTargets, classifiers_of, paths_to_leaves
 from manyseg.methods.sources import PROPOSAL, TaxonomySource, resolve_taxonomy
 from manyseg.models import PixelEncoder

@@ -33,10 +33,11 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import IGNORE, JointClasses, LabelSpace, Taxonomy
 from manyseg.losses import MeanLoss, RelationIndex
-from manyseg.methods.base import Method, PixelMethod, dense_labels
+from manyseg.methods.base import Method, dense_labels
 from manyseg.methods.continuation import Continuation, LabelRows, layer_rows, node_labels
 from manyseg.methods.initial_nodes import named
 from manyseg.methods.node_groups import GroupTargets, NodeGroups
+from manyseg.methods.pixel import PixelMethod
 from manyseg.methods.sources import PROPOSAL, TaxonomySource, resolve_taxonomy
 from manyseg.models import Features, PixelEncoder
 from manyseg.relate.inclusion import inclusion_log_odds, related_nodes

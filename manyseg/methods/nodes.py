@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from manyseg import losses
 from manyseg.labels import LabelSpace
 from manyseg.losses import RelationIndex
-from manyseg.methods.base import PixelMethod, Schedule, StagePlan
+from manyseg.methods.base import Schedule, StagePlan
 from manyseg.methods.initial_nodes import (
     READS_CONFUSIONS,
     InitialSource,
@@ -26,6 +26,7 @@ from manyseg.methods.initial_nodes import (
     PruningOptions,
     initial_nodes,
 )
+from manyseg.methods.pixel import PixelMethod
 from manyseg.methods.sources import StageStatistics, StatisticsSource, TaxonomySource
 from manyseg.models import PixelEncoder
 

@@ -21,8 +21,9 @@ from manyseg.data.batch import Batch
 from manyseg.errors import UserError
 from manyseg.labels import LabelSpace, Taxonomy
 from manyseg.losses import Averaging, BinaryTargets, MeanLoss, RelationIndex
-from manyseg.methods.base import NameClassifier, PixelMethod, dense_labels
+from manyseg.methods.base import NameClassifier, dense_labels
 from manyseg.methods.continuation import LabelRows, node_labels
+from manyseg.methods.pixel import PixelMethod
 from manyseg.methods.plan import Schedule, StagePlan
 from manyseg.methods.sources import StageStatistics, StatisticsSource, resolve_statistics
 from manyseg.models import Features, PixelEncoder
