@@ -27,11 +27,11 @@ from manyseg.training.kept_tensors import kept_bytes
 
 __all__ = ["ChosenOption", "Machine", "choose", "fitted"]
 
-SIDE = {"cuda": 512, "cpu": 192}
-"""The crop has at most the pixels of a square of this side; other accelerators are taken for CPUs."""
+SIDE = {"cuda": 512, "cpu": 160}
+"""The crop has about the pixels of a square of this side at most; other accelerators are taken for CPUs."""
 
-IMAGES = {"cuda": 16, "cpu": 8}
-"""Images of a step in all at most, on each process; at least one of each dataset."""
+IMAGES = {"cuda": 16, "cpu": 9}
+"""Images of a step in all at least, on each process, where its memory holds them; of each dataset the same number."""
 
 STEPS = {"cuda": (2000, 40_000), "cpu": (300, 2000)}
 """Fewest and most steps."""
@@ -215,8 +215,9 @@ def _crop(folders: Sequence[Folder], machine: Machine) -> ChosenOption:
     sizes = [_median_size(folder) for folder in folders]
     height, width = (median(side) for side in zip(*sizes, strict=True))
     scale = min(1.0, SIDE[machine.kind] / math.sqrt(height * width))
-    value = [max(MULTIPLE, int(scale * side) // MULTIPLE * MULTIPLE) for side in (height, width)]
-    most = f"at most {SIDE[machine.kind]}x{SIDE[machine.kind]} pixels are right for this device"
+    parts = (max(1, min(round(scale * side / MULTIPLE), int(side / MULTIPLE))) for side in (height, width))
+    value = [MULTIPLE * part for part in parts]
+    most = f"about {SIDE[machine.kind]}x{SIDE[machine.kind]} pixels at most are right for this device"
     part = "; it shows a small part of an image, data.short_side would show more" if scale < SMALL_PART else ""
     return ChosenOption("data.crop", value, f"images are {height:.0f}x{width:.0f} pixels at the median; {most}{part}")
 
@@ -234,13 +235,14 @@ def _median_size(folder: Folder) -> tuple[float, float]:
 
 def _images(recipe: Recipe, crop: tuple[int, int], machine: Machine) -> tuple[int, str]:
     """Return the images of each dataset in a step, over all processes."""
-    most, reason = IMAGES[machine.kind], f"{IMAGES[machine.kind]} images of all datasets at most"
+    sets, least = len(recipe.data.sets), IMAGES[machine.kind]
+    count, reason = math.ceil(least / sets), f"{least} images of all datasets at least"
     if machine.memory is not None:
         each = _activation_bytes(recipe) * crop[0] * crop[1] / (2 if machine.bf16 else 1)
-        fitting = int(FREE * machine.memory / each)
-        if fitting < most:
-            most, reason = fitting, f"an image takes {each / 2**30:.2f} GiB of the device's memory"
-    return machine.processes * max(1, most // len(recipe.data.sets)), reason
+        fitting = int(FREE * machine.memory / each) // sets
+        if fitting < count:
+            count, reason = fitting, f"an image takes {each / 2**30:.2f} GiB of the device's memory"
+    return machine.processes * max(1, count), reason
 
 
 def _activation_bytes(recipe: Recipe) -> float:

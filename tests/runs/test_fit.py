@@ -41,8 +41,8 @@ def test_a_recipe_of_data_alone_is_completed(recipe):
         "train.lr": 0.002,
         "data.scale": [0.75, 1.5],
         "data.crop": [32, 64],
-        "data.sets.0.per_step": 4,
-        "data.sets.1.per_step": 4,
+        "data.sets.0.per_step": 5,
+        "data.sets.1.per_step": 5,
         "train.steps": 300,
     }
 
@@ -103,9 +103,13 @@ def test_a_plain_transformer_is_tested_in_windows_of_its_training_size(recipe):
 
 def test_images_larger_than_the_device_can_take_are_cropped_with_their_shape(recipe, monkeypatch):
     monkeypatch.setattr("manyseg.data.folder.Folder.size", lambda self, i: (1024, 2048))
-    # 192 x 192 pixels in the shape 1 : 2 are 135 x 271, and 512 x 512 are 362 x 724.
-    assert chosen(recipe, CPU)["data.crop"] == [128, 256]
-    assert chosen(recipe, GPU, "model.backbone=tiny")["data.crop"] == [352, 704]
+    # 160 x 160 pixels in the shape 1 : 2 are 113 x 226, and 512 x 512 are 362 x 724: to the nearest multiples of 32.
+    assert chosen(recipe, CPU)["data.crop"] == [128, 224]
+    assert chosen(recipe, GPU, "model.backbone=tiny")["data.crop"] == [352, 736]
+    # Never more than the image has.
+    monkeypatch.setattr("manyseg.data.folder.Folder.size", lambda self, i: (120, 250))
+    assert chosen(recipe, CPU)["data.crop"] == [96, 224]
+    monkeypatch.setattr("manyseg.data.folder.Folder.size", lambda self, i: (1024, 2048))
     for machine, said in ((CPU, True), (GPU, False)):
         found = choose(read_recipe(recipe, ["model.backbone=tiny"]), machine)
         (reason,) = [c.reason for c in found if c.key == "data.crop"]
@@ -132,13 +136,13 @@ def test_images_of_a_step_are_as_many_as_the_memory_holds_and_as_processes_share
         # Activations of 16 bits take half.
         if images == 6.5:
             assert chosen(recipe, machine._replace(bf16=True), *tiny)["data.sets.1.per_step"] == 6
-    assert chosen(recipe, CPU._replace(processes=3))["data.sets.0.per_step"] == 12
+    assert chosen(recipe, CPU._replace(processes=3))["data.sets.0.per_step"] == 15
 
 
 def test_steps_follow_from_the_largest_dataset(recipe, monkeypatch):
     monkeypatch.setattr(fit, "STEPS", {"cpu": (1, 100)})
-    # 30 epochs of 6 images by 4; by 1; and of a mix that shares out 6 images, half of them each.
-    assert chosen(recipe, CPU)["train.steps"] == 45
+    # 30 epochs of 6 images by 5; by 1; and of a mix that shares out 6 images, half of them each.
+    assert chosen(recipe, CPU)["train.steps"] == 36
     assert chosen(recipe, CPU, "data.sets.0.per_step=1", "data.sets.1.per_step=2")["train.steps"] == 100
     assert chosen(recipe, CPU, "data.mix=proportional", "data.batch=6")["train.steps"] == 60
 
@@ -152,7 +156,7 @@ def test_it_trains_says_what_was_chosen_and_goes_on_with_it_on_another_machine(r
     assert "data.crop=[32, 64]  # images are 48x64 pixels at the median" in said
     tree = read_toml(run / "recipe.toml")
     assert (tree["data"]["crop"], tree["train"]["steps"], tree["train"]["precision"]) == ([32, 64], 2, "fp32")
-    assert [s["per_step"] for s in tree["data"]["sets"]] == [4, 4]
+    assert [s["per_step"] for s in tree["data"]["sets"]] == [5, 5]
     assert Run.open(run).recipe.method["name"] == "joint"
     # A machine that would choose more steps and fewer images.
     monkeypatch.setattr(fit, "STEPS", {"cpu": (9, 9)})
