@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,7 +29,7 @@ def url_of(root: str | Path) -> str | None:
     return f"{match[1]}://{'/' if match[1] in ('file', 'local') else ''}{text[match.end() :]}"
 
 
-@lru_cache
+@cache
 def _system(url: str, process: int) -> tuple[Any, str]:
     """Return fsspec's file system and path of an address; every process has its own, as forks cannot share them."""
     try:
