@@ -167,7 +167,8 @@ class LMSeg(Method):
         if trunk is not None:
             make = partial(EncoderQueries, trunk)
         elif decoder == "mask2former":
-            make = partial(MaskedDecoder, pixel_encoder.level_channels, channels, channels)
+            stride = max(pixel_encoder.backbone.strides)
+            make = partial(MaskedDecoder, pixel_encoder.level_channels, stride, channels, channels)
         else:
             make = partial(QueryDecoder, pixel_encoder.level_channels[-1], channels, channels)
         guidance = guidance if classifier == "text" else "none"

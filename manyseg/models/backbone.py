@@ -1,10 +1,11 @@
 """Image to feature levels: any timm network by name, or a tiny one of our own.
 
-Every level has the exact stride it claims: the image is padded to a multiple of the coarsest stride, or of a plain
-transformer's patch (a no-op for usual crops), and each level is cut to ceil(size / stride). So networks that demand
-divisible sizes (HRNet, Swin) take any image, and levels stay aligned. Levels finer than stride 4 (a stem's
-half-resolution maps) are dropped: decoders of the field start at stride 4, and a stride-2 map costs four times as much
-as the rest of the pixel decoder together.
+Every level has the exact stride it claims: the image is padded to a multiple of the coarsest stride (a no-op for usual
+crops), and all levels cover all of it. So networks that demand divisible sizes (HRNet, Swin) take any image, and a cell
+lies upon whole cells of every finer level; levels cut to ceil(size / stride) would not, and a decoder that resizes one
+to the next would move what it sees by up to half of its coarsest cells. What is made of the levels is cut in the end
+(`PixelEncoder`). Levels finer than stride 4 (a stem's half-resolution maps) are dropped: decoders of the field start at
+stride 4, and a stride-2 map costs four times as much as the rest of the pixel decoder together.
 """
 
 from __future__ import annotations
@@ -104,10 +105,16 @@ class Backbone(nn.Module):
         self.train()
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> list[Float[Tensor, "B _ _ _"]]:
-        """Return one map [B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])] a level."""
+        """Return one map [B, channels[i], P / strides[i], Q / strides[i]] a level.
+
+        P x Q is the image's size, padded at the bottom and on the right to what all strides divide, so that cells of
+        all levels lie upon each other.
+        """
         height, width = image.shape[-2:]
         # Zeros are the mean colour after normalisation, and what the convolutions' own padding shows at borders.
-        padding = (0, -width % self._unit, 0, -height % self._unit)
+        held = isinstance(self.net, PlainViT) and self.holds_back
+        unit = self.net.patch if held else int(max(self.strides))
+        padding = (0, -width % unit, 0, -height % unit)
         maps = self.net(F.pad(image, padding) if any(padding) else image)
         if self.holds_back:
             return list(maps)
@@ -116,7 +123,7 @@ class Backbone(nn.Module):
             levels = self.pyramid(levels)
         if self.level_norms is not None:
             levels = [norm(x) for norm, x in zip(self.level_norms, levels, strict=True)]
-        return [x[..., : _cells(height, s), : _cells(width, s)] for x, s in zip(levels, self.strides, strict=True)]
+        return levels
 
     @property
     def is_plain(self) -> bool:
@@ -184,7 +191,6 @@ class Backbone(nn.Module):
             kept = [i for i, s in enumerate(strides) if s >= FINEST]
             self.kept = kept[-1:] if features == "last" else kept
             self.strides, self.channels = [strides[i] for i in self.kept], [channels[i] for i in self.kept]
-        self._unit = self.net.patch if isinstance(self.net, PlainViT) else int(max(self.strides))
         # Whole cells of the coarsest level, and of the map at stride 4 that a pixel decoder gives.
         self.multiple = math.lcm(int(max(self.strides)), FINEST)
         return pyramid
@@ -254,9 +260,3 @@ class Backbone(nn.Module):
             if isinstance(inner := getattr(self.net, name, None), nn.Module):
                 return inner
         return self.net
-
-
-def _cells(side: int, stride: float) -> int:
-    """Return how many cells of `stride` cover a side; strides may be halves, whose division is exact."""
-    numerator, denominator = float(stride).as_integer_ratio()
-    return -(-side * denominator // numerator)

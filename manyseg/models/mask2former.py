@@ -31,13 +31,14 @@ class MaskedDecoder(nn.Module):
     """Blocks in which a query sees the pixels of a level that are within the mask it had before the block.
 
     The blocks look at the three coarsest levels in turn, the coarsest first; `inputs` are their channels, fine to
-    coarse. `channels` are the queries', `embedding` the pixel embedding's. `guidance` puts an attention to the words
-    after that to the image ("image_first") or before it.
+    coarse, and `stride` is that of the coarsest. `channels` are the queries', `embedding` the pixel embedding's.
+    `guidance` puts an attention to the words after that to the image ("image_first") or before it.
     """
 
     def __init__(
         self,
         inputs: Sequence[int],
+        stride: float,
         channels: int,
         embedding: int,
         *,
@@ -47,6 +48,7 @@ class MaskedDecoder(nn.Module):
         guidance: Guidance,
     ) -> None:
         super().__init__()
+        self.stride = stride
         self.initial_queries = nn.Parameter(torch.randn(queries, channels))
         self.places = nn.Parameter(torch.randn(queries, channels))
         inputs = list(inputs)[-LEVELS:][::-1]
@@ -67,14 +69,24 @@ class MaskedDecoder(nn.Module):
         batch = levels[0].shape[0]
         queries = self.initial_queries.expand(batch, -1, -1)
         text = None if words is None else words[None].expand(batch, -1, -1)
+        whole = self._whole(features)
         found = [self._predict(queries)]
         for i, block in enumerate(self.blocks):
             k = i % len(levels)
-            mask = _attention_mask(found[-1][1], features.embedding, (levels[k].shape[-2], levels[k].shape[-1]))
+            mask = _attention_mask(found[-1][1], whole, (levels[k].shape[-2], levels[k].shape[-1]))
             queries = block(queries, self.places, images[k], places[k], mask, text)
             found.append(self._predict(queries))
         found = found if self.training else found[-1:]
         return Decoded(torch.stack([f[0] for f in found]), torch.stack([f[1] for f in found]), features.embedding[None])
+
+    def _whole(self, features: Features) -> Float[Tensor, "B E _ _"]:
+        """Return the pixel embedding continued to where the levels end, which cover a padded image."""
+        top, embedding = features.levels[-1], features.embedding
+        down, across = (
+            int(cells * self.stride) // 4 - have
+            for cells, have in zip(top.shape[-2:], embedding.shape[-2:], strict=True)
+        )
+        return F.pad(embedding, (0, across, 0, down), mode="replicate") if down or across else embedding
 
     def _predict(self, queries: Float[Tensor, "B Q C"]) -> tuple[Float[Tensor, "B Q C"], Float[Tensor, "B Q E"]]:
         queries = self.norm(queries)

@@ -17,7 +17,7 @@ SWIN = {"embed_dim": 8, "depths": (2, 1, 1, 1), "num_heads": (1, 2, 2, 2), "wind
 def decoder(guidance="none", **sizes):
     torch.manual_seed(0)
     options = {"queries": 4, "blocks": 2, "heads": 2, "guidance": guidance, **sizes}
-    return MaskedDecoder([3, 8, 5], 8, 6, **options)
+    return MaskedDecoder([3, 8, 5], 32, 8, 6, **options)
 
 
 def features():
@@ -58,7 +58,7 @@ def test_masks_and_queries_are_those_of_transformers_with_its_weights(published,
     encoder = PixelEncoder.build(
         backbone="swin_tiny_patch4_window7_224", neck="deformable", channels=32, level_norm=True, init=str(tmp_path)
     ).eval()
-    net = MaskedDecoder(encoder.level_channels, 32, 32, queries=7, blocks=4, heads=8, guidance="none").eval()
+    net = MaskedDecoder(encoder.level_channels, 32, 32, 32, queries=7, blocks=4, heads=8, guidance="none").eval()
     given = encoder.for_decoder
     net.load_state_dict({k: v for k, v in given.items() if not k.startswith("classes.")})
     image = torch.randn(2, 3, *size)
@@ -156,6 +156,15 @@ def test_a_query_sees_its_mask_or_all_where_it_has_none():
     mask = _attention_mask(masks, embedding, (1, 2))
     assert mask[0, 0].tolist() == [[True, False], [False, True]]
     assert _attention_mask(-masks[:, :1], torch.ones(1, 1, 4, 4), (1, 2))[0, 0].tolist() == [[True, True]]
+
+
+def test_masks_of_a_padded_image_lie_on_its_levels():
+    levels = (torch.zeros(1, 3, 32, 24), torch.zeros(1, 8, 16, 12), torch.zeros(1, 5, 8, 6))
+    embedding = torch.arange(57.0)[:, None].expand(1, 6, 57, 48)
+    whole = decoder()._whole(Features(levels, embedding))
+    assert whole.shape == (1, 6, 64, 48)
+    assert torch.equal(whole[:, :, :57], embedding)
+    assert whole[0, 0, 57:, 0].unique().tolist() == [56.0]
 
 
 @pytest.mark.parametrize(("guidance", "sees"), [("image_first", True), ("text_first", True), ("none", False)])

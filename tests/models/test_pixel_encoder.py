@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -46,6 +48,31 @@ def test_bytes_and_floats_of_equal_value_are_the_same_image():
     pixels = _pixels().eval()
     image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
     assert torch.equal(pixels(image).embedding, pixels(image.float()).embedding)
+
+
+@pytest.mark.parametrize("neck", ["fpn", "concat", "linear", "maskformer", "deformable"])
+@pytest.mark.parametrize(
+    "trunk",
+    [
+        {"backbone": "tf_efficientnet_lite0"},
+        {"backbone": "vit_tiny_patch16_224"},
+        {"backbone": "vit_small_patch14_dinov2", "image_size": 112},
+    ],
+    ids=lambda trunk: trunk["backbone"],
+)
+def test_levels_lie_upon_each_other_at_every_image_size(trunk, neck):
+    """Else 227 rows cost 3 points of mIoU: necks that resize a level to the next one moved it by up to half a cell."""
+    torch.manual_seed(0)
+    pixels = PixelEncoder.build(**trunk, pretrained=False, channels=16, neck=neck).eval()
+    multiple = pixels.backbone.multiple
+    size = (3 * multiple + 5, 2 * multiple + 13)
+    image = torch.randint(0, 256, (1, 3, *size)).float()
+    whole = pixels.mean.expand(1, 3, 4 * multiple, 3 * multiple).clone()
+    whole[..., : size[0], : size[1]] = image
+    with torch.no_grad():
+        small, padded = pixels(image).embedding, pixels(whole).embedding
+    assert small.shape[2:] == tuple(math.ceil(side / 4) for side in size)
+    torch.testing.assert_close(small, padded[..., : small.shape[2], : small.shape[3]], atol=1e-5, rtol=1e-5)
 
 
 def test_normalisation_is_not_part_of_the_state():
