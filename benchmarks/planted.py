@@ -3,7 +3,8 @@
     python benchmarks/planted.py --world second --steps 900 --seed 0 joint 'manual taxonomy="truth"'
 
 Arguments are methods, each with its options as in a recipe; "truth" is the planted table. The second and the third
-world have four datasets of other names and granularity, and their images are others. F1 is of pairs of classes that share a node.
+world have four datasets of other names and granularity, and their images are others. F1 is of pairs of classes that
+share a node.
 """
 
 import argparse
