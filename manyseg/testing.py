@@ -45,6 +45,9 @@ __all__ = [
 
 Make: TypeAlias = Callable[[PixelEncoder, Sequence[LabelSpace]], Method]
 
+BORDER = 4
+"""Cells at a border that may depend on what lies beyond it."""
+
 # The toy world.
 
 CONCEPTS = ("road", "sky", "car", "truck")
@@ -303,7 +306,11 @@ def predictions_repeat_and_do_not_depend_on_the_rest_of_the_batch(make: Make) ->
 
 
 def images_of_any_size_are_taken(make: Make) -> None:
-    """Check that datasets of one step may differ in size, and that no size must be divisible by anything."""
+    """Check that datasets of one step may differ in size, and that no size must be divisible by anything.
+
+    An image has the scores that it has as a corner of one of whole cells whose other pixels are of the mean colour, but
+    for the last cells, where a method's own convolutions may see what lies beyond.
+    """
     method = build(make).train()
     a, b, _ = toy_batches(size=(35, 50))
     c = toy_batches(size=(40, 33))[2]
@@ -311,6 +318,14 @@ def images_of_any_size_are_taken(make: Make) -> None:
     with torch.no_grad():
         scores = predict(method.eval(), a.image, a.space)
     assert scores.shape[:2] == (2, len(a.space)), f"scores are {tuple(scores.shape)}"
+    encoder, (height, width) = method.pixel_encoder, a.image.shape[-2:]
+    rows, columns = (side + -side % encoder.backbone.multiple for side in (height, width))
+    whole = encoder.mean.expand(2, 3, rows, columns).clone()
+    whole[..., :height, :width] = a.image
+    inside = ..., slice(scores.shape[2] - BORDER), slice(scores.shape[3] - BORDER)
+    with torch.no_grad():
+        corner = predict(method, whole, a.space)
+    assert torch.allclose(scores[inside], corner[inside], atol=1e-4), "scores of an image of broken cells lie elsewhere"
 
 
 def a_step_leaves_no_tensor_in_a_cycle_of_references(make: Make) -> None:
