@@ -112,7 +112,7 @@ class Backbone(nn.Module):
         """
         height, width = image.shape[-2:]
         # Zeros are the mean colour after normalisation, and what the convolutions' own padding shows at borders.
-        unit = self.net.patch if isinstance(self.net, PlainViT) and self.holds_back else int(max(self.strides))
+        unit = int(max(self.strides))
         padding = (0, -width % unit, 0, -height % unit)
         maps = self.net(F.pad(image, padding) if any(padding) else image)
         if self.holds_back:

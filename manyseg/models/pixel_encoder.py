@@ -185,5 +185,6 @@ class PixelEncoder(nn.Module):
                 "is not; set model.backbone to one, such as vit_small_patch16_dinov3"
             )
         self.neck = self.backbone.pyramid = None
+        self.backbone.strides = [trunk.patch]
         self.channels = trunk.channels
         return trunk
